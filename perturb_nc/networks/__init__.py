@@ -1,0 +1,1 @@
+"""Networks, their data, and the measurement of their layers."""

@@ -1,0 +1,333 @@
+"""Class statistics of features: all that the near-collapse model and the metrics depend on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from jaxtyping import Float, Float64, Int, Int64
+from torch import Tensor
+
+from perturb_nc.storage import read_tensors, write_tensors
+from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least
+
+_CHUNK_BYTES = 64 * 2**20  # float64 working copy of one chunk of samples
+_FIELDS = ("counts", "means", "within", "class_variance")
+
+
+@dataclass(frozen=True, eq=False)
+class ClassStatistics:
+    """Counts, means and within-class covariance of the features of one layer.
+
+    With class means μ_k, sizes n_k and N = Σ n_k samples:
+
+    Attributes:
+        counts: n_k, int64, shape (K,).
+        means: μ_k as rows, shape (K, d).
+        within: Σ_W = (1/N) Σ_k Σ_i (h_ki - μ_k)(h_ki - μ_k)ᵀ, shape (d, d).
+        class_variance: v_k = (1/n_k) Σ_i |h_ki - μ_k|², shape (K,), so that Σ π_k v_k = tr Σ_W.
+
+    Everything is float64. Classes may be imbalanced; none may be empty.
+
+    Raises:
+        ValueError: fewer than two classes, an empty class, shapes that disagree, NaN or infinity.
+
+    Source: Tirer et al. 2023, Section 2; DESIGN §4.1.
+    """
+
+    counts: Int64[Tensor, "K"]
+    means: Float64[Tensor, "K d"]
+    within: Float64[Tensor, "d d"]
+    class_variance: Float64[Tensor, "K"]
+
+    def __post_init__(self) -> None:
+        num_classes = len(self.counts)
+        if num_classes < 2:
+            raise ValueError(f"statistics need at least 2 classes, got {num_classes}")
+        empty = (self.counts < 1).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(
+                f"every class needs a sample, but classes {empty[:10]} of {num_classes} have none; "
+                "relabel the classes present with numpy.unique(labels, return_inverse=True)"
+            )
+        d = self.means.shape[-1]
+        wanted = {"means": (num_classes, d), "within": (d, d), "class_variance": (num_classes,)}
+        for name, shape in wanted.items():
+            tensor = getattr(self, name)
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} must be finite; features overflowed float64 or held NaN")
+
+    @classmethod
+    def from_features(
+        cls, features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
+    ) -> "ClassStatistics":
+        """Statistics of features (N, d) with integer labels (N,) in 0..K-1.
+
+        Sums are float64 whatever the dtype of the features, on their device, chunk by chunk.
+        num_classes defaults to the largest label plus one.
+        """
+        x = as_features(features)
+        y = as_labels(labels, len(x), num_classes=num_classes)
+        builder = StatisticsBuilder(num_classes)
+        rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
+        for start in range(0, len(x), rows):
+            builder.update(x[start : start + rows], y[start : start + rows])
+        return builder.result()
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.counts)
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self.means.shape[1]
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return int(self.counts.sum())
+
+    @property
+    def priors(self) -> Float64[Tensor, "K"]:
+        """π_k = n_k / N."""
+        return self.counts.double() / self.counts.sum()
+
+    @property
+    def global_mean(self) -> Float64[Tensor, "d"]:
+        """μ_G = (1/K) Σ μ_k, the mean of the class means, not of the samples (Tirer et al.)."""
+        return self.means.mean(0)
+
+    @property
+    def centered_means(self) -> Float64[Tensor, "K d"]:
+        """M̃: rows μ_k - μ_G."""
+        return self.means - self.global_mean
+
+    @property
+    def between(self) -> Float64[Tensor, "d d"]:
+        """Σ_B = (1/K) Σ (μ_k - μ_G)(μ_k - μ_G)ᵀ, every class with the same weight."""
+        return self.centered_means.mT @ self.centered_means / self.num_classes
+
+    @property
+    def second_moment(self) -> Float64[Tensor, "d d"]:
+        """S = HHᵀ/N = Σ_W + MΠMᵀ (uncentred, classes weighted by π_k)."""
+        return torch.addmm(self.within, (self.means * self.priors[:, None]).mT, self.means)
+
+    def merge(self, *others: "ClassStatistics") -> "ClassStatistics":
+        """Statistics of the union of the samples (same classes, same d)."""
+        builder = StatisticsBuilder._of(self)
+        for other in others:
+            builder.merge(StatisticsBuilder._of(other))
+        return builder.result()
+
+    def to(self, device: torch.device | str) -> "ClassStatistics":
+        """The same statistics on another device."""
+        return ClassStatistics(*(getattr(self, name).to(device) for name in _FIELDS))
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write one safetensors file, atomically."""
+        save_layers({"": self}, path, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ClassStatistics":
+        """Read a file written by `save`; ValueError when it holds several layers or none."""
+        layers = load_layers(path)
+        if len(layers) != 1:
+            raise ValueError(f"{path} holds layers {sorted(layers)}; read it with load_layers()")
+        return next(iter(layers.values()))
+
+
+class StatisticsBuilder:
+    """Accumulates ClassStatistics batch by batch.
+
+    Each batch is centred on its own class means and joined to the rest by the pairwise update of
+    Chan, Golub & LeVeque (1983): scatter_ab = scatter_a + scatter_b + (n_a n_b / (n_a + n_b)) δδᵀ
+    per class. Nothing cancels, so a common offset of the features does no harm, and the order of
+    the batches changes rounding only. A batch costs one matrix product, O(N_batch d²).
+
+    Args:
+        num_classes: K, or None to take the largest label seen.
+    """
+
+    def __init__(self, num_classes: int | None = None) -> None:
+        self._fixed = num_classes is not None
+        size = at_least(num_classes, 2, "num_classes") if num_classes is not None else 0
+        self._counts = torch.zeros(size, dtype=torch.int64)
+        self._class_scatter = torch.zeros(size, dtype=torch.float64)
+        self._means: Tensor | None = None  # (K, d) and (d, d) from the first batch on
+        self._scatter: Tensor | None = None
+
+    def update(self, features: ArrayLike, labels: ArrayLike) -> None:
+        """Add a batch of features (N, d) and labels (N,)."""
+        dim = None if self._means is None else self._means.shape[1]
+        x = as_features(features, dim=dim)
+        limit = len(self._counts) if self._fixed else None
+        y = as_labels(labels, len(x), num_classes=limit).to(x.device)
+        present, local, counts = torch.unique(y, return_inverse=True, return_counts=True)
+        x = x.double()
+        means = x.new_zeros(len(present), x.shape[1]).index_add_(0, local, x) / counts[:, None]
+        deviations = x - means[local]
+        scatter = x.new_zeros(len(present)).index_add_(0, local, deviations.square().sum(1))
+        self._reserve(int(present.max()) + 1, means)
+        between = self._absorb(present, counts, means, scatter)
+        self._add_gram(torch.cat([deviations, between]))
+
+    def merge(self, other: "StatisticsBuilder") -> None:
+        """Add all that another builder has seen."""
+        if other._means is None or other._scatter is None:
+            return
+        if self._means is not None and self._means.shape[1] != other._means.shape[1]:
+            raise ValueError(
+                f"cannot merge features of dimension {other._means.shape[1]} "
+                f"into dimension {self._means.shape[1]}"
+            )
+        if self._fixed and len(other._counts) > len(self._counts):
+            raise ValueError(f"cannot merge {len(other._counts)} into {len(self._counts)} classes")
+        self._reserve(len(other._counts), other._means)
+        present = other._counts.nonzero().flatten()
+        parts = (other._counts, other._means, other._class_scatter)
+        rows = self._absorb(present, *(part[present] for part in parts))
+        assert self._scatter is not None
+        self._scatter += other._scatter.to(self._scatter.device)
+        self._add_gram(rows)
+
+    def all_reduce(
+        self, group: "torch.distributed.ProcessGroup | None" = None
+    ) -> "StatisticsBuilder":
+        """A new builder with the samples of every process of a torch.distributed group.
+
+        Every process must call it; a process that saw no sample may take part. The local builder
+        stays as it was.
+        """
+        from torch.distributed import ReduceOp, all_reduce
+
+        device = self._counts.device
+        dim = 0 if self._means is None else self._means.shape[1]
+        # -d beside d: the largest and the smallest dimension in one reduction.
+        sizes = torch.tensor([len(self._counts), dim, -dim or -(2**62)], device=device)
+        all_reduce(sizes, ReduceOp.MAX, group)
+        num_classes, dim, smallest = sizes.tolist()
+        if dim and dim != -smallest:
+            raise ValueError(f"processes hold features of dimension {-smallest} and {dim}")
+        total = StatisticsBuilder(num_classes if self._fixed else None)
+        if not dim:
+            return total
+        total._reserve(num_classes, torch.zeros(0, dim, dtype=torch.float64, device=device))
+        total.merge(self)
+        assert total._means is not None and total._scatter is not None
+        counts, own_counts = total._counts.clone(), total._counts.double()
+        sums = total._means * own_counts[:, None]
+        all_reduce(counts, ReduceOp.SUM, group)
+        all_reduce(sums, ReduceOp.SUM, group)
+        means = torch.where(counts[:, None] > 0, sums / counts[:, None], 0.0)
+        rows = (total._means - means) * own_counts.sqrt()[:, None]
+        total._add_gram(rows)
+        total._class_scatter += rows.square().sum(1)
+        all_reduce(total._scatter, ReduceOp.SUM, group)
+        all_reduce(total._class_scatter, ReduceOp.SUM, group)
+        total._counts, total._means = counts, means
+        return total
+
+    def result(self) -> ClassStatistics:
+        """The statistics of all samples so far; ValueError when a class has none."""
+        if self._means is None or self._scatter is None:
+            raise ValueError("no batch was added; call update(features, labels) first")
+        within = (self._scatter + self._scatter.mT) / (2 * self._counts.sum())
+        variance = self._class_scatter / self._counts.clamp(min=1)  # empty classes raise below
+        return ClassStatistics(self._counts.clone(), self._means.clone(), within, variance)
+
+    @classmethod
+    def _of(cls, statistics: ClassStatistics) -> "StatisticsBuilder":
+        builder = cls(statistics.num_classes)
+        builder._counts = statistics.counts.clone()
+        builder._means = statistics.means.clone()
+        builder._scatter = statistics.within * statistics.num_samples
+        builder._class_scatter = statistics.class_variance * statistics.counts
+        return builder
+
+    def _reserve(self, num_classes: int, like: Float64[Tensor, "n d"]) -> None:
+        """Room for num_classes classes, on the device and of the dimension of `like`."""
+        if self._scatter is None or self._means is None:
+            d = like.shape[1]
+            _check_memory(d, like.device)
+            self._scatter = like.new_zeros(d, d)
+            self._means = like.new_zeros(len(self._counts), d)
+            self._counts = self._counts.to(like.device)
+            self._class_scatter = self._class_scatter.to(like.device)
+        grow = num_classes - len(self._counts)
+        if grow > 0:
+            pad = torch.nn.functional.pad
+            self._counts = pad(self._counts, (0, grow))
+            self._class_scatter = pad(self._class_scatter, (0, grow))
+            self._means = pad(self._means, (0, 0, 0, grow))
+
+    def _absorb(
+        self,
+        present: Int[Tensor, "c"],
+        counts: Int[Tensor, "c"],
+        means: Float[Tensor, "c d"],
+        class_scatter: Float[Tensor, "c"],
+    ) -> Float[Tensor, "c d"]:
+        """Join new counts, means and variances; returns the rows √(n_a n_b/(n_a+n_b)) δ."""
+        assert self._means is not None
+        total = self._counts[present] + counts
+        share = (counts.double() / total)[:, None]
+        delta = means - self._means[present]
+        rows = delta * (self._counts[present][:, None] * share).sqrt()
+        self._means[present] += delta * share
+        self._class_scatter[present] += class_scatter + rows.square().sum(1)
+        self._counts[present] = total
+        return rows
+
+    def _add_gram(self, rows: Float[Tensor, "n d"]) -> None:
+        assert self._scatter is not None
+        self._scatter.addmm_(rows.mT, rows)
+
+
+def save_layers(
+    layers: Mapping[str, ClassStatistics],
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the statistics of several layers, in order, to one safetensors file, atomically."""
+    tensors = {
+        f"{i}/{name}/{field}": getattr(statistics, field)
+        for i, (name, statistics) in enumerate(layers.items())
+        for field in _FIELDS
+    }
+    write_tensors(path, tensors, {"format": "perturb_nc.ClassStatistics/1", **(metadata or {})})
+
+
+def load_layers(path: str | Path) -> dict[str, ClassStatistics]:
+    """Read the layers of a file written by `save_layers` or `ClassStatistics.save`, in order."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != "perturb_nc.ClassStatistics/1":
+        raise ValueError(
+            f"{path} holds no class statistics; make them with `perturb-nc stats FEATURES -o FILE`"
+        )
+    names = {int(key.split("/")[0]): key.split("/", 1)[1].rsplit("/", 1)[0] for key in tensors}
+    return {
+        names[i]: ClassStatistics(*(tensors[f"{i}/{names[i]}/{field}"] for field in _FIELDS))
+        for i in sorted(names)
+    }
+
+
+def _check_memory(d: int, device: torch.device) -> None:
+    """MemoryError before the d×d covariance (and two working copies of it) is allocated."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "cpu":
+        free = psutil.virtual_memory().available
+    else:
+        return
+    need = 3 * 8 * d * d
+    if need > free:
+        raise MemoryError(
+            f"features of dimension d = {d} need {need / 2**30:.1f} GiB for their {d}×{d} "
+            f"covariance, but {free / 2**30:.1f} GiB are free on {device}; reduce d first: "
+            "average-pool or project the features (collect_statistics(..., reduce='pool'))"
+        )

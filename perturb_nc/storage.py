@@ -1,0 +1,90 @@
+"""Files: atomic writing, safetensors with metadata, and the formats users bring."""
+
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path` at once.
+
+    An interruption leaves the old file whole and no half-written new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid4().hex}-{path.name}")  # keeps the suffix: writers read it
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write named tensors and string metadata as one safetensors file, atomically."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(on_cpu, temporary, dict(metadata))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file; ValueError when it is not one."""
+    path = existing(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def read_arrays(path: str | Path) -> dict[str, Tensor]:
+    """Named arrays of a .npz, .npy, .pt/.pth or .safetensors file.
+
+    A file holding a single unnamed array gives {"": array}. Nothing is unpickled.
+    """
+    path = existing(path)
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return read_tensors(path)[0]
+    try:
+        if suffix in (".npy", ".npz"):
+            loaded = np.load(path, allow_pickle=False)
+            if suffix == ".npy":
+                return {"": torch.from_numpy(loaded)}
+            with loaded:
+                return {name: torch.from_numpy(loaded[name]) for name in loaded.files}
+        if suffix in (".pt", ".pth"):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            named = loaded if isinstance(loaded, dict) else {"": loaded}
+            return {str(name): value for name, value in named.items() if torch.is_tensor(value)}
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} could not be read as {suffix}: {reason}") from error
+    raise ValueError(f"{path} must end in .npz, .npy, .pt, .pth or .safetensors, got {suffix!r}")
+
+
+def existing(path: str | Path) -> Path:
+    """`path` as a Path to a file that is there, or FileNotFoundError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}; check the path")
+    return path
