@@ -1,5 +1,38 @@
-"""Perturbation analysis of near neural collapse."""
+"""Perturbation analysis of near neural collapse (Tirer, Huang & Niles-Weed 2023)."""
 
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder, load_layers, save_layers
+from perturb_nc.theory.certificate import Certificate, certify
+from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
+from perturb_nc.theory.minimize import Solution, Status, minimize
+from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.response import (
+    HyperparameterResponse,
+    LinearResponse,
+    hyperparameter_response,
+    linear_response,
+)
+from perturb_nc.theory.spectrum import NearCollapseSpectrum, near_collapse_spectrum
 
-__all__ = ["ClassStatistics", "StatisticsBuilder", "load_layers", "save_layers"]
+__all__ = [
+    "Certificate",
+    "ClassStatistics",
+    "CollapseMetrics",
+    "ExactCollapse",
+    "HyperparameterResponse",
+    "LinearResponse",
+    "NearCollapseProblem",
+    "NearCollapseSpectrum",
+    "Solution",
+    "StatisticsBuilder",
+    "Status",
+    "certify",
+    "collapse_metrics",
+    "exact_collapse",
+    "hyperparameter_response",
+    "linear_response",
+    "load_layers",
+    "minimize",
+    "near_collapse_spectrum",
+    "save_layers",
+]

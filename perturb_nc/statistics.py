@@ -158,13 +158,12 @@ class StatisticsBuilder:
         size = at_least(num_classes, 2, "num_classes") if num_classes is not None else 0
         self._counts = torch.zeros(size, dtype=torch.int64)
         self._class_scatter = torch.zeros(size, dtype=torch.float64)
-        self._means: Tensor | None = None  # (K, d) and (d, d) from the first batch on
-        self._scatter: Tensor | None = None
+        self._means = torch.zeros(size, 0, dtype=torch.float64)  # d comes with the first batch
+        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
 
     def update(self, features: ArrayLike, labels: ArrayLike) -> None:
         """Add a batch of features (N, d) and labels (N,)."""
-        dim = None if self._means is None else self._means.shape[1]
-        x = as_features(features, dim=dim)
+        x = as_features(features, dim=self._means.shape[1] or None)
         limit = len(self._counts) if self._fixed else None
         y = as_labels(labels, len(x), num_classes=limit).to(x.device)
         present, local, counts = torch.unique(y, return_inverse=True, return_counts=True)
@@ -178,21 +177,19 @@ class StatisticsBuilder:
 
     def merge(self, other: "StatisticsBuilder") -> None:
         """Add all that another builder has seen."""
-        if other._means is None or other._scatter is None:
+        d, other_d = self._means.shape[1], other._means.shape[1]
+        if other_d == 0:
             return
-        if self._means is not None and self._means.shape[1] != other._means.shape[1]:
-            raise ValueError(
-                f"cannot merge features of dimension {other._means.shape[1]} "
-                f"into dimension {self._means.shape[1]}"
-            )
+        if d not in (0, other_d):
+            raise ValueError(f"cannot merge features of dimension {other_d} into dimension {d}")
         if self._fixed and len(other._counts) > len(self._counts):
             raise ValueError(f"cannot merge {len(other._counts)} into {len(self._counts)} classes")
         self._reserve(len(other._counts), other._means)
         present = other._counts.nonzero().flatten()
-        parts = (other._counts, other._means, other._class_scatter)
-        rows = self._absorb(present, *(part[present] for part in parts))
-        assert self._scatter is not None
-        self._scatter += other._scatter.to(self._scatter.device)
+        parts = (present, other._counts[present], other._means[present])
+        device = self._counts.device
+        rows = self._absorb(*(p.to(device) for p in (*parts, other._class_scatter[present])))
+        self._scatter += other._scatter.to(device)
         self._add_gram(rows)
 
     def all_reduce(
@@ -206,7 +203,7 @@ class StatisticsBuilder:
         from torch.distributed import ReduceOp, all_reduce
 
         device = self._counts.device
-        dim = 0 if self._means is None else self._means.shape[1]
+        dim = self._means.shape[1]
         # -d beside d: the largest and the smallest dimension in one reduction.
         sizes = torch.tensor([len(self._counts), dim, -dim or -(2**62)], device=device)
         all_reduce(sizes, ReduceOp.MAX, group)
@@ -218,7 +215,6 @@ class StatisticsBuilder:
             return total
         total._reserve(num_classes, torch.zeros(0, dim, dtype=torch.float64, device=device))
         total.merge(self)
-        assert total._means is not None and total._scatter is not None
         counts, own_counts = total._counts.clone(), total._counts.double()
         sums = total._means * own_counts[:, None]
         all_reduce(counts, ReduceOp.SUM, group)
@@ -234,7 +230,7 @@ class StatisticsBuilder:
 
     def result(self) -> ClassStatistics:
         """The statistics of all samples so far; ValueError when a class has none."""
-        if self._means is None or self._scatter is None:
+        if self._means.shape[1] == 0:
             raise ValueError("no batch was added; call update(features, labels) first")
         within = (self._scatter + self._scatter.mT) / (2 * self._counts.sum())
         variance = self._class_scatter / self._counts.clamp(min=1)  # empty classes raise below
@@ -251,7 +247,7 @@ class StatisticsBuilder:
 
     def _reserve(self, num_classes: int, like: Float64[Tensor, "n d"]) -> None:
         """Room for num_classes classes, on the device and of the dimension of `like`."""
-        if self._scatter is None or self._means is None:
+        if self._means.shape[1] == 0:
             d = like.shape[1]
             _check_memory(d, like.device)
             self._scatter = like.new_zeros(d, d)
@@ -273,7 +269,6 @@ class StatisticsBuilder:
         class_scatter: Float[Tensor, "c"],
     ) -> Float[Tensor, "c d"]:
         """Join new counts, means and variances; returns the rows √(n_a n_b/(n_a+n_b)) δ."""
-        assert self._means is not None
         total = self._counts[present] + counts
         share = (counts.double() / total)[:, None]
         delta = means - self._means[present]
@@ -284,7 +279,6 @@ class StatisticsBuilder:
         return rows
 
     def _add_gram(self, rows: Float[Tensor, "n d"]) -> None:
-        assert self._scatter is not None
         self._scatter.addmm_(rows.mT, rows)
 
 

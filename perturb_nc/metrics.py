@@ -1,0 +1,259 @@
+"""Every collapse metric, as a function of class statistics (and a weight).
+
+Papers differ in normalisation; each function names its source. In all of them M̃ has rows
+μ_k - μ_G with μ_G the mean of the class means, and Σ_B = M̃ᵀM̃/K.
+Metrics that need the samples themselves are in `perturb_nc.sample_metrics`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.validation import ArrayLike, as_matrix
+
+Scalar = Float64[Tensor, ""]
+Weight = Float[Tensor, "m d"]
+
+
+def nc1_trace(statistics: ClassStatistics) -> Scalar:
+    """ÑC1 = tr Σ_W / tr Σ_B (Tirer et al. 2023). Infinite or NaN when all class means agree."""
+    return statistics.within.trace() / _trace_between(statistics)
+
+
+def nc1(statistics: ClassStatistics) -> Scalar:
+    """NC1 = (1/K) tr(Σ_W Σ_B†) (Papyan, Han & Donoho 2020).
+
+    Σ_B has rank K-1 at most. With A = M̃ᵀC (d×(K-1)), C an orthonormal basis of 1⊥, Σ_B = AAᵀ/K
+    and tr(Σ_W Σ_B†)/K = tr(A†Σ_W A†ᵀ): no d×d pseudo-inverse, and the null direction of the
+    centring is removed exactly instead of by a cutoff. Further directions (class means that are
+    affinely dependent) are cut off at the rounding error of the means themselves.
+    """
+    a = contrasts(statistics)
+    noise = (
+        max(statistics.means.shape)
+        * torch.finfo(a.dtype).eps
+        * torch.linalg.matrix_norm(statistics.means)
+    )
+    pinv = torch.linalg.pinv(a, atol=noise.detach(), rtol=0.0)
+    return ((pinv @ statistics.within) * pinv).sum()
+
+
+def nc1_parker(statistics: ClassStatistics) -> Scalar:
+    """tr(Σ_W Σ_B†) = K · NC1 (Parker et al. 2023)."""
+    return statistics.num_classes * nc1(statistics)
+
+
+def nc2_etf(statistics: ClassStatistics) -> Scalar:
+    """‖ M̃M̃ᵀ/‖M̃M̃ᵀ‖_F - (I - 11ᵀ/K)/√(K-1) ‖_F: distance to a simplex ETF (Tirer et al. 2023)."""
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device) - 1 / k
+    return _distance(_gram(statistics.centered_means), target / math.sqrt(k - 1))
+
+
+def nc2_of(statistics: ClassStatistics) -> Scalar:
+    """‖ MMᵀ/‖MMᵀ‖_F - I/√K ‖_F: distance of uncentred means to an orthogonal frame.
+
+    The structure of the bias-free unconstrained features model (Tirer & Bruna 2022).
+    """
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device)
+    return _distance(_gram(statistics.means), target / math.sqrt(k))
+
+
+def nc2_equinorm(statistics: ClassStatistics) -> Scalar:
+    """std/mean of the norms ‖μ_k - μ_G‖ (Papyan et al. 2020; Parker et al. 2023)."""
+    norms = statistics.centered_means.norm(dim=1)
+    return norms.std(correction=0) / norms.mean()
+
+
+def nc2_equiangular(statistics: ClassStatistics) -> Scalar:
+    """Mean over pairs of |cos(μ̃_k, μ̃_j) + 1/(K-1)| (Papyan et al. 2020; Parker et al. 2023)."""
+    return _angle_excess(statistics).abs().mean()
+
+
+def nc2_angle_std(statistics: ClassStatistics) -> Scalar:
+    """Standard deviation over pairs of cos(μ̃_k, μ̃_j) + 1/(K-1) (Rangamani et al. 2023).
+
+    The signed mean is 0 for every set of centred means of equal norm, so it is not a metric.
+    """
+    return _angle_excess(statistics).std(correction=0)
+
+
+def nc3_duality(statistics: ClassStatistics, weight: Weight) -> Scalar:
+    """‖ W/‖W‖_F - M̃/‖M̃‖_F ‖_F for the last layer's weight W (K×d) (Papyan et al. 2020).
+
+    NaN when the weight does not have one row per class.
+    """
+    means = statistics.centered_means
+    if weight.shape[0] != means.shape[0]:
+        return means.new_full((), math.nan)
+    return torch.linalg.matrix_norm(_unit(weight) - _unit(means))
+
+
+def nc3_alignment(statistics: ClassStatistics, weight: Weight) -> Scalar:
+    """(1/K) Σ σ_i(V_Wᵀ U_M): 1 when W reads exactly the span of the class means.
+
+    V_W: top-K right singular vectors of this layer's weight; U_M: left singular vectors of the
+    uncentred means entering the layer (d×K) (Rangamani et al. 2023). NaN when the weight or the
+    means have no K independent directions (to 1e-6, the precision of float32 weights), as the
+    optimum with bias, whose W has rank K-1.
+    """
+    k = statistics.num_classes
+    if _rank(weight) < k or _rank(statistics.means) < k:
+        return statistics.means.new_full((), math.nan)
+    # With exactly K rows the top-K right singular subspace is the row space: QR, which unlike the
+    # singular vectors is differentiable when singular values coincide, as they do at collapse.
+    rows = weight if weight.shape[0] == k else torch.linalg.svd(weight, full_matrices=False).Vh[:k]
+    read = torch.linalg.qr(rows.mT).Q
+    span = torch.linalg.qr(statistics.means.mT).Q
+    return torch.linalg.matrix_norm(read.mT @ span, "nuc") / k
+
+
+def cdnv(statistics: ClassStatistics) -> Scalar:
+    """Class-distance normalised variance (Galanti, György & Hutter 2022).
+
+    Mean over pairs of (v_c + v_c') / (2 ‖μ_c - μ_c'‖²).
+    """
+    k = statistics.num_classes
+    gram = _gram(statistics.centered_means)
+    squares = gram.diagonal()
+    i, j = torch.triu_indices(k, k, 1, device=gram.device)
+    distances = squares[i] + squares[j] - 2 * gram[i, j]
+    v = statistics.class_variance
+    return ((v[i] + v[j]) / (2 * distances)).mean()
+
+
+def within_share(statistics: ClassStatistics) -> Scalar:
+    """tr Σ_W / (tr Σ_W + tr Σ_B) (Rangamani et al. 2023)."""
+    within = statistics.within.trace()
+    return within / (within + _trace_between(statistics))
+
+
+def dnc2(statistics: ClassStatistics) -> Scalar:
+    """Condition number of the matrix of (uncentred) class means (Súkeník et al. 2023)."""
+    values = torch.linalg.svdvals(statistics.means)
+    return values[0] / values[-1]
+
+
+def dnc3(statistics: ClassStatistics, weight: Weight) -> Scalar:
+    """Norm-weighted mean sine between the rows of W and the nearest class mean (up to sign).
+
+    Σ_j |w_j| min_k sin∠(w_j, μ_k) / Σ_j |w_j|; zero rows carry no weight (Súkeník et al. 2023).
+    """
+    means = statistics.means / statistics.means.norm(dim=1, keepdim=True)
+    nearest = means[(weight @ means.mT).abs().argmax(1)]
+    # |w - (w·m)m| is |w| sin∠ without a division by |w| or a cancelling √(1 - cos²).
+    residuals = weight - (weight * nearest).sum(1, keepdim=True) * nearest
+    return residuals.norm(dim=1).sum() / weight.norm(dim=1).sum()
+
+
+@dataclass(frozen=True)
+class CollapseMetrics:
+    """Every collapse metric of one layer; 0 is full collapse (1 for nc3_alignment and dnc2).
+
+    Fields carry the names of the functions in this module. dnc1 (Súkeník et al.) is nc1_trace.
+    The ones that need a weight are NaN without it.
+    """
+
+    nc1_trace: float
+    nc1: float
+    nc1_parker: float
+    nc2_etf: float
+    nc2_of: float
+    nc2_equinorm: float
+    nc2_equiangular: float
+    nc2_angle_std: float
+    cdnv: float
+    within_share: float
+    dnc1: float
+    dnc2: float
+    nc3_duality: float
+    nc3_alignment: float
+    dnc3: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Name → value, in the order of the fields."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{f.name:<16}{getattr(self, f.name):>14.6g}" for f in fields(self))
+
+
+def collapse_metrics(
+    statistics: ClassStatistics, weight: ArrayLike | None = None
+) -> CollapseMetrics:
+    """All metrics of one layer.
+
+    Args:
+        statistics: of the features.
+        weight: (m, d) of the layer that reads these features, for nc3_duality (m = K),
+            nc3_alignment (m >= K) and dnc3; NaN without it.
+
+    Raises:
+        ValueError: a weight that is not (m, d) or not finite.
+    """
+    w = None
+    if weight is not None:
+        w = as_matrix(weight, (None, statistics.dim), name="weight").to(statistics.means.device)
+    return CollapseMetrics(**{name: v.item() for name, v in metric_tensors(statistics, w).items()})
+
+
+def metric_tensors(statistics: ClassStatistics, weight: Weight | None) -> Mapping[str, Scalar]:
+    """Metric name → 0-d tensor, differentiable in the statistics and the weight."""
+    of_features = (
+        nc1_trace, nc1, nc1_parker, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
+        nc2_angle_std, cdnv, within_share, dnc2,
+    )  # fmt: skip
+    values = {metric.__name__: metric(statistics) for metric in of_features}
+    values["dnc1"] = values["nc1_trace"]
+    undefined = statistics.means.new_full((), math.nan)
+    for metric in (nc3_duality, nc3_alignment, dnc3):
+        values[metric.__name__] = undefined if weight is None else metric(statistics, weight)
+    return values
+
+
+def collapse_depth(layers: Mapping[str, ClassStatistics], threshold: float = 0.2) -> str | None:
+    """Name of the first layer with cdnv < threshold, None if there is none (Rangamani et al.)."""
+    return next((name for name, s in layers.items() if cdnv(s) < threshold), None)
+
+
+def contrasts(statistics: ClassStatistics) -> Float64[Tensor, "d r"]:
+    """A = M̃ᵀC with C (K×(K-1)) the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
+    k = statistics.num_classes
+    index = torch.arange(1, k, dtype=torch.float64, device=statistics.means.device)
+    helmert = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
+    helmert[1:].diagonal().copy_(-index)
+    return statistics.centered_means.mT @ (helmert / (index * (index + 1)).sqrt())
+
+
+def _trace_between(statistics: ClassStatistics) -> Scalar:
+    return statistics.centered_means.square().sum() / statistics.num_classes
+
+
+def _gram(means: Float64[Tensor, "K d"]) -> Float64[Tensor, "K K"]:
+    return means @ means.mT
+
+
+def _rank(matrix: Float[Tensor, "m n"]) -> int:
+    return int(torch.linalg.matrix_rank(matrix.detach(), rtol=1e-6))
+
+
+def _unit(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    return matrix / torch.linalg.matrix_norm(matrix)
+
+
+def _distance(gram: Float64[Tensor, "K K"], target: Float64[Tensor, "K K"]) -> Scalar:
+    return torch.linalg.matrix_norm(_unit(gram) - target)
+
+
+def _angle_excess(statistics: ClassStatistics) -> Float64[Tensor, "pairs"]:
+    k = statistics.num_classes
+    means = statistics.centered_means
+    units = means / means.norm(dim=1, keepdim=True)
+    i, j = torch.triu_indices(k, k, 1, device=means.device)
+    return _gram(units)[i, j] + 1 / (k - 1)

@@ -1,0 +1,164 @@
+"""The optimum of (1) by a truncated Newton method on the weight alone."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.certificate import Certificate, certify_point
+from perturb_nc.theory.newton import HessianSolve, line_search, negative_curvature, solve_hessian
+from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
+
+Rows = Float64[Tensor, "K d"]
+
+
+class Status(Enum):
+    """How a minimisation ended; the value says what to do."""
+
+    CONVERGED = "converged"
+    MAX_STEPS = "stopped at max_steps; raise max_steps, or start nearer with initial_weight"
+    STALLED = (
+        "rounding stops the objective from falling further; accept the gradient norm reached, "
+        "or rescale the features so that |H0|²/N is near 1"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The optimum of a NearCollapseProblem.
+
+    Attributes:
+        problem: what was solved.
+        weight: W*, (K, d).
+        bias: b*, (K,), or None in the model without bias.
+        statistics: class statistics of H*, of the same kind as measured ones. Means and
+            within-class covariance are exact. The class variances are those of the reference,
+            times one factor tr Σ_W(H*) / tr Σ_W(H0): exact when the class covariances share one
+            shape, and in their mean always; for exact ones take the statistics of `features(...)`.
+        objective: f(W*, H*).
+        gradient_norm: ‖∇g‖_F relative to the largest of its three terms.
+        steps: Newton steps taken.
+        products: Hessian-vector products taken.
+        status: how it ended.
+        certificate: proof of, or distance from, global optimality.
+    """
+
+    problem: NearCollapseProblem
+    weight: Rows
+    bias: Float64[Tensor, "K"] | None
+    statistics: ClassStatistics
+    objective: float
+    gradient_norm: float
+    steps: int
+    products: int
+    status: Status
+    certificate: Certificate
+
+    def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
+        """Optimal features of given samples: rows (WᵀW + cI)⁻¹(Wᵀ(e_y - b) + βh0).
+
+        Args:
+            reference_features: (N, d), those the problem was built from or others.
+            labels: (N,) in 0..K-1.
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinity, labels out of range.
+        """
+        point = self.problem.at(self.weight)
+        x = as_features(reference_features, name="reference_features", dim=self.weight.shape[1])
+        y = as_labels(labels, len(x), num_classes=self.weight.shape[0])
+        device = self.weight.device
+        return point.features(x.to(device, torch.float64), point.targets[y.to(device)])
+
+
+def minimize(
+    problem: NearCollapseProblem,
+    *,
+    tol: float = 1e-10,
+    max_steps: int = 200,
+    initial_weight: ArrayLike | None = None,
+) -> Solution:
+    """Minimise (1) over W, H (and b): truncated Newton-CG on g(W) = min_{H,b} f.
+
+    Every step solves ∇²g[V] = -∇g by conjugate gradients, preconditioned by (S_H + (λ_W/K)I)⁻¹
+    (the Hessian at fixed H), with a line search on g. Directions of negative curvature are
+    followed; where the certificate shows that a stationary point may be improvable, its Hessian is
+    searched for one, so that the result satisfies the second-order conditions. One product costs
+    O(Kd²), one step d³/3 for the preconditioner; N does not enter.
+
+    Args:
+        problem: what to minimise.
+        tol: the relative gradient norm to reach.
+        max_steps: Newton steps at most.
+        initial_weight: (K, d); by default the central-path weight W*(H0).
+
+    Returns:
+        Solution, whose status says whether tol was reached and whose certificate says how far from
+        the global minimum it can be.
+
+    Raises:
+        ValueError: tol or max_steps out of range, a bad initial weight.
+    """
+    tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
+    if initial_weight is None:
+        start = problem.at(problem.central_path_weight())
+        # Without class means in H0 (or without H0) all of W = 0 may be optimal, and exactly so.
+        zero = problem.at(torch.zeros_like(start.weight))
+        if not zero.gradient.any() and certify_point(zero).is_global:
+            start = zero
+    else:
+        start = problem.at(problem.checked_weight(initial_weight, "initial_weight"))
+    return _descend(problem, start, tol, max_steps)
+
+
+def _descend(
+    problem: NearCollapseProblem, point: ReducedPoint, tol: float, max_steps: int
+) -> Solution:
+    steps = products = 0
+    while True:
+        norm = point.gradient_norm
+        move: HessianSolve | None
+        if norm > tol:
+            forcing = max(min(0.1, norm), 0.1 * tol / norm)
+            move = solve_hessian(point, -point.gradient, forcing)
+        else:
+            move = None if certify_point(point).is_global else negative_curvature(point)
+        if move is None:
+            status = Status.CONVERGED
+            break
+        products += move.products
+        if steps == max_steps:
+            status = Status.MAX_STEPS
+            break
+        following = line_search(problem.at, point, move.direction, expand=move.negative_curvature)
+        if following is None:
+            status = Status.CONVERGED if norm <= tol else Status.STALLED
+            break
+        point, steps = following, steps + 1
+    return Solution(
+        problem=problem,
+        weight=point.weight,
+        bias=point.bias if problem.bias else None,
+        statistics=predicted_statistics(point),
+        objective=point.objective.item(),
+        gradient_norm=norm,
+        steps=steps,
+        products=products,
+        status=status,
+        certificate=certify_point(point),
+    )
+
+
+def predicted_statistics(point: ReducedPoint) -> ClassStatistics:
+    """Class statistics of H at a point; see `Solution.statistics` for the class variances."""
+    reference = point.reference
+    shrinkage = point.within_trace / reference.within.trace()
+    # Features collapsed already have no variance to shrink.
+    shrinkage = torch.where(reference.within.trace() > 0, shrinkage, 0.0)
+    variance = shrinkage * reference.class_variance
+    return ClassStatistics(reference.counts, point.means, point.within, variance)
