@@ -57,6 +57,8 @@ class ClassStatistics:
             tensor = getattr(self, name)
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+            if tensor.dtype != torch.float64:
+                raise ValueError(f"{name} must be float64, got {tensor.dtype}; call .double()")
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{name} must be finite; features overflowed float64 or held NaN")
 

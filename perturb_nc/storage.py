@@ -1,17 +1,22 @@
 """Files: atomic writing, safetensors with metadata, and the formats users bring."""
 
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+
+_UNREADABLE = (
+    ValueError, TypeError, EOFError, OSError, RuntimeError, BadZipFile, UnpicklingError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -61,23 +66,15 @@ def read_arrays(path: str | Path) -> dict[str, Tensor]:
         return read_tensors(path)[0]
     try:
         if suffix in (".npy", ".npz"):
-            loaded = np.load(path, allow_pickle=False)
-            if suffix == ".npy":
-                return {"": torch.from_numpy(loaded)}
-            with loaded:
-                return {name: torch.from_numpy(loaded[name]) for name in loaded.files}
+            with path.open("rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                named = {"": loaded} if suffix == ".npy" else loaded
+                return {name: torch.from_numpy(named[name]) for name in named}
         if suffix in (".pt", ".pth"):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-            named = loaded if isinstance(loaded, dict) else {"": loaded}
-            return {str(name): value for name, value in named.items() if torch.is_tensor(value)}
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        OSError,
-        RuntimeError,
-        pickle.UnpicklingError,
-    ) as error:
+            items = loaded.items() if isinstance(loaded, dict) else [("", loaded)]
+            return {str(name): value for name, value in items if torch.is_tensor(value)}
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} could not be read as {suffix}: {reason}") from error
     raise ValueError(f"{path} must end in .npz, .npy, .pt, .pth or .safetensors, got {suffix!r}")

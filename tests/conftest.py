@@ -1,8 +1,20 @@
+import jaxtyping
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
+
+# Shapes and types in annotations are enforced while the tests run. An int is a float (PEP 484).
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
+jaxtyping.install_import_hook("perturb_nc", "conftest.typechecker")
 
 
 @pytest.fixture(autouse=True)
 def one_thread_and_fixed_seed():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """As users run it: wrong types and shapes reach the library's own messages."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.problem import NearCollapseProblem
 
-MAX_SIZE = 200
-"""Largest order of the semidefinite matrix that is accepted: minutes, not hours, with Clarabel."""
+MAX_SIZE = 100
+"""Largest order of the semidefinite matrix that is accepted: tens of seconds with Clarabel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,4 +94,4 @@ def _rotated_samples(
     nothing = spread.new_zeros(len(root_priors), spread.shape[1])
     onehot = torch.cat([root_priors.diag(), nothing], dim=1)
     indicator = torch.cat([root_priors, nothing[0]])
-    return tuple(part.cpu().numpy() for part in (anchors, onehot, indicator))
+    return anchors.cpu().numpy(), onehot.cpu().numpy(), indicator.cpu().numpy()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import Certificate, certify_point
-from perturb_nc.theory.newton import HessianSolve, line_search, negative_curvature, solve_hessian
+from perturb_nc.theory.newton import line_search, seek_negative_curvature, solve_hessian
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
@@ -41,7 +41,7 @@ class Solution:
             times one factor tr Σ_W(H*) / tr Σ_W(H0): exact when the class covariances share one
             shape, and in their mean always; for exact ones take the statistics of `features(...)`.
         objective: f(W*, H*).
-        gradient_norm: ‖∇g‖_F relative to the largest of its three terms.
+        gradient_norm: ‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|, E = WH - T.
         steps: Newton steps taken.
         products: Hessian-vector products taken.
         status: how it ended.
@@ -120,22 +120,27 @@ def _descend(
     problem: NearCollapseProblem, point: ReducedPoint, tol: float, max_steps: int
 ) -> Solution:
     steps = products = 0
+    move: Tensor | None
     while True:
         norm = point.gradient_norm
-        move: HessianSolve | None
         if norm > tol:
             forcing = max(min(0.1, norm), 0.1 * tol / norm)
-            move = solve_hessian(point, -point.gradient, forcing)
+            found = solve_hessian(point, -point.gradient, forcing)
+            move, expand = found.solution, found.negative is not None and found.products == 1
+        elif certify_point(point).is_global:
+            status = Status.CONVERGED
+            break
         else:
-            move = None if certify_point(point).is_global else negative_curvature(point)
+            found = seek_negative_curvature(point)
+            move, expand = found.negative, True
+        products += found.products
         if move is None:
             status = Status.CONVERGED
             break
-        products += move.products
         if steps == max_steps:
             status = Status.MAX_STEPS
             break
-        following = line_search(problem.at, point, move.direction, expand=move.negative_curvature)
+        following = line_search(problem.at, point, move, expand=expand)
         if following is None:
             status = Status.CONVERGED if norm <= tol else Status.STALLED
             break

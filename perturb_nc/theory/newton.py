@@ -10,12 +10,18 @@ from perturb_nc.theory.reduced import ReducedPoint, Rows
 Evaluate = Callable[[Rows], ReducedPoint]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HessianSolve:
-    """Result of `solve_hessian`: the solution, or a direction of negative curvature."""
+    """Result of `solve_hessian`.
 
-    direction: Rows
-    negative_curvature: bool
+    Attributes:
+        solution: V, as far as the solve came; a descent direction when right = -∇g.
+        negative: the direction of negative curvature that ended the solve, if one did.
+        products: Hessian-vector products taken.
+    """
+
+    solution: Rows
+    negative: Rows | None
     products: int
 
 
@@ -23,8 +29,8 @@ def solve_hessian(point: ReducedPoint, right: Rows, relative: float) -> HessianS
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
-    residual is measured. A direction of negative curvature ends the solve and is returned, with
-    the sign that has a non-negative product with `right`.
+    residual is measured. A direction of negative curvature ends the solve; if it is the first one,
+    it serves as the solution too.
     """
     solution, residual = torch.zeros_like(right), right
     direction = point.precondition(residual)
@@ -37,11 +43,9 @@ def solve_hessian(point: ReducedPoint, right: Rows, relative: float) -> HessianS
         curvature = (direction * product).sum()
         # Below this a curvature is rounding: flat directions (rotations, at β = 0) end here.
         noise = 1e-12 * stiffness
-        if curvature < -noise:
-            sign = 1.0 if (direction * right).sum() >= 0 else -1.0
-            return HessianSolve(sign * direction, True, used)
         if curvature <= noise:
-            return HessianSolve(solution if used > 1 else direction, False, used)
+            negative = direction if curvature < -noise else None
+            return HessianSolve(solution if used > 1 else direction, negative, used)
         step = inner / curvature
         solution = solution + step * direction
         residual = residual - step * product
@@ -51,11 +55,11 @@ def solve_hessian(point: ReducedPoint, right: Rows, relative: float) -> HessianS
             break
         direction = scaled + (inner / previous) * direction
         stiffness = inner + (inner / previous) ** 2 * stiffness
-    return HessianSolve(solution, False, used)
+    return HessianSolve(solution, None, used)
 
 
-def negative_curvature(point: ReducedPoint) -> HessianSolve | None:
-    """A direction of negative curvature at a stationary point, None when there is none.
+def seek_negative_curvature(point: ReducedPoint) -> HessianSolve:
+    """Look for a direction of negative curvature at a stationary point.
 
     Conjugate gradients on a right-hand side that points where the certificate fails: the top left
     singular vector of E times a random row, which has a part in unused feature dimensions. If the
@@ -64,8 +68,7 @@ def negative_curvature(point: ReducedPoint) -> HessianSolve | None:
     top = torch.linalg.eigh(point.residual_moment).eigenvectors[:, -1]
     generator = torch.Generator().manual_seed(0)
     row = torch.randn(point.weight.shape[1], generator=generator, dtype=torch.float64)
-    found = solve_hessian(point, torch.outer(top, row.to(top.device)), 1e-8)
-    return found if found.negative_curvature else None
+    return solve_hessian(point, torch.outer(top, row.to(top.device)), 1e-8)
 
 
 def line_search(

@@ -168,23 +168,22 @@ class ReducedPoint:
         return 0.5 * (fit + penalty + self.lambda_h * size + self.beta * (shift + moved))
 
     @cached_property
-    def _gradient_terms(self) -> tuple[Rows, Rows, Rows]:
-        pulled = self.reference.priors[:, None] * self.means
-        inertia = self.weight_within + (self.weight @ self.means.mT) @ pulled
-        decay = self.lambda_w / self.weight.shape[0] * self.weight
-        return inertia, self.targets.mT @ pulled, decay
-
-    @cached_property
     def gradient(self) -> Rows:
         """∇g = (WH - T)Hᵀ/N + (λ_W/K)W."""
-        inertia, pull, decay = self._gradient_terms
-        return inertia - pull + decay
+        pulled = self.reference.priors[:, None] * self.means
+        inertia = self.weight_within + (self.weight @ self.means.mT) @ pulled
+        return inertia - self.targets.mT @ pulled + self._decay
 
     @property
     def gradient_norm(self) -> float:
-        """‖∇g‖_F relative to the largest of its three terms; 0 when all vanish."""
-        scale = max(term.norm().item() for term in self._gradient_terms)
-        return self.gradient.norm().item() / scale if scale else 0.0
+        """‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|; 0 when both vanish."""
+        size = self.reference.priors @ self.means.square().sum(1) + self.within_trace
+        scale = (self.residual_moment.trace() * size).sqrt() + self._decay.norm()
+        return (self.gradient.norm() / scale).item() if scale > 0 else 0.0
+
+    @property
+    def _decay(self) -> Rows:
+        return self.lambda_w / self.weight.shape[0] * self.weight
 
     @cached_property
     def _stiffness(self) -> Float64[Tensor, "d d"]:

@@ -212,7 +212,7 @@ def _solve(solution: Solution, right: Rows) -> Rows:
     """∇²g⁻¹[right] at the solution."""
     point = solution.problem.at(solution.weight)
     if right.numel() > _DENSE_LIMIT:
-        return solve_hessian(point, right, _TOLERANCE).direction
+        return solve_hessian(point, right, _TOLERANCE).solution
     units = torch.eye(right.numel()).to(right).unflatten(1, right.shape)
     hessian = torch.stack([point.hessian_vector_product(unit).flatten() for unit in units])
     return torch.linalg.solve(hessian, right.flatten()).unflatten(0, right.shape)

@@ -1,0 +1,60 @@
+"""The house: imports point down only."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import perturb_nc
+
+PACKAGE = Path(perturb_nc.__file__).parent
+LAYERS = {  # what each part may import from the package, beside itself
+    "validation": set(),
+    "storage": set(),
+    "statistics": {"validation", "storage"},
+    "metrics": {"validation", "statistics"},
+    "sample_metrics": {"validation", "statistics"},
+    "theory": {"validation", "storage", "statistics", "metrics"},
+    "networks": {"validation", "storage", "statistics"},
+    "study": {
+        "validation",
+        "storage",
+        "statistics",
+        "metrics",
+        "sample_metrics",
+        "theory",
+        "networks",
+    },
+}
+ALONE = {"cvxpy": {"theory/lifted.py"}, "matplotlib": {"study/plots.py"}}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def test_imports_point_down_only():
+    for path in PACKAGE.rglob("*.py"):
+        relative = path.relative_to(PACKAGE)
+        part = relative.parts[0].removesuffix(".py")
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            if top in ALONE:
+                assert relative.as_posix() in ALONE[top], f"{relative} imports {name}"
+            if top == "perturb_nc" and part in LAYERS:
+                target = rest.split(".")[0]
+                assert target in LAYERS[part] | {part}, f"{relative} imports {name}"
+
+
+def test_the_package_imports_without_heavy_dependencies():
+    heavy = ("cvxpy", "matplotlib", "sklearn", "typer")
+    code = f"import sys, perturb_nc; print([m for m in {heavy} if m in sys.modules])"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    assert all(hasattr(perturb_nc, name) for name in perturb_nc.__all__)

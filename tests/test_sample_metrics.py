@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+import perturb_nc as pnc
+from perturb_nc import sample_metrics
+
+
+@pytest.fixture
+def sample():
+    labels = torch.arange(300) % 4
+    features = torch.randn(300, 5) + 1.5 * torch.randn(4, 5)[labels]
+    return features, labels, pnc.ClassStatistics.from_features(features, labels)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_nearest_class_mean_against_distances(sample, offset, monkeypatch):
+    features, labels, _ = sample
+    monkeypatch.setattr(sample_metrics, "_ROWS", 70)
+    features = features.double() + offset
+    s = pnc.ClassStatistics.from_features(features, labels)
+    distances = (features[:, None] - s.means[None]).norm(dim=2)
+    expected = distances.argmin(1)
+    assert torch.equal(sample_metrics.nearest_class_mean(s, features), expected)
+    accuracy = (expected == labels).double().mean().item()
+    assert 0.3 < accuracy < 1
+    assert sample_metrics.nc4_accuracy(s, features, labels) == accuracy
+    predictions = labels.roll(1)
+    expected_mismatch = (expected != predictions).double().mean().item()
+    assert sample_metrics.nc4_vs_network(s, features, predictions) == expected_mismatch
+
+
+def test_predictions_are_checked(sample):
+    features, labels, s = sample
+    with pytest.raises(ValueError, match="predictions must be < num_classes = 4, got 4"):
+        sample_metrics.nc4_vs_network(s, features, labels + 1)
+    with pytest.raises(ValueError, match="features must have dimension 5, got 4"):
+        sample_metrics.nc4_accuracy(s, features[:, :4], labels)
+
+
+def test_stable_rank_closed_forms():
+    line = torch.randn(10, 1) @ torch.randn(1, 6)  # rank one
+    sphere = torch.eye(6)  # six equal singular values
+    features = torch.cat([line, sphere, torch.zeros(2, 6)])
+    labels = torch.tensor([0] * 10 + [1] * 6 + [3] * 2)
+    ranks = sample_metrics.stable_rank(features, labels)
+    assert ranks[0].item() == pytest.approx(1.0, abs=1e-12)
+    assert ranks[1].item() == pytest.approx(6.0, abs=1e-12)
+    assert ranks[2:].isnan().all()
+
+
+def test_effective_depth():
+    accuracies = {"a": 0.5, "b": 0.98, "c": 1.0}
+    assert sample_metrics.effective_depth(accuracies) == "c"
+    assert sample_metrics.effective_depth(accuracies, epsilon=0.05) == "b"
+    assert sample_metrics.effective_depth({"a": 0.5}) is None

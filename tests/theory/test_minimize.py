@@ -1,0 +1,189 @@
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from problems import DenseProblem, random_problem
+
+import perturb_nc as pnc
+from perturb_nc.theory import minimize as minimize_module
+
+CASES = {
+    "balanced": {},
+    "bias": {"bias": True},
+    "imbalanced": {"counts": (2, 9, 5, 7)},
+    "imbalanced, bias, offset": {"counts": (2, 9, 5, 7), "bias": True, "offset": 3.0},
+    "unconstrained": {"beta": 0.0},
+    "unconstrained, imbalanced": {"beta": 0.0, "counts": (2, 9, 5, 7)},
+    "unconstrained, bias": {"beta": 0.0, "bias": True},
+    "no feature decay": {"lambda_h": 0.0},
+    "weak": {"lambda_w": 1e-3, "lambda_h": 1e-3, "beta": 1e-2},
+    "strong": {"lambda_w": 2.0, "lambda_h": 0.5, "beta": 1.0},
+    "fewer dimensions than classes": {"dim": 3},
+    "large": {"dim": 30, "num_classes": 8},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_no_worse_than_long_alternating_minimisation(case):
+    dense = random_problem(seed=1, **case)
+    solution = pnc.minimize(dense.reduced)
+    assert solution.status is pnc.Status.CONVERGED
+    assert solution.gradient_norm <= 1e-10
+    assert solution.objective <= dense.alternate(2000) + 1e-9
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_solution_is_the_objective_of_its_own_samples(case):
+    dense = random_problem(seed=2, **case)
+    solution = pnc.minimize(dense.reduced)
+    features = solution.features(dense.reference.mT, dense.labels)
+    bias = solution.bias if dense.bias else torch.zeros(dense.num_classes, dtype=torch.float64)
+    value = dense.objective(solution.weight, features.mT, bias).item()
+    assert solution.objective == pytest.approx(value, rel=1e-12)
+    exact = pnc.ClassStatistics.from_features(features, dense.labels)
+    close = {"rtol": 1e-10, "atol": 1e-11}
+    torch.testing.assert_close(solution.statistics.means, exact.means, **close)
+    torch.testing.assert_close(solution.statistics.within, exact.within, **close)
+    s = solution.statistics
+    torch.testing.assert_close(s.priors @ s.class_variance, s.within.trace(), **close)
+    assert (solution.bias is None) == (not dense.bias)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    log_w=st.floats(-3, 0.5),
+    log_h=st.floats(-4, 0.5),
+    log_beta=st.floats(-2, 2),
+    bias=st.booleans(),
+)
+def test_converges_everywhere(seed, log_w, log_h, log_beta, bias):
+    dense = random_problem(
+        seed=seed, lambda_w=10**log_w, lambda_h=10**log_h, beta=10**log_beta, bias=bias
+    )
+    solution = pnc.minimize(dense.reduced)
+    assert solution.status is pnc.Status.CONVERGED
+    assert solution.gradient_norm <= 1e-10
+    point = dense.reduced.at(solution.weight)
+    for _ in range(3):  # the second-order condition
+        direction = torch.randn_like(solution.weight)
+        curvature = (direction * point.hessian_vector_product(direction)).sum()
+        assert curvature >= -1e-9
+
+
+def test_class_variances_are_exact_when_classes_share_a_shape():
+    # The same deviations in every class, scaled: Σ_k proportional to one matrix.
+    deviations = torch.randn(40, 12, dtype=torch.float64)
+    deviations -= deviations.mean(0)
+    scales = torch.tensor([0.5, 1.0, 2.0, 0.1], dtype=torch.float64)
+    means = torch.randn(4, 12, dtype=torch.float64)
+    features = torch.cat([m + s * deviations for m, s in zip(means, scales, strict=True)])
+    labels = torch.arange(4).repeat_interleave(40)
+    solution = pnc.minimize(DenseProblem(features.mT, labels, 0.05, 0.02, 0.5).reduced)
+    exact = pnc.ClassStatistics.from_features(solution.features(features, labels), labels)
+    torch.testing.assert_close(solution.statistics.class_variance, exact.class_variance)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_unconstrained_balanced_optimum_is_exact_collapse(bias):
+    dense = random_problem(seed=3, beta=0.0, bias=bias, lambda_w=0.3, lambda_h=0.2)
+    solution = pnc.minimize(dense.reduced)
+    exact = pnc.exact_collapse(num_classes=4, dim=12, lambda_w=0.3, lambda_h=0.2, bias=bias)
+    assert solution.objective == pytest.approx(exact.objective, rel=1e-12)
+    # Unique up to rotation: compare Gram matrices.
+    gram = solution.statistics.means @ solution.statistics.means.mT
+    torch.testing.assert_close(gram, exact.means @ exact.means.mT, rtol=1e-8, atol=1e-9)
+    assert solution.statistics.within.abs().max() < 1e-20
+    if bias:
+        torch.testing.assert_close(solution.bias, exact.bias, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_strong_decay_gives_exactly_zero(bias):
+    dense = random_problem(seed=3, beta=0.0, lambda_w=1.5, lambda_h=1.0, bias=bias)
+    solution = pnc.minimize(dense.reduced)
+    assert not solution.weight.any()
+    assert solution.steps == 0
+    assert solution.certificate.is_global
+    assert solution.objective == pytest.approx(0.375 if bias else 0.5, rel=1e-14)
+
+
+def test_limits_of_the_anchor():
+    loose = random_problem(seed=4, beta=1e-9)
+    free = pnc.minimize(random_problem(seed=4, beta=0.0).reduced)
+    assert pnc.minimize(loose.reduced).objective == pytest.approx(free.objective, abs=1e-7)
+    gaps = []
+    for beta in (1e3, 1e4):
+        tight = random_problem(seed=4, beta=beta)
+        features = pnc.minimize(tight.reduced).features(tight.reference.mT, tight.labels)
+        gaps.append((features.mT - tight.reference).norm().item())
+    assert gaps[1] == pytest.approx(gaps[0] / 10, rel=0.05)  # H - H0 is O(1/β)
+
+
+def test_leaves_the_saddle_at_zero():
+    # No class means in H0: W = 0 is stationary, and not optimal while c0 < 1.
+    dense = random_problem(seed=5)
+    means = pnc.ClassStatistics.from_features(dense.reference.mT, dense.labels).means
+    dense.reference -= means.mT[:, dense.labels]
+    problem = dense.reduced
+    assert problem.gradient(torch.zeros(4, 12)).abs().max() < 1e-15
+    solution = pnc.minimize(problem)
+    assert solution.status is pnc.Status.CONVERGED
+    assert solution.objective < problem.objective(torch.zeros(4, 12)) - 1e-3
+    start = torch.zeros(4, 12)
+    assert pnc.minimize(problem, initial_weight=start).objective < problem.objective(start) - 1e-3
+
+
+def test_cost_does_not_depend_on_the_number_of_samples(monkeypatch):
+    few = random_problem(seed=6)
+    many = DenseProblem(
+        few.reference.repeat(1, 50), few.labels.repeat(50), few.lambda_w, few.lambda_h, few.beta
+    )
+    a, b = pnc.minimize(few.reduced), pnc.minimize(many.reduced)
+    assert (a.steps, a.products) == (b.steps, b.products)
+    torch.testing.assert_close(a.weight, b.weight, rtol=1e-9, atol=1e-10)
+
+
+def test_stops_at_max_steps_and_says_so():
+    dense = random_problem(seed=1, beta=0.01)
+    solution = pnc.minimize(dense.reduced, max_steps=2)
+    assert solution.status is pnc.Status.MAX_STEPS
+    assert "raise max_steps" in solution.status.value
+    assert solution.steps == 2
+    again = pnc.minimize(dense.reduced, initial_weight=solution.weight)
+    assert again.status is pnc.Status.CONVERGED
+
+
+def test_rounding_is_reported_as_stalled(monkeypatch):
+    dense = random_problem(seed=1)
+    monkeypatch.setattr(minimize_module, "line_search", lambda *_, **__: None)
+    solution = pnc.minimize(dense.reduced)
+    assert solution.status is pnc.Status.STALLED
+    assert solution.gradient_norm > 1e-10
+
+
+def test_second_order_convergence_in_few_steps():
+    labels = torch.arange(2000) % 10
+    features = torch.randn(2000, 64) + 2 * torch.eye(10, 64)[labels]
+    statistics = pnc.ClassStatistics.from_features(features, labels)
+    problem = pnc.NearCollapseProblem(statistics, lambda_w=5e-3, lambda_h=5e-3, beta=1.0)
+    solution = pnc.minimize(problem)
+    assert solution.status is pnc.Status.CONVERGED
+    assert solution.steps <= 5
+    assert solution.products <= 25
+
+
+def test_bad_arguments_are_named():
+    dense = random_problem(seed=1)
+    problem = dense.reduced
+    with pytest.raises(ValueError, match=r"tol must be > 0, got 0\.0"):
+        pnc.minimize(problem, tol=0)
+    with pytest.raises(ValueError, match="max_steps must be >= 1, got 0"):
+        pnc.minimize(problem, max_steps=0)
+    with pytest.raises(ValueError, match=r"initial_weight must have shape \(4, 12\)"):
+        pnc.minimize(problem, initial_weight=torch.zeros(12, 4))
+    solution = pnc.minimize(problem)
+    with pytest.raises(ValueError, match="reference_features must have dimension 12, got 5"):
+        solution.features(torch.zeros(3, 5), [0, 1, 2])
+    with pytest.raises(ValueError, match="labels must be < num_classes = 4, got 4"):
+        solution.features(torch.zeros(3, 12), [0, 1, 4])
