@@ -1,10 +1,13 @@
 """Files: atomic writing, safetensors with metadata, and the formats users bring."""
 
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from uuid import uuid4
 from zipfile import BadZipFile
 
@@ -41,7 +44,8 @@ def write_tensors(
     """Write named tensors and string metadata as one safetensors file, atomically."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(on_cpu, temporary, dict(metadata))
+        # Not save_file, which makes its files private to the user.
+        temporary.write_bytes(safetensors.torch.save(on_cpu, dict(metadata)))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -78,6 +82,27 @@ def read_arrays(path: str | Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} could not be read as {suffix}: {reason}") from error
     raise ValueError(f"{path} must end in .npz, .npy, .pt, .pth or .safetensors, got {suffix!r}")
+
+
+def json_text(record: Any) -> str:
+    """A record of dicts, lists, numbers and strings as standard JSON; NaN and ±inf become null."""
+    return json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: str | Path, record: Any) -> None:
+    """Write `json_text(record)`, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json_text(record) + "\n", encoding="utf8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def existing(path: str | Path) -> Path:

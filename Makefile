@@ -1,0 +1,39 @@
+# `make help` lists the targets. Every one creates the environment it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test test-slow check figures experiments data clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed  ## train on digits, measure every layer, predict, certify (about 10 s)
+	$(BIN)/perturb-nc demo --output results/demo
+
+test: .venv/installed  ## the whole default test suite
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/installed  ## the checks that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+check: .venv/installed  ## linter, formatter, type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+experiments: .venv/installed  ## run every experiment; writes experiments/results/
+	$(BIN)/python -m experiments.near_collapse_spectrum
+
+figures: .venv/installed  ## draw paper_figs/ from the committed results
+	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
+
+data: .venv/installed  ## fetch MNIST, Fashion-MNIST and CIFAR-10 into the cache
+	$(BIN)/python -m perturb_nc.networks.fetch
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf .venv results

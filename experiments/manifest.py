@@ -1,0 +1,25 @@
+"""What made a result: its configuration, versions, commit and machine."""
+
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def manifest(config: Any) -> dict[str, Any]:
+    """A record to store beside a result; config is the experiment's frozen dataclass."""
+    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "config": asdict(config),
+        "command": " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),
+        "commit": commit or "unknown",
+        "versions": {name: version(name) for name in ("perturb-nc", "torch", "numpy")},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,48 @@
+"""Draw Figure 1 (Tirer et al. 2023) from experiments/results/near_collapse_spectrum.json."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULT = HERE.parent / "experiments" / "results" / "near_collapse_spectrum.json"
+OUTPUT = HERE / "figure1_spectrum.png"
+
+
+def draw(result: dict) -> Figure:
+    """Sorted singular values of F_kk, a colour per λ_H; below, what the O(1/β) form leaves out."""
+    config = result["manifest"]["config"]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
+    colours = matplotlib.colormaps["viridis"].resampled(len(result["curves"]) + 1)
+    for i, curve in enumerate(result["curves"]):
+        index = range(1, len(curve["exact"]) + 1)
+        colour = colours(i)
+        label = rf"$\lambda_H = {curve['lambda_h']:g}$"
+        top.step(index, curve["exact"], where="mid", color=colour, lw=1.6, label=label)
+        top.step(index, curve["large_beta"], where="mid", color=colour, lw=1.2, ls=":")
+        top.plot(index[::4], curve["numerical"][::4], "o", color=colour, ms=3.5, mfc="none")
+        beyond = [e - p for e, p in zip(curve["exact"], curve["large_beta"], strict=True)]
+        bottom.step(index, beyond, where="mid", color=colour, lw=1.4)
+    top.plot([], [], color="k", lw=1.6, label="exact, this β")
+    top.plot([], [], color="k", lw=1.2, ls=":", label=r"paper, $O(1/\beta)$")
+    top.plot([], [], "o", color="k", ms=3.5, mfc="none", label="numerical response")
+    top.set_ylabel(r"singular values of $F_{kk}$")
+    top.set_title(
+        rf"$\beta = {config['beta']:g}$, $K = {config['num_classes']}$, $d = {config['dim']}$, "
+        rf"$n = {config['samples_per_class']}$, $\lambda_W = {config['lambda_w']:.4g}$",
+        fontsize=10,
+    )
+    bottom.set_ylabel("exact − paper")
+    bottom.set_xlabel("index of the singular value")
+    for axis in (top, bottom):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*top.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
+    print(f"wrote {OUTPUT}")

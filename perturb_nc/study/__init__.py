@@ -1,0 +1,1 @@
+"""Theory beside measurement: both are ClassStatistics here."""

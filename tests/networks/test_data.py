@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+
+from perturb_nc.networks.data import Dataset, batches, cache_dir, channel_moments, load_dataset
+
+
+def small_dataset(n=10):
+    return Dataset("small", torch.arange(2.0 * n).reshape(n, 2), torch.arange(n) % 3, 3)
+
+
+def write_cache(folder, name, rng):
+    arrays = {
+        "train_images": rng.integers(0, 256, (40, 3, 4, 5), dtype=np.uint8),
+        "train_labels": np.arange(40, dtype=np.uint8) % 10,
+        "test_images": rng.integers(0, 256, (20, 3, 4, 5), dtype=np.uint8),
+        "test_labels": np.arange(20, dtype=np.uint8) % 10,
+    }
+    np.savez(folder / f"{name}.npz", **arrays)
+    return arrays
+
+
+def test_digits_are_split_once_stratified_and_standardised_by_the_training_split():
+    train, test = load_dataset("digits"), load_dataset("digits", split="test")
+    assert (len(train), len(test)) == (1437, 360)
+    assert train.inputs.shape == (1437, 64)
+    assert train.inputs.double().mean().item() == pytest.approx(0, abs=1e-6)
+    assert train.inputs.double().std(correction=0).item() == pytest.approx(1, abs=1e-6)
+    share = train.labels.bincount() / (train.labels.bincount() + test.labels.bincount())
+    assert torch.all((share - 0.8).abs() < 0.01)
+    rows = {tuple(x) for x in train.inputs.tolist()}
+    assert not any(tuple(x) in rows for x in test.inputs.tolist())
+    # One offset and scale for both splits: the blank corner pixel has the same value.
+    assert train.inputs[:, 0].unique().tolist() == test.inputs[:, 0].unique().tolist()
+
+
+def test_cached_images_use_the_moments_of_the_training_split_per_channel(tmp_path):
+    arrays = write_cache(tmp_path, "cifar10", np.random.default_rng(0))
+    train = arrays["train_images"] / 255
+    for split in ("train", "test"):
+        data = load_dataset("cifar10", split=split, data_dir=tmp_path)
+        scaled = arrays[f"{split}_images"] / 255
+        wanted = (scaled - train.mean((0, 2, 3), keepdims=True)) / train.std(
+            (0, 2, 3), keepdims=True
+        )
+        np.testing.assert_allclose(data.inputs.numpy(), wanted, atol=1e-6)
+        assert data.labels.tolist() == arrays[f"{split}_labels"].tolist()
+        assert data.num_classes == 10
+
+
+def test_channel_moments_are_exact():
+    images = np.random.default_rng(1).integers(0, 256, (7, 2, 3, 4), dtype=np.uint8)
+    mean, std = channel_moments(images)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 2, 3)), rtol=1e-14)
+    np.testing.assert_allclose(std, (images / 255).std((0, 2, 3)), rtol=1e-14)
+
+
+def test_the_cache_folder_is_the_argument_then_the_environment_then_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("PERTURB_NC_DATA", str(tmp_path))
+    assert cache_dir() == tmp_path
+    assert cache_dir("elsewhere").name == "elsewhere"
+    monkeypatch.delenv("PERTURB_NC_DATA")
+    assert cache_dir().parts[-2:] == (".cache", "perturb_nc")
+
+
+def test_missing_data_say_every_way_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("PERTURB_NC_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as info:
+        load_dataset("mnist")
+    for part in (
+        str(tmp_path / "mnist.npz"),
+        "make data",
+        "python -m perturb_nc.networks.fetch mnist",
+        "--from FOLDER",
+        "PERTURB_NC_DATA",
+    ):
+        assert part in str(info.value)
+
+
+def test_unknown_names_and_splits_list_the_known_ones():
+    with pytest.raises(ValueError, match="digits, mnist, fashion_mnist, cifar10, got 'minst'"):
+        load_dataset("minst")
+    with pytest.raises(ValueError, match="split must be one of train, test, got 'val'"):
+        load_dataset("digits", split="val")
+
+
+def test_datasets_refuse_labels_that_do_not_fit():
+    with pytest.raises(ValueError, match="labels must be < num_classes = 2, got 2"):
+        Dataset("x", torch.zeros(3, 2), torch.arange(3), 2)
+    with pytest.raises(ValueError, match="number of samples in inputs must be >= 1"):
+        Dataset("x", torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), 2)
+
+
+def test_a_dataset_moves_as_a_whole():
+    data = small_dataset().to("cpu")
+    assert (data.name, data.num_classes, len(data)) == ("small", 3, 10)
+    assert torch.equal(data.inputs, small_dataset().inputs)
+
+
+def test_batches_in_order_give_every_sample_once():
+    data = small_dataset()
+    parts = list(batches(data, 4))
+    assert [len(labels) for _, labels in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat([x for x, _ in parts]), data.inputs)
+    assert torch.equal(torch.cat([y for _, y in parts]), data.labels)
+
+
+def test_batches_with_a_generator_are_a_reproducible_permutation_with_its_labels():
+    data = small_dataset(60)
+    first, second = (
+        list(batches(data, 7, generator=torch.Generator().manual_seed(3))) for _ in range(2)
+    )
+    inputs = torch.cat([x for x, _ in first])
+    assert torch.equal(inputs, torch.cat([x for x, _ in second]))
+    assert not torch.equal(inputs, data.inputs)
+    order = inputs[:, 0].long() // 2
+    assert torch.equal(order.sort().values, torch.arange(60))
+    assert torch.equal(torch.cat([y for _, y in first]), data.labels[order])
+
+
+def test_batches_refuse_a_size_below_one():
+    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+        next(batches(small_dataset(), 0))

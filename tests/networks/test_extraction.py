@@ -1,0 +1,392 @@
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from perturb_nc.networks.architectures import MLP, ResidualMLP
+from perturb_nc.networks.data import Dataset, batches
+from perturb_nc.networks.extraction import collect_statistics, random_projection
+from perturb_nc.statistics import ClassStatistics
+
+N, K = 60, 3
+
+
+def images(n=N, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 2, 4, 4, generator=generator), torch.arange(n) % K
+
+
+def loader(batch_size=16, n=N):
+    inputs, labels = images(n)
+    return list(zip(inputs.split(batch_size), labels.split(batch_size), strict=True))
+
+
+def assert_close(found, wanted, rtol=1e-10):
+    for field in ("counts", "means", "within", "class_variance"):
+        x, y = getattr(found, field), getattr(wanted, field)
+        torch.testing.assert_close(x, y, rtol=rtol, atol=rtol)
+
+
+def features(x, labels=None):
+    return ClassStatistics.from_features(x, images()[1] if labels is None else labels)
+
+
+def hooks(model):
+    return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
+
+
+class Returns(nn.Module):
+    """A model whose middle layer gives whatever `make` makes of its input."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.first = nn.Linear(32, 5)
+        self.odd = Lambda(make)
+
+    def forward(self, x):
+        h = self.first(x.flatten(1))
+        self.odd(h)
+        return h
+
+
+class Lambda(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+def test_every_layer_of_a_residual_mlp_equals_the_direct_computation():
+    model = ResidualMLP(32, 6, 2, K).double()
+    for block in model.blocks:
+        nn.init.normal_(block.outer.weight, std=0.3)
+    x, _ = images()
+    data = [(inputs.double(), labels) for inputs, labels in loader()]
+    found = collect_statistics(model, data)
+    assert list(found) == ["embed", "blocks.0", "blocks.1", "head"]
+    with torch.no_grad():
+        h0 = model.embed(x.double().flatten(1))
+        h1 = h0 + model.blocks[0].outer(torch.relu(model.blocks[0].inner(h0)))
+        h2 = h1 + model.blocks[1].outer(torch.relu(model.blocks[1].inner(h1)))
+        dense = [h0, h1, h2, h2 @ model.head.weight.T]
+    for statistics, h in zip(found.values(), dense, strict=True):
+        assert_close(statistics, features(h))
+
+
+def test_the_blocks_of_an_mlp_are_features_after_the_activation():
+    model = MLP(32, (6, 5), K)
+    x, _ = images()
+    found = collect_statistics(model, loader())
+    assert list(found) == ["blocks.0", "blocks.1", "head"]
+    with torch.no_grad():
+        h = torch.relu(model.blocks[0].linear(x.flatten(1)))
+    assert_close(found["blocks.0"], features(h), rtol=1e-6)
+
+
+def test_the_order_and_size_of_the_batches_do_not_matter():
+    model = MLP(32, (6,), K)
+    x, y = images()
+    data = Dataset("noise", x, y, K)
+    one = collect_statistics(model, batches(data, N))
+    shuffled = batches(data, 7, generator=torch.Generator().manual_seed(2))
+    for name, statistics in collect_statistics(model, shuffled).items():
+        assert_close(statistics, one[name], rtol=1e-6)
+    # The lists that a DataLoader gives do as well as tuples.
+    for name, statistics in collect_statistics(
+        model, DataLoader(TensorDataset(x, y), batch_size=16)
+    ).items():
+        assert_close(statistics, one[name], rtol=1e-6)
+
+
+def test_inputs_of_layers_are_those_before_an_in_place_module():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 5), nn.ReLU(inplace=True), nn.Linear(5, K))
+    x, _ = images()
+    with torch.no_grad():
+        before = model[1](x.flatten(1))
+    found = collect_statistics(model, loader(), at="input")
+    assert list(found) == ["1", "2", "3"]
+    assert_close(found["1"], features(x.flatten(1)), rtol=1e-6)
+    assert_close(found["2"], features(before), rtol=1e-6)
+    assert_close(found["3"], features(before.relu()), rtol=1e-6)
+    # Outputs are read before the next module overwrites them.
+    assert_close(collect_statistics(model, loader())["1"], features(before), rtol=1e-6)
+
+
+def test_convolutions_are_flattened_pooled_projected_or_reduced_by_a_function():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, K))
+    with torch.no_grad():
+        a = model[0](images()[0])
+    maximum = lambda x: x.amax((2, 3)) if x.ndim == 4 else x  # noqa: E731
+    for reduce, wanted in (
+        ("flatten", a.flatten(1)),
+        ("pool", a.double().mean((2, 3))),
+        (maximum, a.amax((2, 3))),
+    ):
+        found = collect_statistics(model, loader(), reduce=reduce)
+        assert list(found) == ["0", "2"]
+        assert_close(found["0"], features(wanted), rtol=1e-6)
+        assert found["2"].dim == K
+    found = collect_statistics(model, loader(), reduce=random_projection(4, seed=1))
+    matrix = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)) / 2
+    assert_close(found["0"], features(a.flatten(1) @ matrix), rtol=1e-5)
+    assert found["2"].dim == 4
+
+
+def test_a_random_projection_is_fixed_by_its_seed_and_keeps_squared_lengths():
+    x = torch.randn(50, 20, 10)
+    project = random_projection(2000, seed=3)
+    y = project(x)
+    assert torch.equal(y, random_projection(2000, seed=3)(x))
+    assert not torch.equal(y, random_projection(2000, seed=4)(x))
+    assert torch.equal(project(x.double()), y)
+    ratio = (y.square().sum(1) / x.flatten(1).square().sum(1)).mean().item()
+    assert ratio == pytest.approx(1, abs=0.05)
+    with pytest.raises(ValueError, match="dim must be >= 1, got 0"):
+        random_projection(0)
+
+
+def test_containers_are_opened_and_shape_only_modules_skipped():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tail = nn.Linear(4, K)  # declared first, run last
+            self.branches = nn.ModuleDict({"a": nn.Linear(32, 4), "b": nn.Linear(32, 4)})
+            self.stack = nn.Sequential(
+                nn.Dropout(0.9), nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Identity()
+            )
+            self.block = MLP(4, (4,), 4)  # no container: one layer
+            self.unused = nn.Linear(1, 1)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.tail(self.block(self.stack(self.branches["b"](x) + self.branches["a"](x))))
+
+    found = collect_statistics(Model(), loader())
+    assert list(found) == ["branches.b", "branches.a", "stack.1.0", "stack.1.1", "block", "tail"]
+
+
+def test_a_parallel_wrapper_is_replaced_by_its_inner_module():
+    model = MLP(32, (6,), K)
+    wrapped = nn.DataParallel(model)
+    wrapped.forward = None  # it must not be called
+    found = collect_statistics(wrapped, loader())
+    assert list(found) == ["blocks.0", "head"]
+    assert_close(found["head"], collect_statistics(model, loader())["head"])
+
+
+def test_a_module_that_runs_twice_is_reported_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(32, 5)
+            self.again = nn.Linear(5, 5)
+            self.alias = self.again
+
+        def forward(self, x):
+            return self.again(self.again(self.first(x.flatten(1))))
+
+    model = Twice()
+    found = collect_statistics(model, loader())
+    assert list(found) == ["first", "again", "again#2"]
+    with torch.no_grad():
+        h = model.again(model.first(images()[0].flatten(1)))
+        assert_close(found["again"], features(h), rtol=1e-6)
+        assert_close(found["again#2"], features(model.again(h)), rtol=1e-6)
+
+
+def test_a_module_shared_by_two_containers_has_the_first_name():
+    shared = nn.Linear(32, 32)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Sequential(shared, nn.Tanh()), nn.Sequential(shared, nn.Linear(32, K))
+    )
+    assert list(collect_statistics(model, loader())) == ["1.0", "1.1", "1.0#2", "2.1"]
+
+
+def test_named_layers_only_and_any_depth():
+    model = MLP(32, (6, 5), K)
+    found = collect_statistics(model, loader(), layers=["head", "blocks.1.linear"])
+    assert list(found) == ["blocks.1.linear", "head"]  # order of execution
+    assert found["blocks.1.linear"].means.min() < 0  # before the activation
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_of_a_tuple_or_list_the_first_tensor_is_taken(kind):
+    model = Returns(lambda h: kind([2 * h, None]))
+    found = collect_statistics(model, loader())
+    torch.testing.assert_close(found["odd"].means, 2 * found["first"].means)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda h: {"h": h}, TypeError, r"'odd' must give a tensor.*got dict; .*layers="),
+        (lambda h: (None, h), TypeError, "'odd' must give a tensor.*got NoneType"),
+        (lambda h: h.argmax(1), TypeError, "'odd' must give floats, got torch.int64"),
+        (lambda h: h.mean(), ValueError, r"'odd' must give one row per sample, got shape \(\)"),
+        (lambda h: h.T, ValueError, r"'odd' must give one row per sample, got shape \(5, 16\)"),
+        (lambda h: h / 0, ValueError, "layer 'odd': features must be finite"),
+        (lambda h: h[:, :0], ValueError, "layer 'odd': features must not be empty"),
+        (lambda h: h.new_zeros(1).expand(len(h), 10**6), MemoryError, "'odd'.*random_projection"),
+    ],
+)
+def test_layers_without_features_are_named(make, error, message):
+    model = Returns(make).train()
+    with pytest.raises(error, match=message):
+        collect_statistics(model, loader())
+    assert hooks(model) == []
+    assert all(module.training for module in model.modules())
+
+
+def test_training_flags_hooks_and_gradients_are_as_before():
+    model = nn.Sequential(
+        nn.Flatten(), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Linear(32, 5), nn.Linear(5, K)
+    )
+    model.train()
+    model[1].eval()
+    flags = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    first = collect_statistics(model, loader())
+    assert [module.training for module in model.modules()] == flags
+    assert hooks(model) == []
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.is_grad_enabled()
+    assert_close(collect_statistics(model, loader())["4"], first["4"])  # no dropout
+
+
+def test_the_model_runs_in_eval_mode_without_gradients():
+    seen = []
+    model = Returns(lambda h: seen.append((torch.is_grad_enabled(), model.training)) or h).train()
+    collect_statistics(model, loader(N))
+    assert seen == [(False, False)]
+
+
+def test_the_hooks_of_others_stay_and_do_not_disturb():
+    model, seen = MLP(32, (6,), K), []
+    handle = model.head.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    collect_statistics(model, loader())
+    assert hooks(model) == [handle.id]
+    assert seen == [16, 16, 16, 12]
+
+
+def test_an_extraction_within_the_loader_of_another_disturbs_neither():
+    model, inner = MLP(32, (6,), K), []
+
+    def extracting():
+        for batch in loader():
+            inner.append(collect_statistics(model, loader(20), layers=["blocks.0"]))
+            yield batch
+
+    outer, plain = collect_statistics(model, extracting()), collect_statistics(model, loader())
+    assert_close(outer["blocks.0"], plain["blocks.0"])
+    assert_close(outer["head"], plain["head"])
+    for statistics in inner:
+        assert_close(statistics["blocks.0"], plain["blocks.0"], rtol=1e-6)
+    assert hooks(model) == []
+
+
+def test_no_activation_outlives_its_layer():
+    alive = []
+
+    def forget(h):
+        gc.collect()
+        assert [ref for ref in alive if ref() is not None] == []
+        out = h.clone()
+        alive.append(weakref.ref(out))
+        return out
+
+    model = nn.Sequential(nn.Flatten(), Lambda(forget), nn.ReLU(), Lambda(forget))
+    collect_statistics(model, loader())
+    assert len(alive) == 8
+
+
+def test_classes_may_be_missing_from_a_batch_but_not_from_all():
+    x, y = images()
+    order = y.argsort()
+    ordered = list(zip(x[order].split(10), y[order].split(10), strict=True))
+    model = MLP(32, (6,), K)
+    assert_close(
+        collect_statistics(model, ordered)["head"],
+        collect_statistics(model, loader())["head"],
+        rtol=1e-6,
+    )
+    with pytest.raises(ValueError, match=r"classes \[3\] of 4 have none"):
+        collect_statistics(model, loader(), num_classes=4)
+    with pytest.raises(ValueError, match="labels must be < num_classes = 2, got 2"):
+        collect_statistics(model, loader(), num_classes=2)
+
+
+def test_bad_arguments_are_named():
+    model = MLP(32, (6, 5), K)
+    with pytest.raises(ValueError, match="at must be 'output' or 'input', got 'before'"):
+        collect_statistics(model, loader(), at="before")
+    with pytest.raises(ValueError, match="reduce must be 'flatten', 'pool' or a function"):
+        collect_statistics(model, loader(), reduce="mean")
+    with pytest.raises(ValueError, match=r"got 'block.0'; there are \['blocks.0'"):
+        collect_statistics(model, loader(), layers=["block.0"])
+    with pytest.raises(ValueError, match=r"got 'zzz'; there are \['blocks', 'blocks.0'"):
+        collect_statistics(model, loader(), layers=["zzz"])
+    with pytest.raises(ValueError, match="layers must be a list of at least one name, got 'head'"):
+        collect_statistics(model, loader(), layers="head")
+    with pytest.raises(ValueError, match="num_classes must be >= 2, got 1"):
+        collect_statistics(model, loader(), num_classes=1)
+
+
+def test_bad_batches_are_named():
+    model = MLP(32, (6,), K)
+    x, y = images()
+    with pytest.raises(ValueError, match="loader gave no batch"):
+        collect_statistics(model, [])
+    with pytest.raises(ValueError, match=r"must give \(inputs, labels\) pairs, got Tensor"):
+        collect_statistics(model, [x])
+    with pytest.raises(ValueError, match="one entry per sample: got 59 for 60"):
+        collect_statistics(model, [(x, y[:-1])])
+    with pytest.raises(ValueError, match="labels must be integers"):
+        collect_statistics(model, [(x, y.float())])
+
+
+def test_layers_that_do_not_run_are_named():
+    model = Returns(lambda h: h)
+    model.unused = nn.Linear(1, 1)
+    assert list(collect_statistics(model, loader())) == ["first", "odd"]
+    with pytest.raises(ValueError, match=r"\['unused'\] never ran"):
+        collect_statistics(model, loader(), layers=["first", "unused"])
+    # A ModuleList is no call of its own.
+    with pytest.raises(ValueError, match=r"\['blocks'\] never ran"):
+        collect_statistics(MLP(32, (6,), K), loader(), layers=["blocks"])
+    with pytest.raises(ValueError, match="no layers were found"):
+        collect_statistics(nn.Flatten(), loader())
+    assert hooks(model) == []
+
+
+def test_layers_that_run_in_some_batches_only_are_named():
+    model = Returns(lambda h: h)
+
+    def forward(x):
+        h = model.first(x.flatten(1))
+        return model.odd(h) if len(h) == 16 else h
+
+    model.forward = forward
+    with pytest.raises(ValueError, match=r"\['odd'\] ran in some batches only"):
+        collect_statistics(model, loader())
+
+
+def test_half_precision_is_accumulated_exactly():
+    model = nn.Sequential(Lambda(lambda x: x.bfloat16()))
+    found = collect_statistics(model, loader(), reduce="pool")["0"]
+    assert_close(found, features(images()[0].bfloat16().double().mean((2, 3))))
+
+
+def test_a_reduction_must_give_one_row_of_features_per_sample():
+    model = MLP(32, (6,), K)
+    with pytest.raises(ValueError, match=r"layer 'blocks.0': features must have shape \(N, d\)"):
+        collect_statistics(model, loader(), reduce=lambda x: x.mean(1))
+    with pytest.raises(
+        ValueError, match=r"layer 'blocks.0': labels must have one entry per sample"
+    ):
+        collect_statistics(model, loader(), reduce=lambda x: x[:5])

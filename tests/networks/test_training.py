@@ -1,0 +1,235 @@
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from perturb_nc.networks.architectures import MLP, ResidualMLP
+from perturb_nc.networks.data import Dataset, load_dataset
+from perturb_nc.networks.training import TrainingConfig, squared_loss, train
+
+
+def clusters(n=60, d=6, num_classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % num_classes
+    centres = torch.randn(num_classes, d, generator=generator)
+    noise = torch.randn(n, d, generator=generator)
+    return Dataset("clusters", centres[labels] + 0.3 * noise, labels, num_classes)
+
+
+def fresh(seed=0, dropout=0.0):
+    torch.manual_seed(seed)
+    model = MLP(6, (8, 8), 3)
+    return nn.Sequential(nn.Dropout(dropout), model) if dropout else model
+
+
+def assert_same_parameters(one, other):
+    for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+CONFIG = TrainingConfig(epochs=6, batch_size=16, milestones=(2, 4), weight_decay=1e-3, seed=5)
+
+
+def test_squared_loss_sums_over_the_outputs():
+    outputs = torch.tensor([[1.0, 2.0, 0.0], [0.5, 0.0, -1.0]])
+    # Residuals (1, 1, 0) and (.5, 0, -2).
+    assert squared_loss(outputs, torch.tensor([1, 2])).item() == pytest.approx((2 + 4.25) / 4)
+
+
+def test_one_step_is_the_gradient_of_the_model_with_lambda_w_equal_to_k_times_weight_decay():
+    data, rate, decay, feature_decay = clusters(), 0.1, 0.02, 0.005
+    model = fresh()
+    weight = model.head.weight.detach().double()
+    inner = model.blocks[0].linear.weight
+    before = inner.detach().clone()
+    with torch.no_grad():
+        h = model.blocks[1](model.blocks[0](data.inputs)).double().T
+    (data_gradient,) = torch.autograd.grad(squared_loss(model(data.inputs), data.labels), inner)
+    config = TrainingConfig(
+        epochs=1,
+        batch_size=len(data),
+        learning_rate=rate,
+        momentum=0.0,
+        weight_decay=feature_decay,
+        last_layer_weight_decay=decay,
+    )
+    (record,) = train(model, data, config)
+    y = nn.functional.one_hot(data.labels).double().T
+    n, k = len(data), data.num_classes
+    lambda_w = k * decay
+    gradient = (weight @ h - y) @ h.T / n + lambda_w / k * weight  # of (1) in W
+    torch.testing.assert_close(
+        model.head.weight.detach().double(), weight - rate * gradient, rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(
+        inner.detach(), before - rate * (data_gradient + feature_decay * before)
+    )
+    assert record.loss == pytest.approx(((weight @ h - y) ** 2).sum().item() / (2 * n), rel=1e-6)
+    hits = (weight @ h).argmax(0) == data.labels
+    assert record.accuracy == pytest.approx(hits.double().mean().item())
+
+
+def test_a_long_trained_last_layer_is_the_central_path_weight():
+    data, decay = clusters(), 0.01
+    model = fresh()
+    for parameter in model.blocks.parameters():
+        parameter.requires_grad = False
+    config = TrainingConfig(
+        epochs=3000, batch_size=len(data), learning_rate=0.5, last_layer_weight_decay=decay
+    )
+    train(model, data, config)
+    with torch.no_grad():
+        h = model.blocks[1](model.blocks[0](data.inputs)).double().T
+    y = nn.functional.one_hot(data.labels).double().T
+    n, k = len(data), data.num_classes
+    lambda_w = k * decay
+    second_moment = h @ h.T / n + lambda_w / k * torch.eye(len(h), dtype=torch.float64)
+    optimum = torch.linalg.solve(second_moment, h @ y.T / n).T
+    torch.testing.assert_close(model.head.weight.detach().double(), optimum, rtol=0, atol=1e-5)
+
+
+def test_cross_entropy_is_the_mean_over_the_samples():
+    data, model = clusters(), fresh()
+    expected = nn.functional.cross_entropy(model(data.inputs), data.labels).item()
+    config = TrainingConfig(epochs=1, batch_size=len(data), loss="cross_entropy")
+    assert train(model, data, config)[0].loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_records_weigh_a_smaller_last_batch_by_its_samples():
+    data, model = clusters(n=50), fresh()
+    expected = squared_loss(model(data.inputs), data.labels).item()
+    config = TrainingConfig(epochs=1, batch_size=16, learning_rate=1e-12)
+    assert train(model, data, config)[0].loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_learning_rate_falls_after_its_milestones():
+    rates = [record.learning_rate for record in train(fresh(), clusters(), CONFIG)]
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_resuming_after_three_epochs_gives_the_same_bits(tmp_path, dropout):
+    data, last = clusters(), "1.head" if dropout else "head"
+    straight, resumed = fresh(dropout=dropout), fresh(dropout=dropout)
+    torch.manual_seed(9)
+    wanted = train(straight, data, CONFIG, last_layer=last)
+    path = tmp_path / "run.pt"
+    torch.manual_seed(9)
+    train(resumed, data, replace(CONFIG, epochs=3), last_layer=last, checkpoint=path)
+    torch.manual_seed(1)  # what happens between the two must not matter
+    again = fresh(seed=7, dropout=dropout)
+    got = train(again, data, CONFIG, last_layer=last, checkpoint=path)
+    assert got == wanted
+    assert_same_parameters(straight, again)
+
+
+def test_an_interruption_leaves_the_last_checkpoint_usable(tmp_path):
+    data, straight = clusters(), fresh()
+    wanted = train(straight, data, CONFIG)
+
+    def interrupt(record):
+        if record.epoch == 3:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), data, CONFIG, checkpoint=path, checkpoint_every=2, on_epoch=interrupt)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    seen, resumed = [], fresh(seed=3)
+    assert train(resumed, data, CONFIG, checkpoint=path, on_epoch=seen.append) == wanted
+    assert [record.epoch for record in seen] == [3, 4, 5, 6]
+    assert_same_parameters(straight, resumed)
+
+
+def test_a_finished_run_is_only_read(tmp_path):
+    path, data = tmp_path / "run.pt", clusters()
+    model = fresh()
+    wanted = train(model, data, CONFIG, checkpoint=path)
+    again = fresh(seed=4)
+    assert train(again, data, CONFIG, checkpoint=path) == wanted
+    assert_same_parameters(model, again)
+
+
+def test_a_checkpoint_of_another_run_names_the_fields_and_the_remedy(tmp_path):
+    path, data = tmp_path / "run.pt", clusters()
+    train(fresh(), data, CONFIG, checkpoint=path)
+    other = replace(CONFIG, learning_rate=0.01, seed=6)
+    message = r"differs in learning_rate \(file 0.05, now 0.01\), seed \(file 5, now 6\); delete"
+    with pytest.raises(ValueError, match=message):
+        train(fresh(), data, other, checkpoint=path)
+    with pytest.raises(ValueError, match=r"epochs \(file has done 6, now 4\)"):
+        train(fresh(), data, replace(CONFIG, epochs=4), checkpoint=path)
+    with pytest.raises(ValueError, match=r"last_layer \(file 'head', now 'blocks.0'\)"):
+        train(fresh(), data, CONFIG, checkpoint=path, last_layer="blocks.0")
+    with pytest.raises(ValueError, match=r"dataset \(file 'clusters', now 'other'\)"):
+        train(fresh(), replace(data, name="other"), CONFIG, checkpoint=path)
+    with pytest.raises(ValueError, match="of another model; delete"):
+        train(MLP(6, (9, 8), 3), data, CONFIG, checkpoint=path)
+
+
+@pytest.mark.parametrize("content", [b"garbage", b""])
+def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, content):
+    path = tmp_path / "run.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"not a checkpoint of train\(\); delete"):
+        train(fresh(), clusters(), CONFIG, checkpoint=path)
+    assert path.read_bytes() == content
+
+
+def test_a_diverging_run_says_what_to_do_and_keeps_the_sound_checkpoint(tmp_path):
+    path, data = tmp_path / "run.pt", clusters()
+    config = replace(CONFIG, milestones=(2,), gamma=1e14)  # sound for two epochs
+    with pytest.raises(FloatingPointError, match=r"in epoch [3-6]; lower learning_rate"):
+        train(fresh(), data, config, checkpoint=path, checkpoint_every=1)
+    saved = torch.load(path, weights_only=True)
+    assert len(saved["history"]) >= 2
+    assert all(math.isfinite(record["loss"]) for record in saved["history"])
+
+
+def test_an_unknown_last_layer_lists_the_modules():
+    with pytest.raises(ValueError, match=r"blocks.1.linear, .*head\), got 'fc'"):
+        train(fresh(), clusters(), CONFIG, last_layer="fc")
+
+
+def test_outputs_must_match_the_classes():
+    with pytest.raises(ValueError, match=r"shape \(16, 3\), got \(16, 4\)"):
+        train(MLP(6, (8,), 4), clusters(), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs must be >= 1, got 0"),
+        ("batch_size", 0, "batch_size must be >= 1, got 0"),
+        ("learning_rate", 0.0, "learning_rate must be > 0, got 0.0"),
+        ("momentum", 1.0, r"momentum must be in \[0, 1\), got 1.0"),
+        ("gamma", -0.1, "gamma must be > 0, got -0.1"),
+        ("weight_decay", -1.0, "weight_decay must be >= 0, got -1.0"),
+        ("last_layer_weight_decay", -1.0, "last_layer_weight_decay must be >= 0, got -1.0"),
+        ("milestones", (5, 3), r"milestones must increase, got \(5, 3\)"),
+        ("milestones", (3, 3), r"milestones must increase, got \(3, 3\)"),
+        ("loss", "hinge", "loss must be one of mse, cross_entropy, got 'hinge'"),
+        ("seed", -1, "seed must be >= 0, got -1"),
+    ],
+)
+def test_a_config_is_checked_when_it_is_made(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **{field: value})
+
+
+def test_a_residual_mlp_learns_the_digits():
+    data, test = load_dataset("digits"), load_dataset("digits", split="test")
+    model = ResidualMLP(64, 64, 3, 10)
+    initial = copy.deepcopy(model)
+    history = train(model, data, TrainingConfig(epochs=20, weight_decay=1e-3))
+    assert history[-1].accuracy > 0.98
+    with torch.no_grad():
+        accuracy = [
+            (m.eval()(test.inputs).argmax(1) == test.labels).double().mean().item()
+            for m in (initial, model)
+        ]
+    assert accuracy[0] < 0.3
+    assert accuracy[1] > 0.94

@@ -1,0 +1,56 @@
+"""What the README and the Makefile promise, and the committed results."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_example_runs_as_written(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(example.strip().splitlines()) <= 12
+    exec(compile(example, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "nc1_trace" in out
+    assert "CONVERGED Certificate(spectral_ratio=" in out
+
+
+def test_the_readme_names_make_targets_and_files_that_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    used = set(re.findall(r"`make ([a-z ]+)`|^    make ([a-z]+)", readme, re.MULTILINE))
+    for target in {word for pair in used for text in pair for word in text.split()}:
+        assert target in targets, target
+    for link in re.findall(r"\]\(([^)]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf8")
+
+
+def test_quick_experiment_agrees_with_itself(tmp_path):
+    output = tmp_path / "spectrum.json"
+    command = [sys.executable, "-m", "experiments.near_collapse_spectrum", "--quick"]
+    command += ["--output", str(output)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    result = json.loads(output.read_text(encoding="utf8"))
+    assert result["manifest"]["config"]["samples_per_class"] == 3
+    assert result["manifest"]["versions"]["torch"]
+    for curve in result["curves"]:
+        np.testing.assert_allclose(curve["numerical"], curve["exact"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "paper_figs").glob("*.py")), ids=lambda p: p.stem)
+def test_figures_are_drawn_from_committed_results(script, tmp_path):
+    module = runpy.run_path(str(script))
+    result = json.loads(module["RESULT"].read_text(encoding="utf8"))
+    module["draw"](result).savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert module["OUTPUT"].is_file(), "run `make figures` and commit the figure"
