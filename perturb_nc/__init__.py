@@ -2,8 +2,11 @@
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder, load_layers, save_layers
+from perturb_nc.study.depth import DepthCalibration, calibrate_depth
 from perturb_nc.theory.certificate import Certificate, certify
 from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
+from perturb_nc.theory.depth import cascade, effective_complexity
+from perturb_nc.theory.flow import FlowPath, central_path_flow, central_path_flows
 from perturb_nc.theory.minimize import Solution, Status, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.response import (
@@ -18,7 +21,9 @@ __all__ = [
     "Certificate",
     "ClassStatistics",
     "CollapseMetrics",
+    "DepthCalibration",
     "ExactCollapse",
+    "FlowPath",
     "HyperparameterResponse",
     "LinearResponse",
     "NearCollapseProblem",
@@ -26,8 +31,13 @@ __all__ = [
     "Solution",
     "StatisticsBuilder",
     "Status",
+    "calibrate_depth",
+    "cascade",
+    "central_path_flow",
+    "central_path_flows",
     "certify",
     "collapse_metrics",
+    "effective_complexity",
     "exact_collapse",
     "hyperparameter_response",
     "linear_response",

@@ -119,6 +119,19 @@ class ClassStatistics:
         """S = HHᵀ/N = Σ_W + MΠMᵀ (uncentred, classes weighted by π_k)."""
         return torch.addmm(self.within, (self.means * self.priors[:, None]).mT, self.means)
 
+    def moved(
+        self, means: Float64[Tensor, "K d"], within: Float64[Tensor, "d d"]
+    ) -> "ClassStatistics":
+        """The same classes after a move of their features, with the new means and Σ_W.
+
+        The class variances are the old ones times one factor, tr Σ_W new over old: exact in their
+        mean always, and each when the class covariances share one shape. (Exact ones need the
+        d×d covariance of every class: move the samples and take their statistics.)
+        """
+        old = self.within.trace()
+        factor = torch.where(old > 0, within.trace() / old, 0.0)  # collapsed: nothing to scale
+        return ClassStatistics(self.counts, means, within, factor * self.class_variance)
+
     def merge(self, *others: "ClassStatistics") -> "ClassStatistics":
         """Statistics of the union of the samples (same classes, same d)."""
         builder = StatisticsBuilder._of(self)

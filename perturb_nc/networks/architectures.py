@@ -19,6 +19,7 @@ class MLP(nn.Module):
         widths: dimension of the features of each block, at least one.
         num_classes: K.
         activation: "relu", "gelu" or "tanh".
+        batch_norm: whether batch normalisation stands before each activation.
         bias_last: whether `head` has a bias; without one it is the W of the model.
 
     Raises:
@@ -32,12 +33,15 @@ class MLP(nn.Module):
         num_classes: int,
         *,
         activation: str = "relu",
+        batch_norm: bool = False,
         bias_last: bool = False,
     ) -> None:
         super().__init__()
         at_least(len(widths), 1, "the number of widths")
         sizes = [at_least(in_dim, 1, "in_dim"), *(at_least(w, 1, "widths") for w in widths)]
-        self.blocks = nn.ModuleList(_DenseBlock(a, b, activation) for a, b in pairwise(sizes))
+        self.blocks = nn.ModuleList(
+            _DenseBlock(a, b, activation, batch_norm) for a, b in pairwise(sizes)
+        )
         self.head = nn.Linear(sizes[-1], at_least(num_classes, 1, "num_classes"), bias=bias_last)
 
     def forward(self, inputs: Float[Tensor, "N *in"]) -> Float[Tensor, "N K"]:
@@ -61,6 +65,7 @@ class ResidualMLP(nn.Module):
         num_blocks: number of residual blocks, at least one.
         num_classes: K.
         activation: "relu", "gelu" or "tanh".
+        batch_norm: whether batch normalisation stands before each activation.
         bias_last: whether `head` has a bias; without one it is the W of the model.
 
     Raises:
@@ -75,13 +80,15 @@ class ResidualMLP(nn.Module):
         num_classes: int,
         *,
         activation: str = "relu",
+        batch_norm: bool = False,
         bias_last: bool = False,
     ) -> None:
         super().__init__()
         at_least(width, 1, "width")
         self.embed = nn.Linear(at_least(in_dim, 1, "in_dim"), width)
         self.blocks = nn.ModuleList(
-            _ResidualBlock(width, activation) for _ in range(at_least(num_blocks, 1, "num_blocks"))
+            _ResidualBlock(width, activation, batch_norm)
+            for _ in range(at_least(num_blocks, 1, "num_blocks"))
         )
         self.head = nn.Linear(width, at_least(num_classes, 1, "num_classes"), bias=bias_last)
 
@@ -95,19 +102,21 @@ class ResidualMLP(nn.Module):
 
 # Blocks are modules of their own, not Sequential: a layer found by name is the whole block.
 class _DenseBlock(nn.Module):
-    def __init__(self, in_dim: int, out_dim: int, activation: str) -> None:
+    def __init__(self, in_dim: int, out_dim: int, activation: str, batch_norm: bool) -> None:
         super().__init__()
         self.linear = nn.Linear(in_dim, out_dim)
+        self.norm = nn.BatchNorm1d(out_dim) if batch_norm else nn.Identity()
         self.activation = _activation(activation)
 
     def forward(self, h: Float[Tensor, "N d"]) -> Float[Tensor, "N e"]:
-        return self.activation(self.linear(h))
+        return self.activation(self.norm(self.linear(h)))
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, width: int, activation: str) -> None:
+    def __init__(self, width: int, activation: str, batch_norm: bool) -> None:
         super().__init__()
         self.inner = nn.Linear(width, width)
+        self.norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
         self.activation = _activation(activation)
         self.outer = nn.Linear(width, width)
         # Each block starts as the identity: without normalisation layers, random blocks make the
@@ -116,7 +125,7 @@ class _ResidualBlock(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, h: Float[Tensor, "N d"]) -> Float[Tensor, "N d"]:
-        return h + self.outer(self.activation(self.inner(h)))
+        return h + self.outer(self.activation(self.norm(self.inner(h))))
 
 
 def _activation(name: str) -> nn.Module:

@@ -37,9 +37,7 @@ class Solution:
         weight: W*, (K, d).
         bias: b*, (K,), or None in the model without bias.
         statistics: class statistics of H*, of the same kind as measured ones. Means and
-            within-class covariance are exact. The class variances are those of the reference,
-            times one factor tr Σ_W(H*) / tr Σ_W(H0): exact when the class covariances share one
-            shape, and in their mean always; for exact ones take the statistics of `features(...)`.
+            within-class covariance are exact; class variances as in `ClassStatistics.moved`.
         objective: f(W*, H*).
         gradient_norm: ‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|, E = WH - T.
         steps: Newton steps taken.
@@ -149,7 +147,7 @@ def _descend(
         problem=problem,
         weight=point.weight,
         bias=point.bias if problem.bias else None,
-        statistics=predicted_statistics(point),
+        statistics=point.reference.moved(point.means, point.within),
         objective=point.objective.item(),
         gradient_norm=norm,
         steps=steps,
@@ -157,13 +155,3 @@ def _descend(
         status=status,
         certificate=certify_point(point),
     )
-
-
-def predicted_statistics(point: ReducedPoint) -> ClassStatistics:
-    """Class statistics of H at a point; see `Solution.statistics` for the class variances."""
-    reference = point.reference
-    shrinkage = point.within_trace / reference.within.trace()
-    # Features collapsed already have no variance to shrink.
-    shrinkage = torch.where(reference.within.trace() > 0, shrinkage, 0.0)
-    variance = shrinkage * reference.class_variance
-    return ClassStatistics(reference.counts, point.means, point.within, variance)

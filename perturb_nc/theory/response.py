@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.minimize import Solution, Status, predicted_statistics
+from perturb_nc.theory.minimize import Solution, Status
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint, Rows
 from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
@@ -181,7 +181,7 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
 
     def outcome(weight: Tensor, parameters: Tensor) -> dict[str, Tensor]:
         at = point(weight, parameters)
-        statistics = predicted_statistics(at)
+        statistics = problem.statistics.moved(at.means, at.within)
         return {
             "means": statistics.means,
             "within": statistics.within,
