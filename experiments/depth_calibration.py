@@ -31,6 +31,7 @@ class Network:
     residual: bool
     width: int
     weight_decay: float
+    last_layer_weight_decay: float | None = None
     loss: str = "mse"
     batch_norm: bool = False
     epochs: int = 150
@@ -41,7 +42,15 @@ class Network:
         """Short and unique."""
         kind = ("res" if self.residual else "mlp") + ("-bn" if self.batch_norm else "")
         loss = "-ce" if self.loss == "cross_entropy" else ""
-        return f"{self.data}-{kind}{loss}-wd{self.weight_decay:g}"
+        last = self.last_layer_weight_decay
+        head = "" if last is None else f"-head{last:g}"
+        return f"{self.data}-{kind}{loss}-wd{self.weight_decay:g}{head}"
+
+    @property
+    def decay_of_last_layer(self) -> float:
+        """Weight decay of the last layer: λ_W / K for the squared loss."""
+        last = self.last_layer_weight_decay
+        return self.weight_decay if last is None else last
 
 
 def _digits(residual: bool, decay: float, **changes: Any) -> Network:
@@ -61,6 +70,9 @@ class Config:
         default_factory=lambda: (
             _digits(True, 5e-3),
             _digits(True, 1e-3),
+            _digits(True, 5e-3, last_layer_weight_decay=1e-3),
+            _digits(True, 1e-3, last_layer_weight_decay=5e-3),
+            _digits(True, 1e-3, last_layer_weight_decay=2e-2),
             _digits(True, 1e-3, batch_norm=True),
             _digits(True, 1e-3, loss="cross_entropy"),
             _digits(False, 2e-3),
@@ -72,7 +84,7 @@ class Config:
             _fashion(False, 2e-4),
         )
     )
-    metrics: tuple[str, ...] = ("nc1_trace", "nc1")
+    metrics: tuple[str, ...] = ("nc1_trace", "nc1_span", "nc1")
     seed: int = 0
 
 
@@ -95,6 +107,7 @@ def layers_of(network: Network, folder: Path, seed: int) -> dict[str, pnc.ClassS
         learning_rate=network.learning_rate,
         milestones=(epochs // 2, 3 * epochs // 4) if epochs >= 4 else (),
         weight_decay=network.weight_decay,
+        last_layer_weight_decay=network.last_layer_weight_decay,
         loss=network.loss,
         seed=seed,
     )
@@ -120,15 +133,15 @@ def calibrations(
     held_out = [name for name in names[1:] if name not in fit]
     num_classes = layers[names[0]].num_classes
     for metric in metrics:
-        for lambda_w in (num_classes * network.weight_decay, None):
-            c = calibrate_depth(layers, lambda_w=lambda_w, metric=metric, fit=fit)
+        for lambda_w in (num_classes * network.decay_of_last_layer, None):
+            c = calibrate_depth(layers, lambda_w=lambda_w, metric=metric, fit=fit, rtol=1e-5)
             judged = [name for name in held_out if name in c.placed]
             yield {
                 "network": network.name,
                 "metric": metric,
                 "fitted": lambda_w is None,
                 "lambda_w": c.lambda_w,
-                "decay_lambda_w": num_classes * network.weight_decay,
+                "decay_lambda_w": num_classes * network.decay_of_last_layer,
                 "times": c.times,
                 "held_out": held_out,
                 "placed": list(c.placed),

@@ -1,7 +1,8 @@
 """Perturbation analysis of near neural collapse (Tirer, Huang & Niles-Weed 2023)."""
 
+from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
-from perturb_nc.statistics import ClassStatistics, StatisticsBuilder, load_layers, save_layers
+from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
 from perturb_nc.theory.certificate import Certificate, certify
 from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
@@ -42,6 +43,7 @@ __all__ = [
     "hyperparameter_response",
     "linear_response",
     "load_layers",
+    "load_metadata",
     "minimize",
     "near_collapse_spectrum",
     "save_layers",

@@ -1,26 +1,29 @@
 """The `perturb-nc` command: tables for people, --json for machines, errors in one line."""
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import numpy as np
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Column, Table
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 from typer.exceptions import TyperException
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
-from perturb_nc.statistics import ClassStatistics, load_layers, save_layers
-from perturb_nc.storage import json_text, read_arrays
-from perturb_nc.study.compare import LayerPrediction, predict_layers
-from perturb_nc.theory.minimize import Status
+from perturb_nc import tables
+from perturb_nc.layer_files import load_layers, save_layers
+from perturb_nc.metrics import collapse_metrics
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.storage import json_text, read_arrays, replacing, write_json
+from perturb_nc.study.compare import predict_layers
+from perturb_nc.study.depth import calibrate_depth
+from perturb_nc.theory.flow import central_path_flow
 from perturb_nc.theory.spectrum import near_collapse_spectrum
+from perturb_nc.validation import at_least, positive
 
 app = typer.Typer(
     add_completion=False,
@@ -33,6 +36,8 @@ File = Annotated[Path, typer.Argument(help="class statistics, as `perturb-nc sta
 LambdaW = Annotated[float, typer.Option(help="λ_W, weight of |W|²/(2K)")]
 LambdaH = Annotated[float, typer.Option(help="λ_H, weight of |H|²/(2N)")]
 Beta = Annotated[float, typer.Option(help="β, weight of |H - H0|²/(2N)")]
+Start = Annotated[str | None, typer.Option(help="layer the path starts from, default: the first")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="folder to write to")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
 
@@ -44,6 +49,8 @@ def main() -> None:
         _fail(error.format_message())
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
         _fail(str(error))
+    except LinAlgError as error:
+        _fail(f"the features are badly scaled or offset: centre and rescale them ({error})")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -56,37 +63,35 @@ def _fail(message: str) -> NoReturn:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write to")] = Path(
-        "results/demo"
-    ),
+    output: Folder = Path("results/demo"),
     lambda_h: LambdaH = 5e-3,
     beta: Beta = 2.0,
     as_json: Json = False,
 ) -> None:
     """Train on the embedded digits, measure every layer, predict what follows, certify."""
     from perturb_nc.demo import TRAINING, run_demo  # matplotlib and scikit-learn load slowly
+    from perturb_nc.networks.training import EpochRecord
 
-    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("training a residual MLP on digits", total=TRAINING.epochs)
-        result = run_demo(
-            output,
-            lambda_h=lambda_h,
-            beta=beta,
-            config=TRAINING,
-            on_epoch=lambda record: progress.update(task, completed=record.epoch),
-        )
-        progress.update(task, completed=TRAINING.epochs)
+    progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True))
+    task = progress.add_task("training a residual MLP on digits", total=TRAINING.epochs)
+
+    def on_epoch(record: EpochRecord) -> None:
+        progress.start()  # with the first epoch: an argument out of range shows no bar
+        progress.update(task, completed=record.epoch)
+
+    try:
+        result = run_demo(output, lambda_h=lambda_h, beta=beta, config=TRAINING, on_epoch=on_epoch)
+    finally:
+        progress.stop()
     if as_json:
         print(json_text({name: p.as_dict() for name, p in result.predictions.items()}))
         return
-    console = Console()
-    console.print(
+    tables.show(
         f"train accuracy {result.training.accuracy:.3f}, test {result.test_accuracy:.3f}. "
-        "λ_W is K × the weight decay of the last layer; λ_H and β are choices (see --help)."
+        "λ_W is K × the weight decay of the last layer; λ_H and β are choices (see --help).",
+        tables.prediction_table(result.predictions, result.hyperparameters),
+        *(f"wrote {path}" for path in result.files),
     )
-    console.print(_prediction_table(result.predictions, result.hyperparameters))
-    for path in result.files:
-        console.print(f"wrote {path}", soft_wrap=True)
 
 
 @app.command()
@@ -101,12 +106,18 @@ def stats(
     num_classes: Annotated[int | None, typer.Option(help="K, default: largest label + 1")] = None,
 ) -> None:
     """Reduce your own features and labels to class statistics."""
-    x = _array(features, features_key)
-    y = _array(labels if labels is not None else features, labels_key)
+    _refuse_overwriting(output, features, labels)
+    arrays = read_arrays(features)
+    if labels is None and list(arrays) == [""]:
+        raise ValueError(
+            f"{features} holds one unnamed array, so labels are missing; give --labels FILE"
+        )
+    x = _pick(arrays, features_key, features)
+    y = _pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
     statistics = ClassStatistics.from_features(x, y, num_classes)
     statistics.save(output, {"source": features.name})
     k, d, n = statistics.num_classes, statistics.dim, statistics.num_samples
-    Console().print(f"wrote {output}: K = {k} classes, d = {d}, N = {n}", soft_wrap=True)
+    tables.show(f"wrote {output}: K = {k} classes, d = {d}, N = {n}")
 
 
 @app.command()
@@ -118,19 +129,12 @@ def metrics(
     as_json: Json = False,
 ) -> None:
     """Every collapse metric of every layer in FILE."""
-    w = None if weight is None else _array(weight, "weight")
-    records = {
-        name or file.stem: collapse_metrics(s, w).as_dict() for name, s in load_layers(file).items()
-    }
+    w = None if weight is None else _pick(read_arrays(weight), "weight", weight)
+    records = {name: collapse_metrics(s, w).as_dict() for name, s in _layers(file).items()}
     if as_json:
         print(json_text(records))
         return
-    table = Table(Column("metric", no_wrap=True), title=str(file), box=SIMPLE_HEAD)
-    for name in records:
-        table.add_column(name, justify="right", overflow="fold")
-    for metric in next(iter(records.values())):
-        table.add_row(metric, *(_number(record[metric]) for record in records.values()))
-    Console().print(table)
+    tables.show(tables.metrics_table(records, title=str(file)))
 
 
 @app.command()
@@ -146,18 +150,17 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """The certified optimum of the near-collapse model, with each layer in FILE as H0."""
-    layers = {name or file.stem: s for name, s in load_layers(file).items()}
+    _refuse_overwriting(output, file)
+    layers = _layers(file)
     predictions = predict_layers(layers, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:
         print(json_text({name: p.as_dict() for name, p in predictions.items()}))
         return
-    console = Console()
     hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
-    console.print(_prediction_table(predictions, hyperparameters))
-    if output is not None:
-        console.print(f"wrote {output}", soft_wrap=True)
+    wrote = [] if output is None else [f"wrote {output}"]
+    tables.show(tables.prediction_table(predictions, hyperparameters), *wrote)
 
 
 @app.command()
@@ -182,64 +185,119 @@ def spectrum(
     if as_json:
         print(json_text(asdict(result)))
         return
-    whole = Table("F, dN × dN", "eigenvalue", "multiplicity", box=SIMPLE_HEAD)
-    for row in zip(result.names, result.eigenvalues, result.multiplicities, strict=True):
-        whole.add_row(row[0], f"{row[1]:.6f}", str(row[2]))
-    block = Table("F_kk, dn × dn", "exact", "O(1/β)", "multiplicity", box=SIMPLE_HEAD)
-    columns = (result.block_values, result.large_beta_block_values, result.block_multiplicities)
-    for name, exact, linear, count in zip(result.block_names, *columns, strict=True):
-        block.add_row(name, f"{exact:.6f}", f"{linear:.6f}", str(count))
-    console = Console()
-    console.print(whole, block)
-    console.print(
-        f"σ_max(F_kj): exact {result.off_block_value:.6f}, "
-        f"O(1/β) {result.large_beta_off_block_value:.6f}"
+    tables.show(*tables.spectrum_tables(result))
+
+
+@app.command()
+def flow(
+    file: File,
+    lambda_w: LambdaW,
+    lambda_h: LambdaH,
+    beta: Beta = 0.0,
+    until_time: Annotated[float, typer.Option(help="last flow time")] = 10.0,
+    points: Annotated[int, typer.Option(help="times kept: 0, then evenly in their log")] = 40,
+    layer: Start = None,
+    output: Folder = Path("results/flow"),
+    as_json: Json = False,
+) -> None:
+    """The central path from a layer, and (β = 0) the later layers where they lie on it."""
+    from perturb_nc.study.plots import plot_flow
+
+    last = positive(until_time, "until_time")
+    times = [0.0, *np.geomspace(last / 1000, last, at_least(points, 3, "points") - 1).tolist()]
+    _refuse_file(output)
+    layers, left_out = tables.of_one_width(_layers(file), layer)
+    start = next(iter(layers))
+    path = central_path_flow(
+        layers[start], lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, times=times
+    )
+    calibration = None
+    if beta == 0 and len(layers) > 1:  # with an anchor ÑC1 may rise again, and place a layer twice
+        calibration = calibrate_depth(layers, lambda_w=lambda_w, lambda_h=lambda_h)
+    traces = tables.scaled_traces(path)
+    record = {"layer": start, **tables.flow_record(path, traces, calibration)}
+    write_json(output / "path.json", record)
+    with replacing(output / "flow.png") as picture:
+        title = f"Central path from {start} ({file.name})"
+        plot_flow(path, traces, calibration, title=title).savefig(picture, dpi=150)
+    if as_json:
+        print(json_text(record))
+        return
+    tables.show(
+        tables.flow_table(path, traces),
+        *tables.flow_lines(path, calibration, left_out),
+        *(f"wrote {output / name}" for name in ("path.json", "flow.png")),
     )
 
 
-_COLUMNS = {
-    "nc1_trace": "ÑC1",
-    "nc1": "NC1",
-    "nc2_etf": "NC2",
-    "nc3_duality": "NC3",
-    "cdnv": "CDNV",
-}
+@app.command()
+def depth(
+    files: Annotated[list[Path], typer.Argument(help="class statistics of the layers of networks")],
+    lambda_w: Annotated[float | None, typer.Option(help="λ_W, default: fitted")] = None,
+    lambda_h: LambdaH = 0.0,
+    metric: Annotated[str, typer.Option(help="that places the layers: nc1_trace, nc1 or cdnv")] = (
+        "nc1_trace"
+    ),
+    start: Start = None,
+    fit: Annotated[
+        list[str] | None, typer.Option(help="layer to fit λ_W to (repeatable), default: all")
+    ] = None,
+    output: Folder = Path("results/depth"),
+    as_json: Json = False,
+) -> None:
+    """Place the layers of networks on the central path; its predictions beside measurements."""
+    from perturb_nc.study.plots import plot_depth
+
+    if lambda_w is not None and fit:
+        raise ValueError(f"fit is for fitting λ_W; leave out --lambda-w {lambda_w:g} or --fit")
+    stems = [file.stem for file in files]
+    if len(set(stems)) < len(stems):
+        raise ValueError(f"files must differ in name, which names their figures; got {stems}")
+    _refuse_file(output)
+    networks = {file: tables.of_one_width(_layers(file), start) for file in files}
+    records = {}
+    for file, (layers, left_out) in networks.items():
+        try:
+            c = calibrate_depth(
+                layers, lambda_w=lambda_w, lambda_h=lambda_h, metric=metric, fit=fit or None
+            )
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        errors, judged = tables.median_errors(c, fit or [])
+        records[file.stem] = tables.depth_record(c, errors, judged, left_out)
+        figure = output / f"depth-{file.stem}.png"
+        with replacing(figure) as picture:
+            title = f"{file.name}: layers placed by {metric} on the path from {c.start}"
+            plot_depth(c, title=title).savefig(picture, dpi=150)
+        if not as_json:
+            lines = tables.depth_lines(errors, judged, left_out)
+            tables.show(tables.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
+    write_json(output / "depth.json", records)
+    if as_json:
+        print(json_text(records))
+    else:
+        tables.show(f"wrote {output / 'depth.json'}")
 
 
-def _prediction_table(
-    predictions: Mapping[str, LayerPrediction], hyperparameters: Mapping[str, float]
-) -> Table:
-    """Two rows a layer: its own metrics, and the model's for the features that follow."""
-    values = ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
-    table = Table(title=values, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("layer", no_wrap=True)
-    table.add_column()
-    for label in (*_COLUMNS.values(), "r", "gap"):
-        table.add_column(label, justify="right")
-    table.add_column("optimum")
-    for name, p in predictions.items():
-        table.add_row(name, "measured", *_cells(p.measured))
-        c = p.solution.certificate
-        proof = "global" if c.is_global else f"< {c.gap / p.solution.objective:.1%} off"
-        if p.solution.status is not Status.CONVERGED:
-            proof += f"; {p.solution.status.value}"
-        numbers = (_number(c.spectral_ratio), f"{max(c.gap, 0.0):.0e}")  # rounding may be below 0
-        table.add_row(" after it", "predicted", *_cells(p.predicted), *numbers, proof)
-    return table
+def _layers(file: Path) -> dict[str, ClassStatistics]:
+    """Layers of a file; one without a name gets the file's."""
+    return {name or file.stem: s for name, s in load_layers(file).items()}
 
 
-def _cells(metrics: CollapseMetrics) -> list[str]:
-    return [_number(getattr(metrics, name)) for name in _COLUMNS]
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3g}"
-
-
-def _array(path: Path, key: str) -> Tensor:
-    arrays = read_arrays(path)
+def _pick(arrays: Mapping[str, Tensor], key: str, path: Path) -> Tensor:
     if key in arrays:
         return arrays[key]
     if list(arrays) == [""]:
         return arrays[""]
     raise ValueError(f"{path} holds arrays {sorted(arrays)}, none named {key!r}; see --help")
+
+
+def _refuse_overwriting(output: Path | None, *inputs: Path | None) -> None:
+    for path in inputs:
+        if path and path.exists() and output and output.exists() and output.samefile(path):
+            raise ValueError(f"--output {output} is the input {path}; give another file")
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output must be a folder, got the file {folder}; give another name")

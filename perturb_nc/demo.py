@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
+from perturb_nc.layer_files import save_layers
 from perturb_nc.networks.architectures import ResidualMLP
 from perturb_nc.networks.data import batches, load_dataset
 from perturb_nc.networks.extraction import collect_statistics
 from perturb_nc.networks.training import EpochRecord, TrainingConfig, train
-from perturb_nc.statistics import save_layers
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.compare import LayerPrediction, predict_layers
 from perturb_nc.study.plots import plot_layers
+from perturb_nc.validation import nonnegative, positive
 
 WIDTH, BLOCKS = 64, 5
 TRAINING = TrainingConfig(
@@ -50,6 +51,8 @@ def run_demo(
     Raises:
         ValueError: hyper-parameters out of range, or a checkpoint of another run in `folder`.
     """
+    # λ_H and β meet the model only after the training: refuse them before it.
+    positive(nonnegative(lambda_h, "lambda_h") + nonnegative(beta, "beta"), "lambda_h + beta")
     folder = Path(folder)
     train_set, test_set = load_dataset("digits"), load_dataset("digits", split="test")
     torch.manual_seed(config.seed)

@@ -17,6 +17,7 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.validation import ArrayLike, as_matrix
 
 Scalar = Float64[Tensor, ""]
+_RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
 Weight = Float[Tensor, "m d"]
 
 
@@ -30,17 +31,27 @@ def nc1(statistics: ClassStatistics) -> Scalar:
 
     Σ_B has rank K-1 at most. With A = M̃ᵀC (d×(K-1)), C an orthonormal basis of 1⊥, Σ_B = AAᵀ/K
     and tr(Σ_W Σ_B†)/K = tr(A†Σ_W A†ᵀ): no d×d pseudo-inverse, and the null direction of the
-    centring is removed exactly instead of by a cutoff. Further directions (class means that are
-    affinely dependent) are cut off at the rounding error of the means themselves.
+    centring is removed exactly. Directions in which the class means spread less than 1e-5 of
+    their largest spread count as none: float32 features leave noise there, which must not be
+    inverted. Infinite or NaN, as nc1_trace, when all class means agree.
+    """
+    inverse = _pinv(contrasts(statistics), statistics)
+    if inverse is None:
+        return statistics.within.trace() / 0.0
+    return ((inverse @ statistics.within) * inverse).sum()
+
+
+def nc1_span(statistics: ClassStatistics) -> Scalar:
+    """tr(PΣ_W) / tr Σ_B with P the projection on the span of the centred class means.
+
+    ÑC1 without the variability that no last layer of the model reads: outside this span the central
+    path leaves deviations to weight decay alone, and networks do with them as they please.
     """
     a = contrasts(statistics)
-    noise = (
-        max(statistics.means.shape)
-        * torch.finfo(a.dtype).eps
-        * torch.linalg.matrix_norm(statistics.means)
-    )
-    pinv = torch.linalg.pinv(a, atol=noise.detach(), rtol=0.0)
-    return ((pinv @ statistics.within) * pinv).sum()
+    inverse = _pinv(a, statistics)
+    if inverse is None:
+        return statistics.within.trace() / 0.0
+    return ((inverse @ statistics.within) * a.mT).sum() / _trace_between(statistics)
 
 
 def nc1_parker(statistics: ClassStatistics) -> Scalar:
@@ -119,11 +130,10 @@ def cdnv(statistics: ClassStatistics) -> Scalar:
 
     Mean over pairs of (v_c + v_c') / (2 ‖μ_c - μ_c'‖²).
     """
-    k = statistics.num_classes
-    gram = _gram(statistics.centered_means)
-    squares = gram.diagonal()
-    i, j = torch.triu_indices(k, k, 1, device=gram.device)
-    distances = squares[i] + squares[j] - 2 * gram[i, j]
+    k, means = statistics.num_classes, statistics.means
+    # Differences, class by class: |μ_c|² + |μ_c'|² - 2μ_cᵀμ_c' would cancel for close classes.
+    distances = torch.cat([(means[c + 1 :] - means[c]).square().sum(1) for c in range(k - 1)])
+    i, j = torch.triu_indices(k, k, 1, device=means.device)
     v = statistics.class_variance
     return ((v[i] + v[j]) / (2 * distances)).mean()
 
@@ -157,12 +167,14 @@ class CollapseMetrics:
     """Every collapse metric of one layer; 0 is full collapse (1 for nc3_alignment and dnc2).
 
     Fields carry the names of the functions in this module. dnc1 (Súkeník et al.) is nc1_trace.
-    The ones that need a weight are NaN without it.
+    The ones that need a weight are NaN without it, or for a weight of zeros. Where class means
+    agree, ratios to their distances are infinite (NaN if nothing varies), angles and shapes NaN.
     """
 
     nc1_trace: float
     nc1: float
     nc1_parker: float
+    nc1_span: float
     nc2_etf: float
     nc2_of: float
     nc2_equinorm: float
@@ -206,7 +218,7 @@ def collapse_metrics(
 def metric_tensors(statistics: ClassStatistics, weight: Weight | None) -> Mapping[str, Scalar]:
     """Metric name → 0-d tensor, differentiable in the statistics and the weight."""
     of_features = (
-        nc1_trace, nc1, nc1_parker, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
+        nc1_trace, nc1, nc1_parker, nc1_span, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
         nc2_angle_std, cdnv, within_share, dnc2,
     )  # fmt: skip
     values = {metric.__name__: metric(statistics) for metric in of_features}
@@ -229,6 +241,16 @@ def contrasts(statistics: ClassStatistics) -> Float64[Tensor, "d r"]:
     helmert = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
     helmert[1:].diagonal().copy_(-index)
     return statistics.centered_means.mT @ (helmert / (index * (index + 1)).sqrt())
+
+
+def _pinv(a: Float64[Tensor, "d r"], statistics: ClassStatistics) -> Float64[Tensor, "r d"] | None:
+    """A† of the contrasts, cut off as `nc1` says; None when the class means agree."""
+    # The rounding of the (float64) means themselves, for a common offset of 1e6 and more.
+    noise = max(statistics.means.shape) * torch.finfo(a.dtype).eps
+    noise = noise * torch.linalg.matrix_norm(statistics.means).detach()
+    if torch.linalg.matrix_norm(a) <= noise:
+        return None
+    return torch.linalg.pinv(a, atol=noise, rtol=_RANK_CUTOFF)
 
 
 def _trace_between(statistics: ClassStatistics) -> Scalar:

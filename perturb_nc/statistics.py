@@ -1,7 +1,7 @@
 """Class statistics of features: all that the near-collapse model and the metrics depend on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -9,11 +9,9 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from perturb_nc.storage import read_tensors, write_tensors
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least
 
 _CHUNK_BYTES = 64 * 2**20  # float64 working copy of one chunk of samples
-_FIELDS = ("counts", "means", "within", "class_variance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +49,8 @@ class ClassStatistics:
                 f"every class needs a sample, but classes {empty[:10]} of {num_classes} have none; "
                 "relabel the classes present with numpy.unique(labels, return_inverse=True)"
             )
+        if self.counts.is_floating_point():
+            raise ValueError(f"counts must be integers, got {self.counts.dtype}")
         d = self.means.shape[-1]
         wanted = {"means": (num_classes, d), "within": (d, d), "class_variance": (num_classes,)}
         for name, shape in wanted.items():
@@ -61,6 +61,12 @@ class ClassStatistics:
                 raise ValueError(f"{name} must be float64, got {tensor.dtype}; call .double()")
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{name} must be finite; features overflowed float64 or held NaN")
+        for name, variances in (
+            ("within", self.within.diagonal()),
+            ("class_variance", self.class_variance),
+        ):
+            if (variances < -1e-12 * variances.abs().max()).any():
+                raise ValueError(f"variances in {name} must be >= 0, got {variances.min():.3g}")
 
     @classmethod
     def from_features(
@@ -73,6 +79,11 @@ class ClassStatistics:
         """
         x = as_features(features)
         y = as_labels(labels, len(x), num_classes=num_classes)
+        if (highest := int(y.max())) >= len(x):
+            raise ValueError(
+                f"labels must be 0..K-1 without empty classes, got {highest} among {len(x)} "
+                "samples; relabel with numpy.unique(labels, return_inverse=True)"
+            )
         builder = StatisticsBuilder(num_classes)
         rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
         for start in range(0, len(x), rows):
@@ -141,15 +152,19 @@ class ClassStatistics:
 
     def to(self, device: torch.device | str) -> "ClassStatistics":
         """The same statistics on another device."""
-        return ClassStatistics(*(getattr(self, name).to(device) for name in _FIELDS))
+        return ClassStatistics(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write one safetensors file, atomically."""
+        from perturb_nc.layer_files import save_layers  # which needs this class
+
         save_layers({"": self}, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "ClassStatistics":
         """Read a file written by `save`; ValueError when it holds several layers or none."""
+        from perturb_nc.layer_files import load_layers
+
         layers = load_layers(path)
         if len(layers) != 1:
             raise ValueError(f"{path} holds layers {sorted(layers)}; read it with load_layers()")
@@ -196,9 +211,15 @@ class StatisticsBuilder:
         if other_d == 0:
             return
         if d not in (0, other_d):
-            raise ValueError(f"cannot merge features of dimension {other_d} into dimension {d}")
+            raise ValueError(
+                f"cannot merge features of dimension {other_d} into dimension {d}; "
+                "merge statistics of one layer only"
+            )
         if self._fixed and len(other._counts) > len(self._counts):
-            raise ValueError(f"cannot merge {len(other._counts)} into {len(self._counts)} classes")
+            raise ValueError(
+                f"cannot merge {len(other._counts)} classes into num_classes = "
+                f"{len(self._counts)}; build both with the larger number"
+            )
         self._reserve(len(other._counts), other._means)
         present = other._counts.nonzero().flatten()
         parts = (present, other._counts[present], other._means[present])
@@ -295,34 +316,6 @@ class StatisticsBuilder:
 
     def _add_gram(self, rows: Float[Tensor, "n d"]) -> None:
         self._scatter.addmm_(rows.mT, rows)
-
-
-def save_layers(
-    layers: Mapping[str, ClassStatistics],
-    path: str | Path,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write the statistics of several layers, in order, to one safetensors file, atomically."""
-    tensors = {
-        f"{i}/{name}/{field}": getattr(statistics, field)
-        for i, (name, statistics) in enumerate(layers.items())
-        for field in _FIELDS
-    }
-    write_tensors(path, tensors, {"format": "perturb_nc.ClassStatistics/1", **(metadata or {})})
-
-
-def load_layers(path: str | Path) -> dict[str, ClassStatistics]:
-    """Read the layers of a file written by `save_layers` or `ClassStatistics.save`, in order."""
-    tensors, metadata = read_tensors(path)
-    if metadata.get("format") != "perturb_nc.ClassStatistics/1":
-        raise ValueError(
-            f"{path} holds no class statistics; make them with `perturb-nc stats FEATURES -o FILE`"
-        )
-    names = {int(key.split("/")[0]): key.split("/", 1)[1].rsplit("/", 1)[0] for key in tensors}
-    return {
-        names[i]: ClassStatistics(*(tensors[f"{i}/{names[i]}/{field}"] for field in _FIELDS))
-        for i in sorted(names)
-    }
 
 
 def _check_memory(d: int, device: torch.device) -> None:

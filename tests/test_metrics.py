@@ -31,6 +31,9 @@ def test_trace_and_pseudo_inverse_forms_of_nc1(generic):
     dense = (s.within @ torch.linalg.pinv(s.between, rtol=1e-10)).trace()
     torch.testing.assert_close(metrics.nc1(s), dense / 5, rtol=1e-11, atol=0)
     torch.testing.assert_close(metrics.nc1_parker(s), dense, rtol=1e-11, atol=0)
+    directions = torch.linalg.svd(s.means - s.means.mean(0), full_matrices=False).Vh[:4]
+    inside = (directions @ s.within @ directions.mT).trace() / s.between.trace()
+    torch.testing.assert_close(metrics.nc1_span(s), inside)
     share = s.within.trace() / (s.within.trace() + s.between.trace())
     torch.testing.assert_close(metrics.within_share(s), share)
 
@@ -57,6 +60,26 @@ def test_nc1_when_class_means_are_dependent():
         s = statistics_of(means, within)
         dense = (within @ torch.linalg.pinv(s.between, rtol=1e-10)).trace() / 8
         torch.testing.assert_close(metrics.nc1(s), dense, rtol=1e-9, atol=0)
+
+
+def test_nc1_does_not_invert_float32_noise():
+    # Six classes in a plane, seen through float32: the third direction and on are rounding.
+    labels = torch.arange(600) % 6
+    plane = torch.randn(6, 2, dtype=torch.float64)[labels]
+    plane += 0.3 * torch.randn(600, 2, dtype=torch.float64)
+    lift = torch.linalg.qr(torch.randn(20, 2, dtype=torch.float64)).Q
+    exact = metrics.nc1(pnc.ClassStatistics.from_features(plane, labels))
+    seen = pnc.ClassStatistics.from_features((plane @ lift.mT).float(), labels)
+    torch.testing.assert_close(metrics.nc1(seen), exact, rtol=1e-5, atol=0)
+
+
+def test_without_separation_nothing_is_collapsed():
+    means = torch.ones(3, 4, dtype=torch.float64)
+    noisy = pnc.collapse_metrics(statistics_of(means, torch.eye(4, dtype=torch.float64)))
+    assert noisy.nc1 == noisy.nc1_trace == noisy.cdnv == math.inf
+    assert noisy.within_share == 1.0
+    still = pnc.collapse_metrics(statistics_of(means))
+    assert all(math.isnan(v) for v in (still.nc1, still.nc1_trace, still.cdnv, still.nc2_etf))
 
 
 def test_nc2_against_its_definition(generic):
@@ -107,6 +130,11 @@ def test_cdnv_against_a_loop_and_on_an_etf(generic):
         for j in range(i)
     ]
     torch.testing.assert_close(metrics.cdnv(s), torch.stack(pairs).mean())
+    close = s.means.clone() + 100
+    close[1] = close[0] + 1e-7
+    expected = (s.class_variance[:2].sum() / (2 * (close[1] - close[0]).square().sum())).item()
+    moved = statistics_of(close, s.within, s.counts, s.class_variance)
+    assert metrics.cdnv(moved).item() * 10 == pytest.approx(expected, rel=1e-6)
     within = torch.cov(torch.randn(11, 50, dtype=torch.float64))
     etf = statistics_of(simplex_etf(6, 11), within)
     torch.testing.assert_close(metrics.cdnv(etf), (6 - 1) / (2 * 6) * metrics.nc1_trace(etf))

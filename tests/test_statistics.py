@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 
 import perturb_nc as pnc
+from perturb_nc.storage import read_tensors, write_tensors
 
 
 def dense_statistics(features, labels, num_classes):
@@ -132,12 +133,35 @@ def test_saves_and_loads_exactly(tmp_path, sample):
     s = pnc.ClassStatistics.from_features(*sample)
     s.save(tmp_path / "one.safetensors", {"layer": "fc"})
     assert_same(pnc.ClassStatistics.load(tmp_path / "one.safetensors"), s, rtol=0)
+    assert pnc.load_metadata(tmp_path / "one.safetensors") == {"layer": "fc"}
+    pnc.save_layers({"a": s, "b": s}, tmp_path / "same.safetensors")
+    assert list(pnc.load_layers(tmp_path / "same.safetensors")) == ["a", "b"]
     pnc.save_layers({"block/1": s, "a": s.merge(s)}, tmp_path / "two.safetensors")
     layers = pnc.load_layers(tmp_path / "two.safetensors")
     assert list(layers) == ["block/1", "a"]
     assert_same(layers["a"], s.merge(s), rtol=0)
     with pytest.raises(ValueError, match=r"holds layers \['a', 'block/1'\]; read it with load_lay"):
         pnc.ClassStatistics.load(tmp_path / "two.safetensors")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_files_are_named(tmp_path, sample):
+    s = pnc.ClassStatistics.from_features(*sample)
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(ValueError, match="layers must hold at least one layer, got none"):
+        pnc.save_layers({}, path)
+    for metadata in ({"epoch": 3}, {"format": "v2"}):
+        with pytest.raises(ValueError, match="metadata must map strings to strings, none 'format'"):
+            s.save(path, metadata)
+    assert not path.exists()
+    s.save(path)
+    tensors, metadata = read_tensors(path)
+    del tensors["0//means"]
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(
+        ValueError, match=r"a.safetensors is damaged \('0//means'\); write it again"
+    ):
+        pnc.load_layers(path)
 
 
 def _reduce_in_process(rank, path, features, labels):
@@ -179,7 +203,8 @@ def test_all_reduce_over_two_processes(tmp_path):
         ([[1.0], [2.0]], [-1, 1], "labels must be >= 0, got -1; drop"),
         ([[1.0], [2.0]], None, "labels must be given: one integer class"),
         ([[1.0], [2.0]], [[1, 0], [0, 1]], r"one-hot rows: pass rows.argmax\(1\)"),
-        ([[1.0], [2.0]], [0, 2], r"classes \[1\] of 3 have none; relabel"),
+        ([[1.0], [2.0], [3.0]], [0, 2, 2], r"classes \[1\] of 3 have none; relabel"),
+        ([[1.0], [2.0]], [0, 10**13], "labels must be 0..K-1 .*got 10000000000000 among 2 samples"),
         ([[1.0], [2.0]], [0, 0], "need at least 2 classes, got 1"),
         (np.zeros((0, 3)), [], "features must not be empty"),
         ([[1j], [2.0]], [0, 1], "features must be real, got torch.complex"),
@@ -234,6 +259,7 @@ def test_a_covariance_that_cannot_fit_is_refused_before_allocation(monkeypatch):
         (torch.zeros(2, 2).double(), r"within must have shape \(3, 3\), got \(2, 2\)"),
         (torch.zeros(3, 3), "within must be float64, got torch.float32"),
         (torch.full((3, 3), torch.nan).double(), "within must be finite"),
+        (-torch.eye(3).double(), "variances in within must be >= 0, got -1"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

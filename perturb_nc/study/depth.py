@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,10 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.flow import FlowPath, central_path_flow
 from perturb_nc.theory.integrators import FlowStatus
 
-CALIBRATING = ("nc1_trace", "nc1", "cdnv")
-COMPARED = ("nc1_trace", "nc1", "cdnv", "nc2_etf", "nc2_equiangular")
+CALIBRATING = ("nc1_trace", "nc1_span", "nc1", "cdnv")
+COMPARED = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf", "nc2_equiangular")
 MODELS = ("path", "shrinkage", "interpolation")
-_HORIZON = 1e4  # flow time after which a layer counts as out of reach
+_HORIZON = 300.0  # flow time after which a layer counts as out of reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ def calibrate_depth(
         layers: name → class statistics in order of depth, one dimension and one set of classes.
         lambda_w: λ_W > 0, or None to fit it.
         lambda_h: λ_H >= 0.
-        metric: "nc1_trace", "nc1" or "cdnv".
+        metric: "nc1_trace", "nc1_span", "nc1" or "cdnv". The first and the last include the
+            variability outside the span of the class means, which in networks need not fall.
         start: layer the path starts from; the first by default. Earlier layers are left out.
         fit: layers whose other metrics decide λ_W; all by default.
 
@@ -100,19 +102,18 @@ def calibrate_depth(
     measured = {name: collapse_metrics(layers[name]) for name in names}
     statistics = layers[names[0]]
 
-    def place(value: float) -> dict[str, FlowPath | None]:
+    def place(value: float, tolerance: float = rtol) -> dict[str, FlowPath | None]:
         targets = {name: measured[name] for name in later}
-        return _place(statistics, value, lambda_h, metric, targets, rtol)
+        return _place(statistics, value, lambda_h, metric, targets, tolerance)
 
     if lambda_w is None:
-        lambda_w = _fit(place, measured, list(fit or later), metric)
+        place_roughly = partial(place, tolerance=max(rtol, 1e-4))
+        lambda_w = _fit(place_roughly, measured, list(fit or later), metric)
     placed = place(lambda_w)
     times = {
         name: math.nan if path is None else float(path.times[-1]) for name, path in placed.items()
     }
-    on_path = {
-        name: measured[name] if path is None else path.metrics[-1] for name, path in placed.items()
-    }
+    on_path = {name: p.metrics[-1] for name, p in placed.items() if p is not None}
     return DepthCalibration(
         metric=metric,
         lambda_w=lambda_w,

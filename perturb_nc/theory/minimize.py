@@ -1,15 +1,17 @@
 """The optimum of (1) by a truncated Newton method on the weight alone."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import Certificate, certify_point
-from perturb_nc.theory.newton import line_search, seek_negative_curvature, solve_hessian
+from perturb_nc.theory.newton import line_search, realigned, seek_negative_curvature, solve_hessian
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
@@ -39,7 +41,7 @@ class Solution:
         statistics: class statistics of H*, of the same kind as measured ones. Means and
             within-class covariance are exact; class variances as in `ClassStatistics.moved`.
         objective: f(W*, H*).
-        gradient_norm: ‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|, E = WH - T.
+        gradient_norm: ‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|, E = WH + b1ᵀ - Y.
         steps: Newton steps taken.
         products: Hessian-vector products taken.
         status: how it ended.
@@ -58,7 +60,7 @@ class Solution:
     certificate: Certificate
 
     def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
-        """Optimal features of given samples: rows (WᵀW + cI)⁻¹(Wᵀ(e_y - b) + βh0).
+        """Optimal features of given samples, (WᵀW + cI)⁻¹(Wᵀ(e_y - b) + βh0).
 
         Args:
             reference_features: (N, d), those the problem was built from or others.
@@ -71,7 +73,7 @@ class Solution:
         x = as_features(reference_features, name="reference_features", dim=self.weight.shape[1])
         y = as_labels(labels, len(x), num_classes=self.weight.shape[0])
         device = self.weight.device
-        return point.features(x.to(device, torch.float64), point.targets[y.to(device)])
+        return point.features(x.to(device, torch.float64), y.to(device))
 
 
 def minimize(
@@ -104,14 +106,40 @@ def minimize(
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     if initial_weight is None:
-        start = problem.at(problem.central_path_weight())
-        # Without class means in H0 (or without H0) all of W = 0 may be optimal, and exactly so.
-        zero = problem.at(torch.zeros_like(start.weight))
-        if not zero.gradient.any() and certify_point(zero).is_global:
-            start = zero
+        start = _start(problem)
     else:
         start = problem.at(problem.checked_weight(initial_weight, "initial_weight"))
-    return _descend(problem, start, tol, max_steps)
+    try:
+        return _descend(problem, start, tol, max_steps)
+    except LinAlgError as error:
+        raise ValueError(
+            "statistics are too badly scaled for float64 (class means of size "
+            f"{problem.statistics.means.abs().max().item():.1e}, lambda_w = {problem.lambda_w:g}); "
+            "rescale the features so that |H0|²/N is near 1, and subtract a common offset"
+        ) from error
+
+
+def _start(problem: NearCollapseProblem) -> ReducedPoint:
+    """W*(H0); at β = 0, where H0 does not matter, the balanced optimum in its orientation."""
+    s = problem.statistics
+    # Where no class mean pulls all of W = 0 may be optimal, and exactly so.
+    zero = problem.at(torch.zeros_like(s.means))
+    if not zero.gradient.any() and certify_point(zero).is_global:
+        return zero
+    try:
+        weight = problem.central_path_weight()
+    except LinAlgError:
+        weight = s.priors[:, None] * s.centered_means  # a direction will do; scaled below
+    if problem.beta == 0:
+        k, d = weight.shape
+        if problem.bias:
+            weight = weight - weight.mean(0)
+        u, _, vh = torch.linalg.svd(weight, full_matrices=False)
+        shrunk = max(0.0, 1 - math.sqrt(problem.lambda_w * problem.lambda_h))
+        size = math.sqrt(shrunk * math.sqrt(problem.lambda_h / problem.lambda_w))
+        rank = min(k - 1 if problem.bias else k, d)
+        weight = size * u[:, :rank] @ vh[:rank]
+    return problem.at(weight)
 
 
 def _descend(
@@ -122,6 +150,9 @@ def _descend(
     while True:
         norm = point.gradient_norm
         if norm > tol:
+            turned = realigned(problem.at, point) if steps > 1 else None
+            point = point if turned is None else turned
+            norm = point.gradient_norm
             forcing = max(min(0.1, norm), 0.1 * tol / norm)
             found = solve_hessian(point, -point.gradient, forcing)
             move, expand = found.solution, found.negative is not None and found.products == 1

@@ -1,9 +1,11 @@
 """Truncated Newton steps on g(W): conjugate gradients and a line search on ReducedPoints."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.theory.reduced import ReducedPoint, Rows
 
@@ -71,6 +73,27 @@ def seek_negative_curvature(point: ReducedPoint) -> HessianSolve:
     return solve_hessian(point, torch.outer(top, row.to(top.device)), 1e-8)
 
 
+def realigned(evaluate: Evaluate, point: ReducedPoint) -> ReducedPoint | None:
+    """The point after the best joint rotation of W and H; None when it gains nothing.
+
+    Only the anchor term of f sees W → WQᵀ, H → QH; it is least at the polar factor of H0Hᵀ. Where β
+    is small the optimum lies along a curved valley of such rotations, which Newton's steps follow
+    slowly. Q acts on the span of W, WA and WAᵀ, A = HH0ᵀ/N, which keeps this at O(Kd²).
+    """
+    w = point.weight
+    reach = (w, *(point.anchor_overlap(w, transposed=t) for t in (False, True)))
+    basis = torch.linalg.qr(torch.cat(reach).mT).Q.mT
+    overlap = point.anchor_overlap(basis, transposed=False) @ basis.mT
+    u, _, vh = torch.linalg.svd(overlap)
+    rotation = (u @ vh).mT
+    read = w @ basis.mT
+    trial = evaluate(w + (read @ rotation.mT - read) @ basis)
+    return trial if trial.excess < point.excess * (1 - _ROUNDING) else None
+
+
+_ROUNDING = 8 * torch.finfo(torch.float64).eps
+
+
 def line_search(
     evaluate: Evaluate, point: ReducedPoint, direction: Rows, *, expand: bool
 ) -> ReducedPoint | None:
@@ -80,23 +103,36 @@ def line_search(
     where no step length is natural - it then doubles the step for as long as g keeps falling.
     """
     slope = (point.gradient * direction).sum().item()
-    start = point.objective.item()
-    # Near the optimum the decrease drowns in the rounding of g; a full step is then the best one.
-    rounding = 8 * torch.finfo(torch.float64).eps * abs(start)
+    start = point.excess.item()
+    rounding = _ROUNDING * start
     step = 1.0
     for _ in range(60):
         trial = evaluate(point.weight + step * direction)
-        if trial.objective.item() <= start + 1e-4 * step * min(slope, 0.0) + rounding:
+        value = _excess(trial)
+        if value <= start + 1e-4 * step * min(slope, 0.0) + rounding:
+            break
+        # Near the optimum the decrease drowns in the rounding of g, but not that of its gradient.
+        flat = value <= start * (1 + 1e-8)
+        if step == 1.0 and flat and trial.gradient_norm <= 0.5 * point.gradient_norm:
             break
         step /= 2
     else:
         return None
-    while expand:
+    for _ in range(60 if expand else 0):
         step *= 2
         longer = evaluate(point.weight + step * direction)
-        if longer.objective >= trial.objective - rounding:
+        if _excess(longer) >= _excess(trial) - rounding:
             break
         trial = longer
-    if trial.objective >= start - rounding and trial.gradient_norm >= point.gradient_norm:
+    if _excess(trial) >= start - rounding and trial.gradient_norm >= point.gradient_norm:
         return None
     return trial
+
+
+def _excess(point: ReducedPoint) -> float:
+    """The excess, infinite where a weight is so large that WWᵀ + cI is no longer definite."""
+    try:
+        value = point.excess.item()
+    except LinAlgError:
+        return math.inf
+    return value if math.isfinite(value) else math.inf

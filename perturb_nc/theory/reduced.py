@@ -1,12 +1,16 @@
 """Problem (1) at a weight W with the features H (and the bias b) at their optimum.
 
-With c = λ_H + β, P = WᵀW + cI, targets T = Y - b1ᵀ and reference features H0 (columns),
+With c = λ_H + β, P = WᵀW + cI, targets T and reference features H0 (columns),
 
-    H = P⁻¹(WᵀT + βH0),   b = π - (β/c) W h̄0,
+    H = P⁻¹(WᵀT + βH0),      T = Y,
 
 so that the class means of H, its within-class covariance, the objective and its first two
 derivatives in W depend on H0 through its class statistics alone (DESIGN §4.1). P is never formed:
 with G = (WWᵀ + cI_K)⁻¹ and F = GW (K×d), P⁻¹Wᵀ = Fᵀ and P⁻¹ = (I - WᵀF)/c.
+
+With a bias the mean of the samples decouples: it is (β/c)h̄0 at the optimum, b = π - (β/c)Wh̄0, and
+what is left is the problem without bias for the centred H0 - h̄01ᵀ and T = Y - π1ᵀ. That is how it
+is computed, so that a common offset of the features costs no accuracy.
 
 Matrices of means and perturbations are stored as rows, (K, d), as everywhere in the interface.
 """
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
@@ -78,37 +82,57 @@ class ReducedPoint:
         return (rows - (rows @ self.weight.mT) @ self.lift) / self.c
 
     @cached_property
+    def _mean(self) -> Float64[Tensor, "d"]:
+        """h̄0 with bias, 0 without: what the reference features are centred on."""
+        mean = self.reference.priors @ self.reference.means
+        return mean if self.has_bias else torch.zeros_like(mean)
+
+    @cached_property
+    def _anchors(self) -> Rows:
+        return self.reference.means - self._mean
+
+    @property
+    def drift(self) -> Float64[Tensor, "d"]:
+        """(β/c)h̄0, the mean of H in the model with bias; 0 in the one without."""
+        return (self.beta / self.c) * self._mean
+
+    @cached_property
     def bias(self) -> Float64[Tensor, "K"]:
-        """b = π - (β/c) W h̄0; zero in the model without bias."""
-        priors = self.reference.priors
-        if not self.has_bias:
-            return torch.zeros_like(priors)
-        mean = priors @ self.reference.means
-        return priors - (self.beta / self.c) * (self.weight @ mean)
+        """b = π - (β/c) W h̄0; 0 in the model without bias."""
+        priors = self.reference.priors if self.has_bias else torch.zeros_like(self.reference.priors)
+        return priors - self.weight @ self.drift
 
     @cached_property
     def targets(self) -> Square:
-        """Row k: e_k - b."""
-        return torch.eye(len(self.bias), dtype=torch.float64, device=self.bias.device) - self.bias
+        """Row k: e_k - π with bias, e_k without."""
+        k = self.weight.shape[0]
+        identity = torch.eye(k, dtype=torch.float64, device=self.weight.device)
+        return identity - self.reference.priors if self.has_bias else identity
 
     @cached_property
     def _pull(self) -> Square:
-        return self.targets - (self.beta / self.c) * (self.reference.means @ self.weight.mT)
+        return self.targets - (self.beta / self.c) * (self._anchors @ self.weight.mT)
 
     def features(
-        self, reference: Float64[Tensor, "n d"], targets: Float64[Tensor, "n K"]
+        self, reference: Float64[Tensor, "n d"], labels: Int64[Tensor, "n"]
     ) -> Float64[Tensor, "n d"]:
-        """Rows P⁻¹(Wᵀt + βh0)."""
-        return targets @ self.lift + self.beta * self.solve(reference)
+        """Optimal features of samples: P⁻¹(Wᵀt + β(h0 - h̄0)) + (β/c)h̄0, h̄0 only with bias."""
+        own = self.targets[labels] @ self.lift + self.beta * self.solve(reference - self._mean)
+        return own + self.drift
 
     @cached_property
+    def own_means(self) -> Rows:
+        """Class means of H, less its mean in the model with bias."""
+        return (self.beta / self.c) * self._anchors + self._pull @ self.lift
+
+    @property
     def means(self) -> Rows:
         """Class means of H."""
-        return (self.beta / self.c) * self.reference.means + self._pull @ self.lift
+        return self.own_means + self.drift
 
     @cached_property
     def residuals(self) -> Square:
-        """Row k: the class mean of WH - T, which is -c G (t_k - (β/c) W μ0_k)."""
+        """Row k: the class mean of E = WH + b1ᵀ - Y, which is -c G (t_k - (β/c) W μ0_k)."""
         return -self.c * (self._pull @ self.gain)
 
     @cached_property
@@ -145,39 +169,56 @@ class ReducedPoint:
 
     @cached_property
     def residual_moment(self) -> Square:
-        """EEᵀ/N for E = WH - T: what the certificate of global optimality is about."""
+        """EEᵀ/N, which the certificate of global optimality is about."""
         means = self.residuals.mT @ (self.reference.priors[:, None] * self.residuals)
         gram = self.beta**2 * (self.gain @ self._reference_gram @ self.gain)
         return means + 0.5 * (gram + gram.mT)
 
     @cached_property
-    def objective(self) -> Scalar:
-        """f of (1): a sum of terms none of which is negative, so nothing cancels."""
-        priors, k = self.reference.priors, self.weight.shape[0]
+    def residual_overlap(self) -> Rows:
+        """EH0ᵀ/N."""
+        within = self.beta * (self.gain @ self._reference_rows)
+        return self.residuals.mT @ (self.reference.priors[:, None] * self._anchors) + within
+
+    @cached_property
+    def anchor_cost(self) -> Scalar:
+        """βλ_H/(2c) |H0|²/N, the part of f that no W can change."""
+        size = self.reference.priors @ self.reference.means.square().sum(1)
+        size = size + self.reference.within.trace()
+        return self.beta * self.lambda_h / (2 * self.c) * size
+
+    @cached_property
+    def excess(self) -> Scalar:
+        """f - anchor_cost = ½ (|E|²/N + λ_W/K |W|² + c |H - (β/c)H0|²/N).
+
+        Solvers and certificates work with this: no term is negative, so nothing cancels, and no
+        constant swamps it.
+        """
         fit = self.residual_moment.trace()
-        size = priors @ self.means.square().sum(1) + self.within_trace
-        shift = priors @ (self.means - self.reference.means).square().sum(1)
-        # H - H0 within classes is -P⁻¹(WᵀW + λ_H) times the deviation, P⁻¹WᵀW = FᵀW.
-        lift, gram = self.lift, self._reference_gram
-        moved = (
-            self.lambda_h**2 * self.reference.within.trace()
-            + 2 * self.lambda_h * self.beta * (lift * self._reference_rows).sum()
-            + self.beta**2 * (lift * (gram @ lift)).sum()
-        ) / self.c**2
-        penalty = self.lambda_w / k * self.weight.square().sum()
-        return 0.5 * (fit + penalty + self.lambda_h * size + self.beta * (shift + moved))
+        between = self.reference.priors @ (self._pull @ self.lift).square().sum(1)
+        within = (self.lift * (self._reference_gram @ self.lift)).sum()
+        shift = self.c * between + self.beta**2 / self.c * within
+        penalty = self.lambda_w / self.weight.shape[0] * self.weight.square().sum()
+        return 0.5 * (fit + penalty + shift)
+
+    @property
+    def objective(self) -> Scalar:
+        """f of (1)."""
+        return self.excess + self.anchor_cost
+
+    @cached_property
+    def _weighted_means(self) -> Rows:
+        return self.reference.priors[:, None] * self.own_means
 
     @cached_property
     def gradient(self) -> Rows:
-        """∇g = (WH - T)Hᵀ/N + (λ_W/K)W."""
-        pulled = self.reference.priors[:, None] * self.means
-        inertia = self.weight_within + (self.weight @ self.means.mT) @ pulled
-        return inertia - self.targets.mT @ pulled + self._decay
+        """∇g = EHᵀ/N + (λ_W/K)W."""
+        return self.residuals.mT @ self._weighted_means + self.weight_within + self._decay
 
     @property
     def gradient_norm(self) -> float:
         """‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|; 0 when both vanish."""
-        size = self.reference.priors @ self.means.square().sum(1) + self.within_trace
+        size = (self._weighted_means * self.own_means).sum() + self.within_trace
         scale = (self.residual_moment.trace() * size).sqrt() + self._decay.norm()
         return (self.gradient.norm() / scale).item() if scale > 0 else 0.0
 
@@ -188,8 +229,7 @@ class ReducedPoint:
     @cached_property
     def _stiffness(self) -> Float64[Tensor, "d d"]:
         """Cholesky factor of S_H + (λ_W/K)I, the Hessian at fixed H."""
-        weighted = self.reference.priors[:, None] * self.means
-        moment = torch.addmm(self.within, weighted.mT, self.means)
+        moment = torch.addmm(self.within, self._weighted_means.mT, self.own_means)
         moment.diagonal().add_(self.lambda_w / self.weight.shape[0])
         return torch.linalg.cholesky(moment)
 
@@ -199,18 +239,13 @@ class ReducedPoint:
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
         """∇²g[V], exact: one product with Σ_W and K×d work (DESIGN §4.1)."""
-        v, w, means = direction, self.weight, self.means
-        bias_change = torch.zeros_like(self.bias)
-        if self.has_bias:
-            reference_mean = self.reference.priors @ self.reference.means
-            bias_change = -(self.beta / self.c) * (v @ reference_mean)
+        v, w = direction, self.weight
         v_solved = self.solve(v)
-        outputs_change = means @ v.mT + bias_change
+        outputs_change = self.own_means @ v.mT
         means_change = -self.residuals @ v_solved - outputs_change @ self.lift
         residuals_change = outputs_change + means_change @ w.mT
-        priors = self.reference.priors[:, None]
-        between = residuals_change.mT @ (priors * means)
-        between += self.residuals.mT @ (priors * means_change)
+        between = residuals_change.mT @ self._weighted_means
+        between += self.residuals.mT @ (self.reference.priors[:, None] * means_change)
         v_within = v @ self.within
         within = (
             self.c * (self.gain @ v_within)
@@ -219,3 +254,11 @@ class ReducedPoint:
             - (self.weight_within @ w.mT) @ v_solved
         )
         return between + within + self.lambda_w / w.shape[0] * v
+
+    def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
+        """Rows times A = HH0ᵀ/N (or Aᵀ), within and between classes, both centred with bias."""
+        if transposed:
+            between = (rows @ self._anchors.mT) @ self._weighted_means
+            return between + self.beta * self.solve(rows @ self.reference.within)
+        between = (rows @ self._weighted_means.mT) @ self._anchors
+        return between + self.beta * (self.solve(rows) @ self.reference.within)

@@ -17,6 +17,8 @@ from perturb_nc.theory.reduced import ReducedPoint, Rows
 from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
 
 _TOLERANCE = 1e-12
+_STATIONARY = 1e-6  # a derivative at a point less stationary than this would mislead
+_ZERO = 1e-12  # a metric below this is rounding, and a distance has no derivative at 0
 _DENSE_LIMIT = 1024  # K·d up to which the Hessian of g is formed, for speed
 
 HYPERPARAMETERS = ("lambda_w", "lambda_h", "beta")
@@ -34,9 +36,20 @@ class LinearResponse:
     def _point(self) -> ReducedPoint:
         return self.solution.problem.at(self.solution.weight)
 
+    @cached_property
+    def _own(self) -> Float64[Tensor, "N d"]:
+        """H, centred in the model with bias."""
+        return self.features - self._point.drift
+
+    @cached_property
+    def _errors(self) -> Float64[Tensor, "N K"]:
+        """E = WH + b1ᵀ - Y."""
+        return self._own @ self._point.weight.mT - self._point.targets[self.labels]
+
     def weight(self, perturbation: ArrayLike) -> Float64[Tensor, "K d"]:
         """δW for a perturbation δH0 (N, d) of the reference features."""
-        return self._weight(self._fixed_weight_change(self._checked(perturbation)))
+        change, _ = self._centred(self._checked(perturbation))
+        return self._weight(self._point.beta * self._point.solve(change))
 
     def apply(
         self, perturbation: ArrayLike, *, order: Literal["exact", "large_beta"] = "exact"
@@ -45,56 +58,47 @@ class LinearResponse:
 
         order "exact" is the derivative at this β:
 
-            δH = P⁻¹(βδH0 + δWᵀT - (δWᵀW + WᵀδW)H - Wᵀδb1ᵀ),   ∇²g[δW] = -δ(∇g) at fixed W;
+            δH = P⁻¹(βδH0 + δWᵀT - (δWᵀW + WᵀδW)H),   ∇²g[δW] = -(WδH_fHᵀ + EδH_fᵀ)/N,
 
+        δH_f = βP⁻¹δH0 (with a bias all of it centred, and the mean of δH is β/c that of δH0);
         "large_beta" is the paper's expansion to O(1/β), eq. (5): δH = δH0 - β⁻¹ N∇²L(H*)[δH0],
         with L(H) = min_W f at β = 0.
         """
-        change = self._checked(perturbation)
-        if order == "large_beta":
-            return change - self._path_hessian(change) / self._point.beta
-        if order != "exact":
+        if order not in ("exact", "large_beta"):
             raise ValueError(f"order must be 'exact' or 'large_beta', got {order!r}")
-        fixed, bias_fixed = self._fixed_weight_change(change)
-        point, dw = self._point, self._weight((fixed, bias_fixed))
-        bias = torch.zeros_like(point.bias)
-        if point.has_bias:
-            mean = point.reference.priors @ point.reference.means
-            bias = -(point.beta / point.c) * (dw @ mean)
-        h, w = self.features, point.weight
-        pull = (point.targets[self.labels] - h @ w.mT) @ dw - (h @ dw.mT + bias) @ w
-        return fixed + point.solve(pull)
-
-    def _weight(self, fixed: tuple[Float64[Tensor, "N d"], Float64[Tensor, "K"]]) -> Rows:
-        point, (dh, db) = self._point, fixed
-        n, h = len(dh), self.features
-        errors = h @ point.weight.mT - point.targets[self.labels]
-        gradient_change = (dh @ point.weight.mT + db).mT @ h + errors.mT @ dh
-        return _solve(self.solution, -gradient_change / n)
-
-    def _fixed_weight_change(
-        self, change: Float64[Tensor, "N d"]
-    ) -> tuple[Float64[Tensor, "N d"], Float64[Tensor, "K"]]:
-        """δH and δb with W held: δb = -(β/c)Wδh̄0, δH = P⁻¹(βδH0 - Wᵀδb1ᵀ)."""
         point = self._point
-        bias = torch.zeros_like(point.bias)
-        if point.has_bias:
-            bias = -(point.beta / point.c) * (point.weight @ change.mean(0))
-        return point.beta * point.solve(change) - bias @ point.lift, bias
+        change, mean = self._centred(self._checked(perturbation))
+        if order == "large_beta":
+            moved = change - self._path_hessian(change) / point.beta
+            return moved + (1 - point.lambda_h / point.beta) * mean
+        fixed = point.beta * point.solve(change)
+        dw = self._weight(fixed)
+        pull = -self._errors @ dw - (self._own @ dw.mT) @ point.weight
+        return fixed + point.solve(pull) + (point.beta / point.c) * mean
+
+    def _centred(
+        self, change: Float64[Tensor, "N d"]
+    ) -> tuple[Float64[Tensor, "N d"], Float64[Tensor, "d"]]:
+        """A change less its mean, and that mean; without bias nothing is taken off."""
+        mean = change.mean(0)
+        if not self._point.has_bias:
+            mean = torch.zeros_like(mean)
+        return change - mean, mean
+
+    def _weight(self, fixed: Float64[Tensor, "N d"]) -> Rows:
+        """δW for the change `fixed` of H at fixed W."""
+        change = (fixed @ self._point.weight.mT).mT @ self._own + self._errors.mT @ fixed
+        return _solve(self.solution, -change / len(fixed))
 
     def _path_hessian(self, change: Float64[Tensor, "N d"]) -> Float64[Tensor, "N d"]:
         """N∇²L[Δ] for L(H) = min_{W,b} f(W, H) at β = 0, at this H and W."""
-        point, h = self._point, self.features
+        point, h, errors = self._point, self._own, self._errors
         w, n = point.weight, len(change)
-        errors = h @ w.mT - point.targets[self.labels]
-        centered, shift = h, change
-        if point.has_bias:
-            centered, shift = h - h.mean(0), change - change.mean(0)
-        moment = centered.mT @ centered / n
+        moment = h.mT @ h / n
         moment.diagonal().add_(point.lambda_w / len(w))
-        pull = -((shift @ w.mT).mT @ centered + errors.mT @ shift) / n
+        pull = -((change @ w.mT).mT @ h + errors.mT @ change) / n
         dw = torch.linalg.solve(moment, pull.mT).mT
-        outputs = shift @ w.mT + centered @ dw.mT
+        outputs = change @ w.mT + h @ dw.mT
         return outputs @ w + errors @ dw + point.lambda_h * change
 
     def _checked(self, perturbation: ArrayLike) -> Float64[Tensor, "N d"]:
@@ -130,9 +134,11 @@ def linear_response(
     y = as_labels(labels, len(h0)).to(solution.weight.device)
     given = ClassStatistics.from_features(h0, y).to(solution.weight.device)
     expected = solution.problem.statistics
-    scale = expected.second_moment.trace().sqrt()
-    if not torch.equal(given.counts, expected.counts) or not torch.allclose(
-        given.means, expected.means, rtol=0.0, atol=1e-6 * scale.item()
+    size = expected.second_moment.trace().item()
+    if not (
+        torch.equal(given.counts, expected.counts)
+        and torch.allclose(given.means, expected.means, rtol=0.0, atol=1e-6 * size**0.5)
+        and torch.allclose(given.within, expected.within, rtol=0.0, atol=1e-6 * size)
     ):
         raise ValueError(
             "reference_features and labels must be those the problem was built from; their class "
@@ -164,8 +170,8 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
     """Derivatives of the optimum, its statistics and all metrics in λ_W, λ_H and β.
 
     dW = -∇²g⁻¹ ∂∇g, then forward-mode differentiation of statistics and metrics along
-    (dW, dλ). Metrics that are not differentiable where they stand (standard deviations at 0)
-    give NaN.
+    (dW, dλ). Metrics that are undefined, or 0 (distances and standard deviations have no derivative
+    there), give NaN. cdnv is that of `ClassStatistics.moved`.
 
     Raises:
         ValueError: a solution that has not converged or sits on a continuum of optima (β = 0).
@@ -202,23 +208,39 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
         result.objective[name] = tangents.pop("objective").item()
         # torch differentiates the constant NaN of an undefined metric to 0.
         result.metrics[name] = {
-            metric: math.nan if primals[metric].isnan() else tangent.item()
+            metric: tangent.item() if primals[metric].abs() > _ZERO else math.nan
             for metric, tangent in tangents.items()
         }
     return result
 
 
 def _solve(solution: Solution, right: Rows) -> Rows:
-    """∇²g⁻¹[right] at the solution."""
+    """∇²g⁻¹[right] at the solution; ValueError where ∇²g is singular."""
     point = solution.problem.at(solution.weight)
     if right.numel() > _DENSE_LIMIT:
-        return solve_hessian(point, right, _TOLERANCE).solution
-    units = torch.eye(right.numel()).to(right).unflatten(1, right.shape)
-    hessian = torch.stack([point.hessian_vector_product(unit).flatten() for unit in units])
-    return torch.linalg.solve(hessian, right.flatten()).unflatten(0, right.shape)
+        found = solve_hessian(point, right, _TOLERANCE).solution
+        residual = right - point.hessian_vector_product(found)
+        isolated = bool(residual.norm() <= 1e-6 * right.norm())
+    else:
+        units = torch.eye(right.numel()).to(right).unflatten(1, right.shape)
+        hessian = torch.stack([point.hessian_vector_product(unit).flatten() for unit in units])
+        values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
+        isolated = bool(values[0] > 1e-12 * values[-1])
+        found = (vectors @ ((vectors.mT @ right.flatten()) / values)).unflatten(0, right.shape)
+    if not isolated:
+        raise ValueError(
+            "solution must be an isolated optimum, but the Hessian is singular there (a family of "
+            "optima, such as rotations of unseparated class means); change beta or the features"
+        )
+    return found
 
 
 def _check_isolated(solution: Solution) -> None:
     if solution.status is not Status.CONVERGED:
         raise ValueError(f"solution must have converged; it {solution.status.value}")
+    if solution.gradient_norm > _STATIONARY:
+        raise ValueError(
+            f"solution must be stationary to {_STATIONARY:g}, got gradient_norm = "
+            f"{solution.gradient_norm:.1e}; minimise with the default tol"
+        )
     positive(solution.problem.beta, "beta of the solution (at 0 rotations leave the optimum free)")

@@ -192,6 +192,10 @@ def test_refuses_what_it_cannot_differentiate():
     solution = pnc.minimize(dense.reduced)
     with pytest.raises(ValueError, match="must be those the problem was built from"):
         pnc.linear_response(solution, 1.01 * dense.reference.mT, dense.labels)
+    spread = dense.reference.mT.clone()
+    means = dense.reduced.statistics.means[dense.labels]
+    with pytest.raises(ValueError, match="must be those the problem was built from"):
+        pnc.linear_response(solution, means + 3 * (spread - means), dense.labels)
     with pytest.raises(ValueError, match="must be those the problem was built from"):
         pnc.linear_response(solution, dense.reference.mT, (dense.labels + 1) % 3)
     response = pnc.linear_response(solution, dense.reference.mT, dense.labels)
@@ -207,3 +211,29 @@ def test_refuses_what_it_cannot_differentiate():
     rough = pnc.minimize(random_problem(**SMALL, beta=0.01).reduced, max_steps=1)
     with pytest.raises(ValueError, match="must have converged; it stopped at max_steps"):
         pnc.hyperparameter_response(rough)
+    rough = pnc.minimize(dense.reduced, tol=0.1)
+    with pytest.raises(ValueError, match=r"must be stationary to 1e-06, got gradient_norm = "):
+        pnc.hyperparameter_response(rough)
+
+
+@pytest.mark.parametrize("iterative", [False, True])
+def test_refuses_a_family_of_optima(iterative, monkeypatch):
+    # No class means and isotropic deviations: every rotation of the optimum is one.
+    if iterative:
+        monkeypatch.setattr(response_module, "_DENSE_LIMIT", 0)
+    reference = torch.cat([torch.eye(4), -torch.eye(4)] * 2).double()
+    labels = torch.arange(2).repeat_interleave(8)
+    dense = DenseProblem(reference.mT, labels, 1e-3, 0.05, 0.05)
+    solution = pnc.minimize(dense.reduced)
+    assert solution.weight.norm() > 0.1
+    response = pnc.linear_response(solution, reference, labels)
+    with pytest.raises(ValueError, match="solution must be an isolated optimum"):
+        response.weight(torch.randn(16, 4))
+
+
+def test_a_metric_at_zero_has_no_derivative():
+    dense = random_problem(seed=4, num_classes=2)
+    response = pnc.hyperparameter_response(solve(dense))
+    for derivatives in response.metrics.values():
+        assert np.isnan(derivatives["nc2_equinorm"])  # two centred means have one norm
+        assert np.isfinite(derivatives["nc1"])

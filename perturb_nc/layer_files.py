@@ -1,0 +1,61 @@
+"""Files of class statistics: the layers of a network, in order, in one safetensors file."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.storage import read_tensors, write_tensors
+
+_FORMAT_KEY, _FORMAT = "format", "perturb_nc.ClassStatistics/1"
+_FIELDS = tuple(field.name for field in fields(ClassStatistics))
+
+
+def save_layers(
+    layers: Mapping[str, ClassStatistics],
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the statistics of several layers, in order, to one safetensors file, atomically.
+
+    Raises:
+        ValueError: no layers, or metadata that are not strings.
+    """
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+    notes = dict(metadata or {})
+    if not all(isinstance(v, str) for v in (*notes, *notes.values())) or _FORMAT_KEY in notes:
+        raise ValueError(f"metadata must map strings to strings, none {_FORMAT_KEY!r}, got {notes}")
+    tensors = {
+        f"{i}/{name}/{field}": getattr(statistics, field).clone()
+        for i, (name, statistics) in enumerate(layers.items())
+        for field in _FIELDS
+    }
+    write_tensors(path, tensors, {**notes, _FORMAT_KEY: _FORMAT})
+
+
+def load_layers(path: str | Path) -> dict[str, ClassStatistics]:
+    """Read the layers of a file written by `save_layers` or `ClassStatistics.save`, in order.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or one that holds something else.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get(_FORMAT_KEY) != _FORMAT:
+        raise ValueError(
+            f"{path} holds no class statistics; make them with `perturb-nc stats FEATURES -o FILE`"
+        )
+    try:
+        names = {int(key.split("/")[0]): key.split("/", 1)[1].rsplit("/", 1)[0] for key in tensors}
+        return {
+            names[i]: ClassStatistics(*(tensors[f"{i}/{names[i]}/{field}"] for field in _FIELDS))
+            for i in sorted(names)
+        }
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); write it again") from error
+
+
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata given to `save_layers` or `ClassStatistics.save`."""
+    metadata = read_tensors(path)[1]
+    return {key: value for key, value in metadata.items() if key != _FORMAT_KEY}
