@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ import torch
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from perturb_nc.networks import MLP, ResidualMLP, TrainingConfig, batches, load_dataset, train
-from perturb_nc.storage import write_json
+from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.depth import COMPARED, MODELS, calibrate_depth
 
 FOLDER = RESULTS / "depth_calibration"
@@ -57,8 +58,7 @@ def _digits(residual: bool, decay: float, **changes: Any) -> Network:
     return Network("digits", residual, 64, decay, **changes)
 
 
-def _fashion(residual: bool, decay: float, **changes: Any) -> Network:
-    rate = 0.02 if residual else 0.05
+def _fashion(residual: bool, decay: float, rate: float, **changes: Any) -> Network:
     return Network("fashion_mnist", residual, 128, decay, epochs=15, learning_rate=rate, **changes)
 
 
@@ -77,11 +77,11 @@ class Config:
             _digits(True, 1e-3, loss="cross_entropy"),
             _digits(False, 2e-3),
             _digits(False, 5e-4),
-            _fashion(True, 1e-3),
-            _fashion(True, 2e-4),
-            _fashion(True, 1e-3, batch_norm=True),
-            _fashion(False, 1e-3),
-            _fashion(False, 2e-4),
+            _fashion(True, 1e-3, 0.02),
+            _fashion(True, 2e-4, 0.01),
+            _fashion(True, 1e-3, 0.02, batch_norm=True),
+            _fashion(False, 1e-3, 0.05),
+            _fashion(False, 2e-4, 0.05),
         )
     )
     metrics: tuple[str, ...] = ("nc1_trace", "nc1_span", "nc1")
@@ -154,6 +154,30 @@ def calibrations(
             }
 
 
+JUDGED = ("nc1", "nc1_span", "nc1_trace", "cdnv", "nc2_etf")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: median |log(predicted/measured)| over the held-out layers that were placed."""
+    lines = [
+        "Median |log(predicted/measured)| on held-out layers: path / shrinkage / interpolation.",
+        "λ_W: `K·wd` is that of the last layer's weight decay, `fit` was fitted on other layers.",
+        "",
+        f"| network | placed by | λ_W | layers placed | {' | '.join(JUDGED)} |",
+        f"|---|---|---|---|{'---|' * len(JUDGED)}",
+    ]
+    for row in rows:
+        cells = []
+        for metric in JUDGED:
+            errors = [list(row["errors"][model][metric].values()) for model in MODELS]
+            cells.append(" / ".join(f"{median(e):.3f}" if e else "–" for e in errors))
+        how = "fit" if row["fitted"] else "K·wd"
+        placed = f"{len(row['placed'])} of {len(row['times'])}"
+        line = (row["network"], row["metric"], f"{row['lambda_w']:.3g} ({how})", placed, *cells)
+        lines.append(f"| {' | '.join(line)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,7 +196,9 @@ def main() -> None:
         print(f"{network.name}: calibrated", flush=True)
     path = options.output / "calibrations.json"
     write_json(path, {"manifest": manifest(config), "rows": rows})
-    print(f"wrote {path}")
+    with replacing(options.output / "table.md") as temporary:
+        temporary.write_text(table(rows), encoding="utf8")
+    print(f"wrote {path} and table.md")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,21 @@ def test_quick_experiment_agrees_with_itself(tmp_path):
         np.testing.assert_allclose(curve["numerical"], curve["exact"], rtol=0, atol=1e-12)
 
 
+def test_quick_depth_calibration_predicts_what_it_was_not_fitted_on(tmp_path):
+    command = [sys.executable, "-m", "experiments.depth_calibration", "--quick"]
+    command += ["--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    rows = json.loads((tmp_path / "calibrations.json").read_text(encoding="utf8"))["rows"]
+    assert [row["fitted"] for row in rows] == [False, True]
+    fitted = rows[1]["errors"]
+    assert rows[1]["placed"]
+    for name, error in fitted["path"]["nc1"].items():
+        assert name in rows[1]["held_out"]
+        assert error < fitted["shrinkage"]["nc1"][name]
+    assert max(fitted["path"]["nc1_trace"].values()) < 1e-6  # it was placed by this one
+    assert (tmp_path / "table.md").read_text(encoding="utf8").count("digits-res") == 2
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "paper_figs").glob("*.py")), ids=lambda p: p.stem)
 def test_figures_are_drawn_from_committed_results(script, tmp_path):
     module = runpy.run_path(str(script))

@@ -1,5 +1,6 @@
 """Integrators of the central-path flow: adaptive exponential steps, and scipy's as judges."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from enum import Enum
@@ -105,16 +106,14 @@ class Exponential:
                     break
                 size = min(step, target - time)
                 new, embedded, guess = magnus_step(solver, model, state, weight, size, self.order)
-                error = step_error(model, state, new, embedded, rtol, atol)
-                factor = 5.0 if error == 0 else 0.9 * error ** (-1 / self.order)
                 if self.step is None:
-                    # A step cut short to land on a time says little about longer ones.
-                    step = max(size * min(5.0, max(0.2, factor)), step if error <= 1 else 0.0)
-                if error > 1 and self.step is None:
-                    rejected += 1
-                    if step <= 1e-14 * max(time, step):
-                        status = FlowStatus.STEP_TOO_SMALL
-                    continue
+                    error = step_error(model, state, new, embedded, rtol, atol)
+                    accepted, step = self._control(error, size, step)
+                    if not accepted:
+                        rejected += 1
+                        if step < 1e-15 * times[-1]:
+                            status = FlowStatus.STEP_TOO_SMALL
+                        continue
                 before, own = state, weight
                 state, steps = new.advance(model, state), steps + 1
                 weight = solver.after(new, before, guess)
@@ -135,6 +134,17 @@ class Exponential:
         evaluations = per_step * (steps + rejected) + steps + 1
         cost = FlowCost(steps, rejected, evaluations, solver.factorisations)
         return Trajectory([t for t, _ in reached], [s for _, s in reached], status, cost)
+
+    def _control(self, error: float, size: float, step: float) -> tuple[bool, float]:
+        """Whether a step of this error (over tolerance) is accepted, and the next step size."""
+        if math.isnan(error):  # overflowed
+            return False, 0.2 * size
+        factor = min(5.0, max(0.2, 0.9 * (error + 1e-10) ** (-1 / self.order)))
+        following = size * factor
+        if error <= 1 and size < step:
+            # A step cut short to land on a time says little about longer ones.
+            following = max(following, step)
+        return error <= 1, following
 
     def _locate(
         self,
