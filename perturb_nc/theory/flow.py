@@ -15,7 +15,7 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
-from perturb_nc.theory.exponential import FlowModel, FlowState, Rows
+from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows
 from perturb_nc.theory.integrators import (
     Event,
     Exponential,

@@ -12,15 +12,8 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
-from perturb_nc.theory.exponential import (
-    ORDERS,
-    FlowModel,
-    FlowState,
-    Rows,
-    WeightSolver,
-    magnus_step,
-    step_error,
-)
+from perturb_nc.theory.exponential import ORDERS, magnus_step, step_error
+from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows, WeightSolver
 from perturb_nc.validation import at_least
 
 OnStep = Callable[[float, FlowState], None]
