@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow check figures experiments data clean
+.PHONY: help demo test test-slow check figures experiments bench data clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,10 @@ experiments: .venv/installed  ## run every experiment; writes experiments/result
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
+
+bench: .venv/installed  ## time the flow against peers (minutes); writes benchmarks/results/
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.flow
 
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST and CIFAR-10 into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch

@@ -79,7 +79,7 @@ class Config:
             _digits(False, 5e-4),
             _fashion(True, 1e-3, 0.02),
             _fashion(True, 2e-4, 0.01),
-            _fashion(True, 1e-3, 0.02, batch_norm=True),
+            _fashion(True, 1e-3, 0.005, batch_norm=True),
             _fashion(False, 1e-3, 0.05),
             _fashion(False, 2e-4, 0.05),
         )
@@ -127,9 +127,10 @@ def layers_of(network: Network, folder: Path, seed: int) -> dict[str, pnc.ClassS
 def calibrations(
     network: Network, layers: dict[str, pnc.ClassStatistics], metrics: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    """Each metric with λ_W = K·wd, and with λ_W fitted on every other layer; held-out errors."""
+    """Each metric with λ_W = K·wd, and with λ_W fitted on some layers; errors on the others."""
     names = list(layers)
-    fit = names[2::2]
+    # The last layer is never held out: the interpolation is given it.
+    fit = sorted({*names[2::2], names[-1]}, key=names.index)
     held_out = [name for name in names[1:] if name not in fit]
     num_classes = layers[names[0]].num_classes
     for metric in metrics:

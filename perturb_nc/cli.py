@@ -20,7 +20,7 @@ from perturb_nc.metrics import collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import json_text, read_arrays, replacing, write_json
 from perturb_nc.study.compare import predict_layers
-from perturb_nc.study.depth import calibrate_depth
+from perturb_nc.study.depth import CALIBRATING, calibrate_depth
 from perturb_nc.theory.flow import central_path_flow
 from perturb_nc.theory.spectrum import near_collapse_spectrum
 from perturb_nc.validation import at_least, positive
@@ -82,7 +82,8 @@ def demo(
     try:
         result = run_demo(output, lambda_h=lambda_h, beta=beta, config=TRAINING, on_epoch=on_epoch)
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
     if as_json:
         print(json_text({name: p.as_dict() for name, p in result.predictions.items()}))
         return
@@ -235,13 +236,9 @@ def depth(
     files: Annotated[list[Path], typer.Argument(help="class statistics of the layers of networks")],
     lambda_w: Annotated[float | None, typer.Option(help="λ_W, default: fitted")] = None,
     lambda_h: LambdaH = 0.0,
-    metric: Annotated[str, typer.Option(help="that places the layers: nc1_trace, nc1 or cdnv")] = (
-        "nc1_trace"
-    ),
+    metric: Annotated[str, typer.Option(help=f"places: {', '.join(CALIBRATING)}")] = "nc1_trace",
     start: Start = None,
-    fit: Annotated[
-        list[str] | None, typer.Option(help="layer to fit λ_W to (repeatable), default: all")
-    ] = None,
+    fit: Annotated[list[str] | None, typer.Option(help="layer to fit λ_W to; repeatable")] = None,
     output: Folder = Path("results/depth"),
     as_json: Json = False,
 ) -> None:
@@ -273,10 +270,7 @@ def depth(
             lines = tables.depth_lines(errors, judged, left_out)
             tables.show(tables.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
     write_json(output / "depth.json", records)
-    if as_json:
-        print(json_text(records))
-    else:
-        tables.show(f"wrote {output / 'depth.json'}")
+    print(json_text(records) if as_json else f"wrote {output / 'depth.json'}")
 
 
 def _layers(file: Path) -> dict[str, ClassStatistics]:

@@ -21,6 +21,7 @@ from perturb_nc.theory.spectrum import NearCollapseSpectrum
 
 _SYMBOLS = {
     "nc1_trace": "ÑC1",
+    "nc1_span": "ÑC1 span",
     "nc1": "NC1",
     "nc2_etf": "NC2",
     "nc2_equiangular": "NC2 angles",
@@ -178,9 +179,9 @@ def depth_table(calibration: DepthCalibration, *, title: str) -> Table:
         time = c.times.get(name, 0.0)  # of the start layer, which is not among them
         table.add_row(name, "measured", _number(time), *_cells(measured, COMPARED))
         if name != c.start:
-            reached = name in c.placed
-            predicted = _cells(c.predicted["path"][name], COMPARED)
-            table.add_row("", "path", "", *(predicted if reached else ["–"] * len(COMPARED)))
+            path = c.predicted["path"].get(name)  # none where the path does not come by
+            predicted = ["–"] * len(COMPARED) if path is None else _cells(path, COMPARED)
+            table.add_row("", "path", "", *predicted)
     return table
 
 
@@ -225,7 +226,6 @@ def depth_record(
 ) -> dict[str, Any]:
     """A calibration in plain values."""
     c = calibration
-    placed = {"path": c.placed}  # the others have no prediction of the path
     return {
         "lambda_w": c.lambda_w,
         "lambda_h": c.lambda_h,
@@ -234,7 +234,7 @@ def depth_record(
         "times": c.times,
         "measured": {name: m.as_dict() for name, m in c.measured.items()},
         "predicted": {
-            model: {n: layers[n].as_dict() for n in placed.get(model, layers)}
+            model: {name: m.as_dict() for name, m in layers.items()}
             for model, layers in c.predicted.items()
         },
         "median_log_error": dict(errors),

@@ -53,14 +53,12 @@ class DepthCalibration:
     def errors(
         self, model: str = "path", *, metric: str, layers: Sequence[str] | None = None
     ) -> dict[str, float]:
-        """|log(predicted/measured)| of a metric at every layer placed (or those named)."""
+        """|log(predicted/measured)| of a metric at every layer placed (or those named).
+
+        NaN where either is 0, as angles between two classes are.
+        """
         return {
-            name: abs(
-                math.log(
-                    getattr(self.predicted[model][name], metric)
-                    / getattr(self.measured[name], metric)
-                )
-            )
+            name: abs(_log_ratio(self.predicted[model][name], self.measured[name], metric))
             for name in (self.placed if layers is None else layers)
         }
 
@@ -162,23 +160,29 @@ def _fit(
     metric: str,
 ) -> float:
     """λ_W by least squares on log(predicted/measured) of all other metrics compared."""
-    others = [name for name in COMPARED if name != metric]
+    # A metric that is 0 (angles between two classes) or undefined says nothing.
+    others = [m for m in COMPARED if m != metric and all(getattr(measured[n], m) > 0 for n in fit)]
 
     def residuals(log_lambda: NDArray[np.float64]) -> NDArray[np.float64]:
         placed = place(float(np.exp(log_lambda[0])))
-        # A layer out of reach is as wrong as a factor e, smoothly nothing to gain there.
-        return np.array(
-            [
-                1.0 if (path := placed[name]) is None
-                else math.log(getattr(path.metrics[-1], other) / getattr(measured[name], other))
-                for name in fit
+        values = []
+        for name in fit:
+            path = placed[name]
+            # A layer out of reach counts as wrong by a factor e.
+            values += [
+                1.0 if path is None else _log_ratio(path.metrics[-1], measured[name], other)
                 for other in others
             ]
-        )  # fmt: skip
+        return np.array(values)
 
     bounds = (math.log(1e-6), math.log(1e2))
     found = least_squares(residuals, [math.log(0.05)], bounds=bounds, diff_step=1e-3, xtol=1e-4)
     return float(np.exp(found.x[0]))
+
+
+def _log_ratio(predicted: CollapseMetrics, measured: CollapseMetrics, metric: str) -> float:
+    above, below = getattr(predicted, metric), getattr(measured, metric)
+    return math.log(above / below) if above > 0 and below > 0 else math.nan
 
 
 def _shrunk(statistics: ClassStatistics, target: CollapseMetrics, metric: str) -> CollapseMetrics:

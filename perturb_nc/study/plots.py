@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +19,11 @@ _PANELS = {
     "nc2_etf": "NC2: distance to a simplex ETF",
     "cdnv": "CDNV: class-distance normalised variance",
 }
-_ANGLES = r"NC2: mean $|\cos + 1/(K-1)|$ over pairs"
+_COMPARED_PANELS = {
+    "nc1_span": r"$\widetilde{\mathrm{NC1}}$ in the span of the means",
+    "nc2_equiangular": r"NC2: mean $|\cos + 1/(K-1)|$",
+    "cdnv": "CDNV",
+}
 _TRACES = {
     "within": r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_W$",
     "between": r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_B$",
@@ -101,8 +106,8 @@ def _mark_layers(axes: Mapping[str, Axes], calibration: DepthCalibration, last: 
 def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
     """Metrics by layer: measured, the path at the layers' times, and the two rivals."""
     c = calibration
-    figure = Figure(figsize=(12, 6.8), layout="constrained")
-    axes = list(figure.subplots(2, 3).flat)
+    figure = Figure(figsize=(14.5, 6.8), layout="constrained")
+    axes = [figure.add_subplot(2, 4, i + 1) for i in range(len(COMPARED) + 1)]
     names = list(c.measured)
     for axis, metric in zip(axes, COMPARED, strict=False):
         measured = [getattr(m, metric) for m in c.measured.values()]
@@ -113,11 +118,11 @@ def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
         places = [names.index(name) for name in c.placed]
         values = [getattr(c.predicted["path"][name], metric) for name in c.placed]
         axis.plot(places, values, "D-", color=PREDICTED, ms=5, label="central path")
-        drawn = [value for line in axis.lines for value in line.get_ydata() if value > 0]
-        if drawn and max(drawn) > 10 * min(drawn):
+        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
+        if drawn.max() > 10 * drawn.min() > 0:
             axis.set_yscale("log")
-        chosen = ", which places the layers" if metric == c.metric else ""
-        _style(axis, _PANELS.get(metric, _ANGLES) + chosen)
+        chosen = " (places)" if metric == c.metric else ""
+        _style(axis, (_PANELS | _COMPARED_PANELS)[metric] + chosen)
     times = [0.0, *c.times.values()]
     axes[-1].plot(range(len(names)), times, "D-", color=PREDICTED, ms=5)
     _style(axes[-1], "flow time t of the layers")

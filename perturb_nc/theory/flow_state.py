@@ -115,11 +115,16 @@ class StepMap:
 
     def within(self, model: FlowModel, state: FlowState) -> Matrix:
         """Σ_W after the step: TΣTᵀ + TCGᵀ + GCᵀTᵀ + GΣ_W0Gᵀ, C = ΨΣ_W0."""
-        moved = self.t_left(self.t_left(state.within).mT)
-        if state.cross is not None:
-            mixed = self.t_left(self.g_left(state.cross.mT).mT)
-            moved = moved + mixed + mixed.mT
-            moved = moved + self.g_left(self.g_left(model.reference_within).mT)
+        # TΣTᵀ = α²Σ + ZQᵀ + QZᵀ with Z = αΣQtᵀ + ½Q t(QᵀΣQ)tᵀ: one product with Σ.
+        image = state.within @ self.basis @ self.t.mT
+        core = self.t @ (self.basis.mT @ image)
+        half = (self.alpha * image + 0.5 * self.basis @ core) @ self.basis.mT
+        moved = self.alpha**2 * state.within + half + half.mT
+        if state.cross is None:
+            return moved
+        mixed = self.t_left(self.g_left(state.cross.mT).mT)
+        moved = moved + mixed + mixed.mT
+        moved = moved + self.g_left(self.g_left(model.reference_within).mT)
         return 0.5 * (moved + moved.mT)
 
     def within_product(self, model: FlowModel, state: FlowState, x: Rows) -> Rows:

@@ -79,6 +79,15 @@ def test_rivals_are_what_they_say(layers):
     assert c.predicted["interpolation"]["d"].nc1 == pytest.approx(c.measured["d"].nc1)
 
 
+def test_two_classes():
+    start = random_problem(seed=2, dim=6, num_classes=2).reduced.statistics
+    path = pnc.central_path_flow(start, lambda_w=0.1, lambda_h=0.0, times=[0.5, 1.0])
+    layers = {"a": start, "b": path.statistics(0), "c": path.statistics(1)}
+    c = pnc.calibrate_depth(layers, rtol=1e-5)
+    assert max(c.errors(metric="nc1").values()) < 0.05
+    assert all(math.isnan(e) for e in c.errors(metric="nc2_equiangular").values())
+
+
 def test_bad_arguments_are_named(layers):
     narrow = random_problem(seed=1, dim=5, num_classes=3).reduced.statistics
     for arguments, message in [

@@ -1,0 +1,75 @@
+"""The benchmarks' schema, and that every method in them integrates the same flow."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks import flow, peers  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def case():
+    return flow.make_case("tiny", flow.QUICK, (24, 4), spread=3.0)
+
+
+@pytest.mark.parametrize("method", [peers.flow, peers.flow_from_features, *peers.PEERS.values()])
+def test_all_methods_agree(method, case):
+    expected = peers.full_dop853(case, 1e-11).means
+    try:
+        found = method(case, 1e-8)
+    except peers.NotAvailable as reason:
+        pytest.skip(str(reason))
+    torch.testing.assert_close(found.means, expected, rtol=1e-5, atol=1e-5)
+    assert found.evaluations > 0
+
+
+def test_another_flow_is_told_apart(case):
+    expected = peers.full_dop853(case, 1e-9).means
+    other = peers.flow(replace(case, lambda_w=1.01 * case.lambda_w), 1e-9).means
+    assert flow._distance(other, expected) > 1e-5
+
+
+def test_what_is_missing_or_too_large_is_said(case, monkeypatch):
+    monkeypatch.setattr(peers, "odeint", None)
+    row = flow._at_accuracy(peers.full_dopri5, case, case.statistics.means, flow.QUICK)
+    assert row["seconds"] is None
+    assert "torchdiffeq is not installed" in row["note"]
+    monkeypatch.setattr(peers, "RADAU_LIMIT", 10)
+    row = flow._at_accuracy(peers.full_radau, case, case.statistics.means, flow.QUICK)
+    assert "dense Jacobian holds (dN)² = 9.2e+03 numbers" in row["note"]
+
+
+def test_a_method_that_misses_the_accuracy_has_no_time(case):
+    row = flow._at_accuracy(peers.flow, case, 2 * case.statistics.means, flow.QUICK)
+    assert row["seconds"] is None
+    assert row["note"] == "not accurate enough at rtol 1e-09"
+
+
+def test_the_quick_benchmark_writes_its_tables(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.flow", "--quick", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    result = json.loads((tmp_path / "flow.json").read_text(encoding="utf8"))
+    assert list(result) == ["config", "machine", "cases", "scaling"]
+    assert result["machine"]["cpu"]
+    assert result["machine"]["threads"] == 1
+    assert [case["case"] for case in result["cases"]] == ["small", "class means", "random"]
+    for case in result["cases"]:
+        assert case["reference_against_dop853"] < 1e-8
+        assert [row["method"] for row in case["methods"]][2:] == list(peers.PEERS)
+        assert case["methods"][0]["ratio"] == 1
+        for row in case["methods"]:
+            assert row["note"]
+            if row["seconds"] is not None:
+                assert row["error"] <= result["config"]["accuracy"]
+                assert row["evaluations"] > 0
+    assert [row["num_samples"] for row in result["scaling"]] == [100, 1000]
+    table = (tmp_path / "flow.md").read_text(encoding="utf8")
+    for name in (flow.OURS, *peers.PEERS):
+        assert table.count(f"| {name} |") == 3
