@@ -28,6 +28,7 @@ check: .venv/installed  ## linter, formatter, type checker
 
 experiments: .venv/installed  ## run every experiment; writes experiments/results/
 	$(BIN)/python -m experiments.near_collapse_spectrum
+	$(BIN)/python -m experiments.depth_calibration
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
