@@ -1,0 +1,1 @@
+"""What the near-collapse model predicts, from class statistics alone."""
