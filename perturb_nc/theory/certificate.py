@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
@@ -55,7 +56,13 @@ def certify(problem: NearCollapseProblem, weight: ArrayLike) -> Certificate:
 
     Source: DESIGN §4.2.
     """
-    return certify_point(problem.at(problem.checked_weight(weight)))
+    w = problem.checked_weight(weight)
+    try:
+        return certify_point(problem.at(w))
+    except LinAlgError as error:
+        raise ValueError(
+            f"weight is too large for float64, |W| = {w.norm().item():.1e}; rescale it"
+        ) from error
 
 
 def certify_point(point: ReducedPoint) -> Certificate:

@@ -86,9 +86,9 @@ def minimize(
     """Minimise (1) over W, H (and b): truncated Newton-CG on g(W) = min_{H,b} f.
 
     Every step solves ∇²g[V] = -∇g by conjugate gradients, preconditioned by (S_H + (λ_W/K)I)⁻¹
-    (the Hessian at fixed H), with a line search on g. Directions of negative curvature are
-    followed; where the certificate shows that a stationary point may be improvable, its Hessian is
-    searched for one, so that the result satisfies the second-order conditions. One product costs
+    (the Hessian at fixed H), with a line search on g. Negative curvature ends a solve early; where
+    the certificate shows that a stationary point may be improvable, its Hessian is searched for a
+    direction of it, so that the result satisfies the second-order conditions. One product costs
     O(Kd²), one step d³/3 for the preconditioner; N does not enter.
 
     Args:
@@ -129,7 +129,7 @@ def _start(problem: NearCollapseProblem) -> ReducedPoint:
     try:
         weight = problem.central_path_weight()
     except LinAlgError:
-        weight = s.priors[:, None] * s.centered_means  # a direction will do; scaled below
+        weight = s.priors[:, None] * s.centered_means  # any start that tells classes apart
     if problem.beta == 0:
         k, d = weight.shape
         if problem.bias:
@@ -151,8 +151,10 @@ def _descend(
         norm = point.gradient_norm
         if norm > tol:
             turned = realigned(problem.at, point) if steps > 1 else None
-            point = point if turned is None else turned
-            norm = point.gradient_norm
+            if turned is not None:
+                point, norm = turned, turned.gradient_norm
+                if norm <= tol:
+                    continue
             forcing = max(min(0.1, norm), 0.1 * tol / norm)
             found = solve_hessian(point, -point.gradient, forcing)
             move, expand = found.solution, found.negative is not None and found.products == 1

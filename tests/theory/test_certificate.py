@@ -183,3 +183,9 @@ def test_too_large_for_the_lift():
     problem = random_problem(seed=0, dim=90).reduced
     with pytest.raises(ValueError, match=r"d = 90, K = 4 has order 118 > 100; project"):
         lifted_optimum(problem)
+
+
+def test_a_weight_beyond_float64_is_named():
+    problem = random_problem(seed=0, **SMALL).reduced
+    with pytest.raises(ValueError, match=r"weight is too large for float64"):
+        pnc.certify(problem, torch.full((3, 5), 1e160, dtype=torch.float64))
