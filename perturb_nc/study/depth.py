@@ -127,6 +127,9 @@ def calibrate_depth(
     )
 
 
+_ZERO = 1e-12  # a metric below this is rounding
+
+
 def _place(
     statistics: ClassStatistics,
     lambda_w: float,
@@ -161,7 +164,9 @@ def _fit(
 ) -> float:
     """λ_W by least squares on log(predicted/measured) of all other metrics compared."""
     # A metric that is 0 (angles between two classes) or undefined says nothing.
-    others = [m for m in COMPARED if m != metric and all(getattr(measured[n], m) > 0 for n in fit)]
+    others = [
+        m for m in COMPARED if m != metric and all(getattr(measured[n], m) > _ZERO for n in fit)
+    ]
 
     def residuals(log_lambda: NDArray[np.float64]) -> NDArray[np.float64]:
         placed = place(float(np.exp(log_lambda[0])))
@@ -182,7 +187,7 @@ def _fit(
 
 def _log_ratio(predicted: CollapseMetrics, measured: CollapseMetrics, metric: str) -> float:
     above, below = getattr(predicted, metric), getattr(measured, metric)
-    return math.log(above / below) if above > 0 and below > 0 else math.nan
+    return math.log(above / below) if above > _ZERO and below > _ZERO else math.nan
 
 
 def _shrunk(statistics: ClassStatistics, target: CollapseMetrics, metric: str) -> CollapseMetrics:

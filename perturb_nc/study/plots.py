@@ -94,7 +94,8 @@ def plot_flow(
 
 
 def _mark_layers(axes: Mapping[str, Axes], calibration: DepthCalibration, last: float) -> None:
-    shown = {name: time for name, time in calibration.times.items() if time <= last}
+    ceiling = last * (1 + 1e-6)  # a layer may lie at the very end
+    shown = {name: time for name, time in calibration.times.items() if time <= ceiling}
     for number, (name, time) in enumerate(shown.items()):
         color = colormaps["viridis"](number / len(shown))
         for metric in _PANELS:

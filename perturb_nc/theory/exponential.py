@@ -6,8 +6,8 @@ With the weight W(t) given, every feature h of class k follows one linear equati
 
 a linear equation z' = A(t)z for z = (h, e_k, h0). A step of the method of Casas & Iserles (2006)
 for z' = A(z)z multiplies z by the exponential of a combination of A at a few weights and of their
-commutators. WᵀW has rank K, so that on the d dimensions of h the exponential is a multiple of I
-plus a matrix on the span Q of those weights: O(Kd²) work, and no d×d exponential.
+commutators. WᵀW has rank K, so that on h the exponential is a multiple of I plus a matrix on the
+span Q of those weights.
 
 The part of the exponent that acts on h is -(positive semidefinite) + (antisymmetric) - cI: it is a
 contraction by e^{-c·step} at least, whatever the step size, so that Σ_W ⪰ 0 and (at β = 0)
@@ -20,147 +20,127 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.theory.flow_state import (
-    FlowModel,
-    FlowState,
-    Rows,
-    StepMap,
-    WeightSolver,
-    trace,
-    weighted_square,
-)
+from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows
 
-Small = Float64[Tensor, "... p p"]
-Exponent = Callable[[Sequence[Small]], Small]
+Generator = Float64[Tensor, "... p p"]
+Exponent = Callable[[Sequence[Generator]], Generator]
 
 
 def magnus_step(
-    solver: WeightSolver,
-    model: FlowModel,
-    state: FlowState,
-    weight: Rows,
-    step: float,
-    order: int,
-) -> tuple[StepMap, StepMap, Rows]:
+    model: FlowModel, state: FlowState, weight: Rows, step: float, order: int
+) -> tuple[FlowState, FlowState]:
     """One step of order 2 or 4 from a state and its weight W*.
 
-    Returns the map of the step, the map of the embedded method one order lower, and the last
-    stage's weight (a guess for W* after the step).
+    Returns the state after the step, and that of the embedded method one order lower.
     """
-    stages, final, embedded = _METHODS[order]
-    weights = [weight]
-    for exponent, fraction, guess in stages:
-        basis = torch.linalg.qr(torch.cat([w.mT for w in weights], dim=-1)).Q
-        small = [_generator(model, w, basis, step) for w in weights]
-        stage = _exponential(model, basis, exponent(small), fraction * step)
-        weights.append(solver.after(stage, state, guess(weights)))
-    basis = torch.linalg.qr(torch.cat([w.mT for w in weights], dim=-1)).Q
-    small = [_generator(model, w, basis, step) for w in weights]
-    maps = (_exponential(model, basis, exponent(small), step) for exponent in (final, embedded))
-    return next(maps), next(maps), weights[-1]
+    stages, final = _METHODS[order]
+    weights, embedded = [weight], state
+    for exponent, fraction in stages:
+        embedded = _moved(model, state, weights, exponent, step, fraction)
+        weights.append(model.weight(embedded))
+    if order == 2:
+        embedded = _moved(model, state, weights[:1], lambda k: k[0], step, 1.0)
+    return _moved(model, state, weights, final, step, 1.0), embedded
 
 
 def step_error(
-    model: FlowModel, state: FlowState, step: StepMap, embedded: StepMap, rtol: float, atol: float
+    model: FlowModel, state: FlowState, new: FlowState, other: FlowState, rtol: float, atol: float
 ) -> float:
-    """Difference of two maps, on means and on deviations (root mean squares), over tolerances."""
-    means = step.means(model, state)
-    gap = weighted_square(model.priors, means - embedded.means(model, state)).sqrt()
-    size = (weighted_square(model.priors, means) + trace(state.within)).sqrt()
-    basis, change = step.basis, step.t - embedded.t
-    spread = _quadratic(change, basis.mT @ (state.within @ basis))
-    if state.cross is not None:
-        anchor = step.g - embedded.g
-        spread = spread + 2 * trace(anchor @ (basis.mT @ (state.cross.mT @ basis)) @ change.mT)
-        spread = spread + _quadratic(anchor, basis.mT @ (model.reference_within @ basis))
-    spread = spread.clamp(min=0.0).sqrt()  # below 0 is rounding
-    deviations = spread / (atol + rtol * trace(state.within).sqrt())
+    """Difference of two states, on means and on deviations (root mean squares), over tolerances."""
+    spread = model.spread(state.propagator, state.outer)
+    size = (model.square(new.means) + spread).sqrt()
+    gap = model.square(new.means - other.means).sqrt()
+    nothing = torch.zeros_like(state.outer)  # what lies outside moves exactly
+    change = model.spread(new.propagator - other.propagator, nothing).sqrt()
+    deviations = change / (atol + rtol * spread.sqrt())
     # Features that are collapsed already have no deviations to get wrong.
-    deviations = torch.where(spread > 0, deviations, 0.0)
+    deviations = torch.where(change > 0, deviations, 0.0)
     return float(torch.maximum(gap / (atol + rtol * size), deviations).max())
 
 
-def _generator(
-    model: FlowModel, weight: Rows, basis: Float64[Tensor, "... d q"], step: float
-) -> Small:
+def _moved(
+    model: FlowModel,
+    state: FlowState,
+    weights: Sequence[Rows],
+    exponent: Exponent,
+    step: float,
+    fraction: float,
+) -> FlowState:
+    """The state after exp(exponent of the weights' generators), `fraction` of a step later.
+
+    On features that is αI plus a map of the span Q of the weights, of rank K times their number.
+    """
+    basis = torch.linalg.qr(torch.cat([w.mT for w in weights], dim=-1)).Q
+    k, q = len(model.priors), basis.shape[-1]
+    small = torch.linalg.matrix_exp(exponent([_generator(model, w @ basis, step) for w in weights]))
+    alpha = torch.exp(-model.c * fraction * step)
+    identity = torch.eye(q).to(basis)
+    change, forcing = small[..., :q, :q] - alpha * identity, small[..., :q, q : q + k]
+    means = (state.means @ basis) @ change.mT + forcing.mT
+    propagator = change @ (basis.mT @ state.propagator)
+    outer = alpha * state.outer
+    if not model.anchored:
+        means, propagator = alpha * state.means + means @ basis.mT, basis @ propagator
+        return FlowState(means, alpha * state.propagator + propagator, outer)
+    # β(1 - e^{-c·duration})/c, which is 0 where β = 0 (and c may be).
+    rest = torch.expm1(-model.c * fraction * step)
+    gamma = torch.where(model.c > 0, -model.beta * rest / model.c, 0.0)
+    anchor = small[..., :q, q + k :] - gamma * identity
+    means = means + (model.means @ basis) @ anchor.mT
+    means = alpha * state.means + gamma * model.means + means @ basis.mT
+    propagator = (
+        alpha * state.propagator + gamma * model.identity + basis @ (propagator + anchor @ basis.mT)
+    )
+    return FlowState(means, propagator, outer + gamma)
+
+
+def _generator(model: FlowModel, weight: Float64[Tensor, "... K q"], step: float) -> Generator:
     """step · A(t) on (Qᵀh, e_k, Qᵀh0); the last block only where the flow is anchored."""
-    read = weight @ basis
-    q = read.shape[-1]
-    identity = torch.eye(q).to(read)
-    top = [-(read.mT @ read) - (model.lambda_h + model.beta) * identity, read.mT]
+    q = weight.shape[-1]
+    identity = torch.eye(q).to(weight)
+    top = [-(weight.mT @ weight) - model.c * identity, weight.mT]
     if model.anchored:
         top.append(model.beta * identity)
     rows = torch.cat(top, dim=-1)
     return step * torch.nn.functional.pad(rows, (0, 0, 0, rows.shape[-1] - q))
 
 
-def _exponential(
-    model: FlowModel, basis: Float64[Tensor, "... d q"], exponent: Small, duration: float
-) -> StepMap:
-    q, k = basis.shape[-1], len(model.priors)
-    small = torch.linalg.matrix_exp(exponent)[..., :q, :]
-    c = model.lambda_h + model.beta
-    alpha = torch.exp(-c * duration)
-    # β(1 - e^{-c·duration})/c, which is 0 where β = 0 (and c may be).
-    gamma = torch.where(c > 0, -model.beta * torch.expm1(-c * duration) / c, 0.0)
-    identity = torch.eye(q).to(small)
-    g = (
-        small[..., q + k :] - gamma * identity
-        if model.anchored
-        else torch.zeros_like(small[..., :q])
-    )
-    t = small[..., :q] - alpha * identity
-    return StepMap(basis, alpha, gamma, t, small[..., q : q + k], g)
-
-
-def _commutator(a: Small, b: Small) -> Small:
+def _commutator(a: Generator, b: Generator) -> Generator:
     return a @ b - b @ a
 
 
 # Casas & Iserles 2006, "Explicit Magnus expansions for nonlinear equations", in terms of
 # k_i = step·A(stage i). Order 4: the symmetric part of the last exponent is Simpson's rule
 # (k1 + 4 k5 + k6)/6, a convex combination, so that the step contracts.
-def _third(k: Sequence[Small]) -> Small:
+def _third(k: Sequence[Generator]) -> Generator:
     q1, q2, q3, q4 = k[0], k[1] - k[0], k[2] - k[1], k[3] - 2 * k[1] + k[0]
     return q1 + q2 + 2 / 3 * q3 + q4 / 6 - _commutator(q1, q2) / 6
 
 
-def _half(k: Sequence[Small]) -> Small:
+def _half(k: Sequence[Generator]) -> Generator:
     q1, q2, q3, q4 = k[0], k[1] - k[0], k[2] - k[1], k[3] - 2 * k[1] + k[0]
     return q1 / 2 + q2 / 4 + q3 / 3 - q4 / 24 - _commutator(q1, q2) / 48
 
 
-def _fourth(k: Sequence[Small]) -> Small:
+def _fourth(k: Sequence[Generator]) -> Generator:
     q1, q2, q3, q5, q6 = k[0], k[1] - k[0], k[2] - k[1], k[4] - k[1], k[5] - 2 * k[1] + k[0]
     return q1 + q2 + 2 / 3 * q5 + q6 / 6 - _commutator(q1, q2 - q3 + q5 + q6 / 2) / 6
 
 
-def _latest(weights: Sequence[Rows]) -> Rows:
-    return weights[-1]
-
-
-# Each stage: its exponent, its time as a fraction of the step, and a guess for its W*.
-_Stages = tuple[tuple[Exponent, float, Callable[[Sequence[Rows]], Rows]], ...]
-_METHODS: dict[int, tuple[_Stages, Exponent, Exponent]] = {
-    # Exponential midpoint, with the step frozen at its start beside it.
-    2: (((lambda k: k[0] / 2, 0.5, _latest),), lambda k: k[1], lambda k: k[0]),
+# Each stage: its exponent and its time as a fraction of the step; then the exponent of the step.
+# The last stage of order 4 is a step of order 3.
+_METHODS: dict[int, tuple[tuple[tuple[Exponent, float], ...], Exponent]] = {
+    # Exponential midpoint.
+    2: (((lambda k: k[0] / 2, 0.5),), lambda k: k[1]),
     4: (
         (
-            (lambda k: k[0] / 2, 0.5, _latest),
-            (lambda k: k[0] / 4 + k[1] / 4, 0.5, _latest),
-            (lambda k: k[1], 1.0, lambda w: 2 * w[2] - w[0]),
-            (_half, 0.5, lambda w: w[2]),
-            (_third, 1.0, lambda w: w[3]),
+            (lambda k: k[0] / 2, 0.5),
+            (lambda k: k[0] / 4 + k[1] / 4, 0.5),
+            (lambda k: k[1], 1.0),
+            (_half, 0.5),
+            (_third, 1.0),
         ),
         _fourth,
-        _third,
     ),
 }
 ORDERS = tuple(_METHODS)
-
-
-def _quadratic(
-    change: Float64[Tensor, "... q q"], gram: Float64[Tensor, "... q q"]
-) -> Float64[Tensor, "..."]:
-    """tr(change · gram · changeᵀ)."""
-    return ((change @ gram) * change).sum((-2, -1))

@@ -15,7 +15,8 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
-from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows
+from perturb_nc.theory.flow_space import FlowSpace, transported
+from perturb_nc.theory.flow_state import FlowState, Rows
 from perturb_nc.theory.integrators import (
     Event,
     Exponential,
@@ -44,9 +45,11 @@ class FlowPath:
         lambda_w, lambda_h, beta: of the flow.
         times: flow times reached, (T,).
         means: class means of H(t), (T, K, d).
-        propagators: Ψ(t), (T, d, d), with δ(t) = Ψ(t)δ(0) for every within-class deviation.
+        basis: V, (d, m): the weights and the class means of H0 lie in its span.
+        inner, outer: ψ (T, m, m) and a (T,): within-class deviations are δ(t) = Ψ(t)δ(0) with
+            Ψ = VψVᵀ + a(I - VVᵀ).
         status: how the integration ended.
-        cost: steps, rejected steps, evaluations of W*, factorisations.
+        cost: steps, evaluations of W*, and m.
         rtol, atol: tolerances asked for.
     """
 
@@ -56,7 +59,9 @@ class FlowPath:
     beta: float
     times: Float64[Tensor, "T"]
     means: Float64[Tensor, "T K d"]
-    propagators: Float64[Tensor, "T d d"]
+    basis: Float64[Tensor, "d m"]
+    inner: Float64[Tensor, "T m m"]
+    outer: Float64[Tensor, "T"]
     status: FlowStatus
     cost: FlowCost
     rtol: float
@@ -68,9 +73,17 @@ class FlowPath:
 
     def statistics(self, i: int) -> ClassStatistics:
         """Class statistics at times[i]; class variances as in `ClassStatistics.moved`."""
-        psi = self.propagators[i]
-        within = psi @ self.reference.within @ psi.mT
-        return self.reference.moved(self.means[i], 0.5 * (within + within.mT))
+        return transported(self.reference, self.basis, self.means[i], self.inner[i], self.outer[i])
+
+    def propagator(self, i: int) -> Float64[Tensor, "d d"]:
+        """Ψ(times[i])."""
+        return self._moved(torch.eye(self.reference.dim).to(self.means), i).mT
+
+    def _moved(self, rows: Float64[Tensor, "n d"], i: int) -> Float64[Tensor, "n d"]:
+        """Rows times Ψᵀ."""
+        read = rows @ self.basis
+        own = read @ self.inner[i].mT - self.outer[i] * read
+        return self.outer[i] * rows + own @ self.basis.mT
 
     def features(
         self, reference_features: ArrayLike, labels: ArrayLike, i: int
@@ -83,7 +96,7 @@ class FlowPath:
         k, d = self.means.shape[1:]
         x = as_features(reference_features, name="reference_features", dim=d).to(self.means)
         y = as_labels(labels, len(x), num_classes=k).to(x.device)
-        return self.means[i][y] + (x - self.reference.means[y]) @ self.propagators[i].mT
+        return self.means[i][y] + self._moved(x - self.reference.means[y], i)
 
     @cached_property
     def metrics(self) -> list[CollapseMetrics]:
@@ -95,11 +108,14 @@ class FlowPath:
     ) -> "FlowPath":
         """Go on from the last state to further times; returns the longer path."""
         more = self.from_last(times, until=until)
+        size = more.basis.shape[1]
+        past = [self._state(i).padded(size) for i in range(len(self))]
         return replace(
             more,
             times=torch.cat([self.times, more.times]),
             means=torch.cat([self.means, more.means]),
-            propagators=torch.cat([self.propagators, more.propagators]),
+            inner=torch.cat([*(state.propagator for state in past), more.inner]),
+            outer=torch.cat([self.outer, more.outer]),
             cost=self.cost + more.cost,
         )
 
@@ -108,8 +124,7 @@ class FlowPath:
     ) -> "FlowPath":
         """The path at further times alone, from the last state on; H0 stays what it was."""
         reached = float(self.times[-1])
-        events = _events(self._model, self.reference, until or {})
-        return self._continue(self._state(-1), reached, _checked_times(times, reached), events)
+        return self._continue(self._state(-1), reached, _checked_times(times, reached), until or {})
 
     def at(self, time: float) -> ClassStatistics:
         """Class statistics at any time up to the last, integrated from the nearest one before."""
@@ -118,16 +133,23 @@ class FlowPath:
             raise ValueError(f"time must be <= {float(self.times[-1])}, got {time}; use extend()")
         before = int((self.times <= time).sum()) - 1
         start = 0.0 if before < 0 else float(self.times[before])
-        state = self._model.initial_state() if before < 0 else self._state(before)
-        return self._continue(state, start, [time], []).statistics(0)
+        state = self._space().model.initial_state() if before < 0 else self._state(before)
+        return self._continue(state, start, [time], {}).statistics(0)
 
     def _continue(
-        self, state: FlowState, start: float, times: Sequence[float], events: Sequence[Event]
+        self, state: FlowState, start: float, times: Sequence[float], until: Mapping[str, float]
     ) -> "FlowPath":
+        space = self._space()
         run = Exponential().integrate(
-            self._model, state, start, times, rtol=self.rtol, atol=self.atol, events=events
+            space,
+            state,
+            start,
+            times,
+            rtol=self.rtol,
+            atol=self.atol,
+            events=_events(space, until),
         )
-        return _paths(self._model, self.reference, run, self.rtol, self.atol)[0]
+        return _paths(space, run, self.rtol, self.atol)[0]
 
     def save(self, path: str | Path) -> None:
         """Write the path as one safetensors file, atomically."""
@@ -147,30 +169,20 @@ class FlowPath:
         record = json.loads(metadata["path"])
         status, cost = FlowStatus[record.pop("status")], FlowCost(**record.pop("cost"))
         reference = ClassStatistics(*(tensors[f.name] for f in fields(ClassStatistics)))
-        times, means, propagators = (tensors[f"path/{name}"] for name in _ARRAYS)
-        return cls(
-            reference=reference,
-            times=times,
-            means=means,
-            propagators=propagators,
-            status=status,
-            cost=cost,
-            **record,
-        )
+        record |= {name: tensors[f"path/{name}"] for name in _ARRAYS}
+        return cls(reference=reference, status=status, cost=cost, **record)
 
-    @property
-    def _model(self) -> FlowModel:
-        return _model(self.reference, [self.lambda_w], [self.lambda_h], [self.beta])
+    def _space(self) -> FlowSpace:
+        w, h, beta = _columns(self.reference, [self.lambda_w], [self.lambda_h], [self.beta])
+        return FlowSpace(self.reference, w, h, beta, basis=self.basis[None])
 
     def _state(self, i: int) -> FlowState:
-        psi = self.propagators[i]
-        cross = psi @ self.reference.within
-        anchored = cross[None] if self.beta > 0 else None
-        return FlowState(self.means[i][None], psi[None], (cross @ psi.mT)[None], anchored)
+        means = self.means[i] @ self.basis
+        return FlowState(means[None], self.inner[i][None], self.outer[i].reshape(1, 1, 1))
 
 
-_FORMAT = "perturb_nc.FlowPath/1"
-_ARRAYS = ("times", "means", "propagators")
+_FORMAT = "perturb_nc.FlowPath/2"
+_ARRAYS = ("times", "means", "basis", "inner", "outer")
 _NUMBERS = ("lambda_w", "lambda_h", "beta", "rtol", "atol")
 
 
@@ -205,7 +217,7 @@ def central_path_flow(
             `Exponential(order=, step=)`.
         rtol, atol: local error allowed, on the root mean square of means and of deviations.
         until: stop where a metric reaches a value, {"nc1_trace": 0.1}; "speed" is |dH/dt| / |H|.
-        on_step: called as on_step(time, state) after every accepted step.
+        on_step: called as on_step(time, statistics) after every accepted step.
 
     Raises:
         ValueError: hyper-parameters, times, tolerances, a method or a metric out of range.
@@ -256,7 +268,7 @@ def _flow(
     until: Mapping[str, float] | None,
     on_step: OnStep | None,
 ) -> list[FlowPath]:
-    model = _model(
+    values = _columns(
         statistics,
         [positive(v, "lambda_w") for v in lambda_w],
         [nonnegative(v, "lambda_h") for v in lambda_h],
@@ -266,48 +278,45 @@ def _flow(
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         method = METHODS[method]
+    space = FlowSpace(statistics, *values)
+    if isinstance(method, Scipy):
+        space.use_everything()
     run = method.integrate(
-        model,
-        model.initial_state(),
+        space,
+        space.model.initial_state(),
         0.0,
         _checked_times(times, 0.0),
         rtol=positive(rtol, "rtol"),
         atol=nonnegative(atol, "atol"),
-        events=_events(model, statistics, until or {}),
+        events=_events(space, until or {}),
         on_step=on_step,
     )
-    return _paths(model, statistics, run, rtol, atol)
+    return _paths(space, run, rtol, atol)
 
 
-def _model(
-    statistics: ClassStatistics,
-    lambda_w: Sequence[float],
-    lambda_h: Sequence[float],
-    beta: Sequence[float],
-) -> FlowModel:
-    scalars = (statistics.means.new_tensor(v).reshape(-1, 1, 1) for v in (lambda_w, lambda_h, beta))
-    return FlowModel(statistics.means, statistics.within, statistics.priors, *scalars)
+def _columns(statistics: ClassStatistics, *values: Sequence[float]) -> list[Tensor]:
+    return [statistics.means.new_tensor(v).reshape(-1, 1, 1) for v in values]
 
 
-def _paths(
-    model: FlowModel, reference: ClassStatistics, run: Trajectory, rtol: float, atol: float
-) -> list[FlowPath]:
-    times = reference.means.new_tensor(run.times)
+def _paths(space: FlowSpace, run: Trajectory, rtol: float, atol: float) -> list[FlowPath]:
+    model, basis = space.model, space.basis
     return [
         FlowPath(
-            reference=reference,
+            reference=space.statistics,
             lambda_w=float(model.lambda_w[b]),
             lambda_h=float(model.lambda_h[b]),
             beta=float(model.beta[b]),
-            times=times,
-            means=torch.stack([state.means[b] for state in run.states]),
-            propagators=torch.stack([state.propagator[b] for state in run.states]),
+            times=basis.new_tensor(run.times),
+            means=torch.stack([state.means[b] @ basis[b].mT for state in run.states]),
+            basis=basis[b],
+            inner=torch.stack([state.propagator[b] for state in run.states]),
+            outer=torch.stack([state.outer[b, 0, 0] for state in run.states]),
             status=run.status,
             rtol=rtol,
             atol=atol,
             cost=run.cost,
         )
-        for b in range(len(model.lambda_w))
+        for b in range(len(basis))
     ]
 
 
@@ -320,9 +329,7 @@ def _checked_times(times: Sequence[float], start: float) -> list[float]:
     return values
 
 
-def _events(
-    model: FlowModel, reference: ClassStatistics, until: Mapping[str, float]
-) -> list[Event]:
+def _events(space: FlowSpace, until: Mapping[str, float]) -> list[Event]:
     known = [f.name for f in fields(CollapseMetrics) if f.name not in _NEED_WEIGHT]
     unknown = [name for name in until if name not in (*known, "speed")]
     if unknown:
@@ -331,9 +338,8 @@ def _events(
     def event(name: str, value: float) -> Event:
         def distance(state: FlowState, weight: Rows) -> float:
             if name == "speed":
-                return float(model.speed(state, weight)) - value
-            now = reference.moved(state.means[0], state.within[0])
-            return float(getattr(metric_functions, name)(now)) - value
+                return float(space.model.speed(state, weight)) - value
+            return float(getattr(metric_functions, name)(space.statistics_at(state))) - value
 
         return distance
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
@@ -11,12 +11,15 @@ import torch
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
+from torch import Tensor
 
+from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.exponential import ORDERS, magnus_step, step_error
-from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows, WeightSolver
+from perturb_nc.theory.flow_space import FlowSpace
+from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows
 from perturb_nc.validation import at_least
 
-OnStep = Callable[[float, FlowState], None]
+OnStep = Callable[[float, ClassStatistics], None]
 Event = Callable[[FlowState, Rows], float]
 """A function of a state and its W* that is zero where the flow should stop."""
 
@@ -32,15 +35,26 @@ class FlowStatus(Enum):
 
 @dataclass(frozen=True)
 class FlowCost:
-    """What an integration took: steps, rejected steps, evaluations of W*, d×d factorisations."""
+    """What an integration took.
+
+    Attributes:
+        steps, rejected: steps taken, and tried in vain.
+        evaluations: of W*.
+        dimension: m, of the subspace that held the weights (d where it was all of space).
+    """
 
     steps: int
     rejected: int
     evaluations: int
-    factorisations: int
+    dimension: int
 
     def __add__(self, other: "FlowCost") -> "FlowCost":
-        return FlowCost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return FlowCost(
+            self.steps + other.steps,
+            self.rejected + other.rejected,
+            self.evaluations + other.evaluations,
+            max(self.dimension, other.dimension),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +88,7 @@ class Exponential:
 
     def integrate(
         self,
-        model: FlowModel,
+        space: FlowSpace,
         state: FlowState,
         start: float,
         times: Sequence[float],
@@ -84,10 +98,15 @@ class Exponential:
         events: Sequence[Event] = (),
         on_step: OnStep | None = None,
     ) -> Trajectory:
-        """States at increasing times >= start, of a state at `start`."""
-        # W* a thousand times more accurate than the step is asked to be.
-        solver = WeightSolver(model, 1e-13 if self.step else max(1e-3 * rtol, 1e-13))
-        weight = solver.at(state)
+        """States at increasing times >= start, of a state at `start`; the space may grow."""
+        negligible = 1e-12 if self.step else max(1e-3 * rtol, 1e-12)
+        weight = space.model.weight(state)
+        if not weight.isfinite().all():
+            raise ValueError(
+                "statistics are too badly scaled for float64 (features of mean square "
+                f"{space.statistics.second_moment.trace().item():.1e}, lambda_w = "
+                f"{float(space.model.lambda_w.min()):g}); rescale the features, subtract an offset"
+            )
         time, steps, rejected, reached = start, 0, 0, []
         step = self.step or 0.1 / float(weight.square().sum((-2, -1)).max() + 1e-12)
         signs = [event(state, weight) for event in events]
@@ -98,35 +117,40 @@ class Exponential:
                     status = FlowStatus.MAX_STEPS
                     break
                 size = min(step, target - time)
-                new, embedded, guess = magnus_step(solver, model, state, weight, size, self.order)
+                new, embedded = magnus_step(space.model, state, weight, size, self.order)
                 if self.step is None:
-                    error = step_error(model, state, new, embedded, rtol, atol)
+                    error = step_error(space.model, state, new, embedded, rtol, atol)
                     accepted, step = self._control(error, size, step)
                     if not accepted:
                         rejected += 1
                         if step < 1e-15 * times[-1]:
                             status = FlowStatus.STEP_TOO_SMALL
                         continue
-                before, own = state, weight
-                state, steps = new.advance(model, state), steps + 1
-                weight = solver.after(new, before, guess)
+                neglected, weight = space.hold(new, negligible)
+                before = space.padded(state)
+                if neglected > 100 * negligible:
+                    state, weight, rejected = before, space.model.weight(before), rejected + 1
+                    continue
+                state, steps = space.padded(new), steps + 1
                 values = [event(state, weight) for event in events]
-                crossed = [i for i, v in enumerate(values) if v * signs[i] <= 0]
+                crossed = [
+                    e for e, v, sign in zip(events, values, signs, strict=True) if v * sign <= 0
+                ]
                 if crossed:
-                    size, state = self._locate(
-                        solver, model, before, own, size, [events[i] for i in crossed]
-                    )
+                    size, state = self._locate(space.model, before, size, crossed)
                     status = FlowStatus.EVENT
                 time = target if size == target - time else time + size
                 if on_step is not None:
-                    on_step(time, state)
+                    on_step(time, space.statistics_at(state))
             reached.append((time, state))
             if status is not FlowStatus.FINISHED:
                 break
         per_step = {2: 1, 4: 5}[self.order]
         evaluations = per_step * (steps + rejected) + steps + 1
-        cost = FlowCost(steps, rejected, evaluations, solver.factorisations)
-        return Trajectory([t for t, _ in reached], [s for _, s in reached], status, cost)
+        cost = FlowCost(steps, rejected, evaluations, space.basis.shape[-1])
+        return Trajectory(
+            [t for t, _ in reached], [space.padded(s) for _, s in reached], status, cost
+        )
 
     def _control(self, error: float, size: float, step: float) -> tuple[bool, float]:
         """Whether a step of this error (over tolerance) is accepted, and the next step size."""
@@ -141,37 +165,36 @@ class Exponential:
 
     def _locate(
         self,
-        solver: WeightSolver,
         model: FlowModel,
         state: FlowState,
-        weight: Rows,
         size: float,
         events: Sequence[Event],
     ) -> tuple[float, FlowState]:
         """The step (<= size) after which the first of the events is zero, and the state there."""
+        weight = model.weight(state)
 
-        def after(part: float) -> tuple[FlowState, Rows]:
-            if part == 0:
-                return state, weight
-            new, _, guess = magnus_step(solver, model, state, weight, part, self.order)
-            return new.advance(model, state), solver.after(new, state, guess)
+        def after(part: float) -> FlowState:
+            return magnus_step(model, state, weight, part, self.order)[0]
 
-        def root(event: Event) -> float:
-            return float(brentq(lambda part: event(*after(part)), 0.0, size, xtol=1e-13 * size))
+        def distance(part: float, event: Event) -> float:
+            new = after(part)
+            return event(new, model.weight(new))
 
-        found = min(root(event) for event in events)
-        return found, after(found)[0]
+        found = min(
+            float(brentq(distance, 0.0, size, args=(event,), xtol=1e-13 * size)) for event in events
+        )
+        return found, after(found)
 
 
 @dataclass(frozen=True)
 class Scipy:
-    """scipy's DOP853 or Radau on (means, Ψ): a judge of the exponential method, for small d."""
+    """scipy's DOP853 or Radau on (means, Ψ), all d dimensions of them: a judge, for small d."""
 
     name: Literal["DOP853", "Radau"]
 
     def integrate(
         self,
-        model: FlowModel,
+        space: FlowSpace,
         state: FlowState,
         start: float,
         times: Sequence[float],
@@ -182,33 +205,36 @@ class Scipy:
         on_step: OnStep | None = None,
     ) -> Trajectory:
         """As `Exponential.integrate`; without batches, events and on_step."""
+        model = space.model
         if events or on_step is not None or model.lambda_w.numel() > 1:
             raise ValueError(
                 f"method {self.name!r} takes no batch, until or on_step; use 'exponential'"
             )
-        (k, d), batch = state.means.shape[-2:], state.means.shape[:-2]
-        solver = WeightSolver(model, 1e-13)
+        sizes = [state.means.numel(), state.propagator.numel()]
 
         def unpack(flat: NDArray[np.float64]) -> FlowState:
-            tensor = torch.from_numpy(flat).to(state.means)
-            means, psi = (part.reshape(*batch, -1, d) for part in tensor.split([k * d, d * d]))
-            cross = psi @ model.reference_within
-            return FlowState(means, psi, cross @ psi.mT, None if state.cross is None else cross)
+            means, propagator = torch.from_numpy(flat).to(state.means).split(sizes)
+            return FlowState(
+                means.view_as(state.means), propagator.view_as(state.propagator), state.outer
+            )
 
         def rate(_: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
             now = unpack(flat)
-            w, c = solver.at(now), model.lambda_h + model.beta
-            errors = now.means @ w.mT - torch.eye(k).to(w)
-            means = model.beta * model.reference_means - errors @ w - c * now.means
-            psi = -w.mT @ (w @ now.propagator) - c * now.propagator
-            psi = psi + model.beta * torch.eye(d).to(w)
-            return torch.cat([means.flatten(), psi.flatten()]).cpu().numpy()
+            return pack(*model.rate(now, model.weight(now)))
 
-        first = torch.cat([state.means.flatten(), state.propagator.flatten()]).cpu().numpy()
+        def pack(means: Tensor, propagator: Tensor) -> NDArray[np.float64]:
+            return torch.cat([means.flatten(), propagator.flatten()]).cpu().numpy()
+
         result = solve_ivp(
-            rate, (start, max(times[-1], start)), first, self.name, times, rtol=rtol, atol=atol
+            rate,
+            (start, max(times[-1], start)),
+            pack(state.means, state.propagator),
+            self.name,
+            times,
+            rtol=rtol,
+            atol=atol,
         )
         status = FlowStatus.FINISHED if result.status == 0 else FlowStatus.STEP_TOO_SMALL
         states = [unpack(np.ascontiguousarray(column)) for column in result.y.T]
-        cost = FlowCost(len(result.t), 0, result.nfev, solver.factorisations)
+        cost = FlowCost(len(result.t), 0, result.nfev, space.basis.shape[-1])
         return Trajectory(list(result.t), states, status, cost)
