@@ -8,9 +8,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
@@ -57,25 +56,46 @@ def certify(problem: NearCollapseProblem, weight: ArrayLike) -> Certificate:
     Source: DESIGN §4.2.
     """
     w = problem.checked_weight(weight)
-    try:
-        return certify_point(problem.at(w))
-    except LinAlgError as error:
+    found = certify_point(problem.at(w))
+    if not math.isfinite(found.gap):
         raise ValueError(
             f"weight is too large for float64, |W| = {w.norm().item():.1e}; rescale it"
-        ) from error
+        )
+    return found
 
 
 def certify_point(point: ReducedPoint) -> Certificate:
     """`certify` for a point already evaluated."""
-    limit = point.c * point.lambda_w / len(point.weight)
+    found = certify_batch(point)
+    return Certificate(
+        found.spectral_ratio.item(),
+        found.lower_bound.item(),
+        found.gap.item(),
+        bool(found.is_global),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CertificateBatch:
+    """The fields of Certificate, for every member of a batch."""
+
+    spectral_ratio: Float64[Tensor, "..."]
+    lower_bound: Float64[Tensor, "..."]
+    gap: Float64[Tensor, "..."]
+    is_global: Bool[Tensor, "..."]
+
+
+def certify_batch(point: ReducedPoint) -> CertificateBatch:
+    """`certify_point` with leading batch dimensions."""
+    limit = (point.c * point.lambda_w / len(point.reference.priors))[..., 0]
     dual = DualTerms(point)
     # Without the constant βλ_H/(2cN) |H0|², which f and D share.
-    gap = (point.excess - dual(dual.best_shares(limit)).sum()).item()
-    return Certificate(
-        spectral_ratio=(dual.squares.max() / limit).item(),
-        lower_bound=point.objective.item() - gap,
+    gap = point.excess - dual(dual.best_shares(limit)).sum(-1)
+    return CertificateBatch(
+        spectral_ratio=dual.squares.amax(-1) / limit[..., 0],
+        lower_bound=point.objective - gap,
         gap=gap,
-        is_global=gap <= GAP_TOLERANCE * point.excess.item(),
+        is_global=gap <= GAP_TOLERANCE * point.excess,
     )
 
 
@@ -83,23 +103,26 @@ class DualTerms:
     """D(R) - βλ_H/(2cN) |H0|² term by term, as a function of the shares φ_i of σ_i."""
 
     def __init__(self, point: ReducedPoint) -> None:
-        squares, vectors = torch.linalg.eigh(point.residual_moment)
-        self.squares = squares.clamp(min=0.0)  # of a Gram matrix: below zero is rounding
+        moment = point.residual_moment
+        defined = moment.isfinite().all(-1).all(-1)[..., None]  # eigh raises for others
+        squares, vectors = torch.linalg.eigh(torch.where(defined[..., None], moment, 0.0))
+        # Of a Gram matrix: below zero is rounding.
+        self.squares = torch.where(defined, squares.clamp(min=0.0), torch.nan)
         priors = point.reference.priors[:, None]
         # In the eigenbasis u_i of EEᵀ/N: <u_iu_iᵀE, Y>/N and |u_iᵀEH0ᵀ/N|².
-        self._fit = (vectors * ((priors * point.residuals).mT @ vectors)).sum(0)
+        self._fit = (vectors * ((priors * point.residuals).mT @ vectors)).sum(-2)
         cross = vectors.mT @ point.residual_overlap
-        self._pull = (point.beta / point.c) ** 2 * cross.square().sum(1)
-        self._slack = point.lambda_w / len(point.weight)
-        self._c = point.c
+        self._pull = (point.beta / point.c)[..., 0] ** 2 * cross.square().sum(-1)
+        self._slack = point.lambda_w[..., 0] / len(point.reference.priors)
+        self._c = point.c[..., 0]
 
-    def __call__(self, shares: Float64[Tensor, "K"]) -> Float64[Tensor, "K"]:
+    def __call__(self, shares: Float64[Tensor, "... K"]) -> Float64[Tensor, "... K"]:
         kept = shares.square()
         slack = self._slack - kept * self.squares / self._c
         quadratic = kept * self.squares + kept * self._pull / slack
         return -shares * self._fit - 0.5 * quadratic
 
-    def best_shares(self, limit: Tensor) -> Float64[Tensor, "K"]:
+    def best_shares(self, limit: Float64[Tensor, "... 1"]) -> Float64[Tensor, "... K"]:
         """Each φ_i in [0, 1] with φ_i² σ_i² < limit at which its (concave) term is largest."""
         # The relative 1e-12 keeps T definite where r = 1 to rounding.
         ceiling = (limit * (1 - 1e-12) / self.squares).sqrt().clamp(max=1.0)

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from perturb_nc.theory.reduced import cholesky
+
 Inner = Float64[Tensor, "... m m"]
 Rows = Float64[Tensor, "... K m"]
 Factor = Float64[Tensor, "... 1 1"]
@@ -94,9 +96,7 @@ class FlowModel:
         pull = self.priors[:, None] * state.means
         moment = state.propagator @ self.within @ state.propagator.mT + state.means.mT @ pull
         moment.diagonal(dim1=-2, dim2=-1).add_(self.lambda_w[..., 0] / len(self.priors))
-        root, failed = torch.linalg.cholesky_ex(moment)
-        weight = torch.cholesky_solve(pull.mT, root).mT
-        return torch.where((failed == 0)[..., None, None], weight, torch.nan)
+        return torch.cholesky_solve(pull.mT, cholesky(moment)).mT
 
     def spread(self, propagator: Inner, outer: Factor) -> Float64[Tensor, "..."]:
         """|Xδ|²/N of all deviations δ of H0, for X = V·propagator·Vᵀ + outer·(I - VVᵀ)."""

@@ -1,17 +1,24 @@
 """The optimum of (1) by a truncated Newton method on the weight alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.certificate import Certificate, certify_point
-from perturb_nc.theory.newton import line_search, realigned, seek_negative_curvature, solve_hessian
+from perturb_nc.theory.certificate import Certificate, certify_batch, certify_point
+from perturb_nc.theory.newton import (
+    Evaluate,
+    Mask,
+    line_search,
+    realigned,
+    seek_negative_curvature,
+    solve_hessian,
+)
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
@@ -106,29 +113,42 @@ def minimize(
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     if initial_weight is None:
-        start = _start(problem)
+        start = starting_weight(problem)
     else:
-        start = problem.at(problem.checked_weight(initial_weight, "initial_weight"))
-    try:
-        return _descend(problem, start, tol, max_steps)
-    except LinAlgError as error:
-        raise ValueError(
-            "statistics are too badly scaled for float64 (class means of size "
-            f"{problem.statistics.means.abs().max().item():.1e}, lambda_w = {problem.lambda_w:g}); "
-            "rescale the features so that |H0|²/N is near 1, and subtract a common offset"
-        ) from error
+        start = problem.checked_weight(initial_weight, "initial_weight")
+    point = problem.at(start)
+    found = descend(
+        point.reference, start[None], point.hyperparameters[None], problem.bias, tol, max_steps
+    )
+    return solution(problem, found, 0)
 
 
-def _start(problem: NearCollapseProblem) -> ReducedPoint:
+def solution(problem: NearCollapseProblem, found: "Descent", i: int) -> Solution:
+    """Member i of a batch, as the Solution of its problem."""
+    point = problem.at(found.weight[i])
+    return Solution(
+        problem=problem,
+        weight=point.weight,
+        bias=point.bias if problem.bias else None,
+        statistics=point.reference.moved(point.means, point.within),
+        objective=point.objective.item(),
+        gradient_norm=point.gradient_norm.item(),
+        steps=int(found.steps[i]),
+        products=int(found.products[i]),
+        status=found.status[i],
+        certificate=certify_point(point),
+    )
+
+
+def starting_weight(problem: NearCollapseProblem) -> Rows:
     """W*(H0); at β = 0, where H0 does not matter, the balanced optimum in its orientation."""
     s = problem.statistics
     # Where no class mean pulls all of W = 0 may be optimal, and exactly so.
     zero = problem.at(torch.zeros_like(s.means))
     if not zero.gradient.any() and certify_point(zero).is_global:
-        return zero
-    try:
-        weight = problem.central_path_weight()
-    except LinAlgError:
+        return zero.weight
+    weight = problem.central_path_weight()
+    if not weight.isfinite().all():
         weight = s.priors[:, None] * s.centered_means  # any start that tells classes apart
     if problem.beta == 0:
         k, d = weight.shape
@@ -139,52 +159,95 @@ def _start(problem: NearCollapseProblem) -> ReducedPoint:
         size = math.sqrt(shrunk * math.sqrt(problem.lambda_h / problem.lambda_w))
         rank = min(k - 1 if problem.bias else k, d)
         weight = size * u[:, :rank] @ vh[:rank]
-    return problem.at(weight)
+    return weight
 
 
-def _descend(
-    problem: NearCollapseProblem, point: ReducedPoint, tol: float, max_steps: int
-) -> Solution:
-    steps = products = 0
-    move: Tensor | None
-    while True:
-        norm = point.gradient_norm
-        if norm > tol:
-            turned = realigned(problem.at, point) if steps > 1 else None
-            if turned is not None:
-                point, norm = turned, turned.gradient_norm
-                if norm <= tol:
-                    continue
-            forcing = max(min(0.1, norm), 0.1 * tol / norm)
-            found = solve_hessian(point, -point.gradient, forcing)
-            move, expand = found.solution, found.negative is not None and found.products == 1
-        elif certify_point(point).is_global:
-            status = Status.CONVERGED
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Where every member of a batch ended."""
+
+    weight: Float64[Tensor, "B K d"]
+    steps: Int64[Tensor, "B"]
+    products: Int64[Tensor, "B"]
+    status: list[Status]
+
+
+def descend(
+    statistics: ClassStatistics,
+    weight: Float64[Tensor, "B K d"],
+    hyperparameters: Float64[Tensor, "B 3"],
+    bias: bool,
+    tol: float,
+    max_steps: int,
+) -> Descent:
+    """Newton steps from given weights, for B settings at once; those that have ended retire."""
+    steps = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
+    products, status = torch.zeros_like(steps), [Status.CONVERGED] * len(weight)
+    final, live = weight.clone(), torch.arange(len(weight), device=weight.device)
+
+    def points(of: Int64[Tensor, "b"]) -> Evaluate:
+        return lambda w: ReducedPoint(statistics, w, hyperparameters[of], bias)
+
+    point = points(live)(weight)
+    if not point.gradient_norm.isfinite().all():
+        raise ValueError(
+            "statistics are too badly scaled for float64 (class means of size "
+            f"{statistics.means.abs().max().item():.1e}, lambda_w = "
+            f"{hyperparameters[:, 0].min().item():g}); rescale the features so that |H0|²/N is "
+            "near 1, and subtract a common offset"
+        )
+    while len(live):
+        far = point.gradient_norm > tol
+        if (turning := far & (steps[live] > 1)).any():
+            point = realigned(points(live), point, turning)
+            far = point.gradient_norm > tol
+        move, expand, taken = _directions(points, point, live, far, tol)
+        products[live] += taken
+        moving = move.flatten(1).any(1)
+        late = moving & (steps[live] == max_steps)
+        for i in live[late]:
+            status[int(i)] = Status.MAX_STEPS
+        moving = moving & ~late
+        final[live] = point.weight
+        if not moving.all():
+            live, far, move, expand = live[moving], far[moving], move[moving], expand[moving]
+            point = points(live)(point.weight[moving])
+        if not len(live):
             break
-        else:
-            found = seek_negative_curvature(point)
-            move, expand = found.negative, True
-        products += found.products
-        if move is None:
-            status = Status.CONVERGED
-            break
-        if steps == max_steps:
-            status = Status.MAX_STEPS
-            break
-        following = line_search(problem.at, point, move, expand=expand)
-        if following is None:
-            status = Status.CONVERGED if norm <= tol else Status.STALLED
-            break
-        point, steps = following, steps + 1
-    return Solution(
-        problem=problem,
-        weight=point.weight,
-        bias=point.bias if problem.bias else None,
-        statistics=point.reference.moved(point.means, point.within),
-        objective=point.objective.item(),
-        gradient_norm=norm,
-        steps=steps,
-        products=products,
-        status=status,
-        certificate=certify_point(point),
-    )
+        point, gained = line_search(points(live), point, move, expand)
+        for i in live[~gained & far]:
+            status[int(i)] = Status.STALLED
+        live = live[gained]
+        if not gained.all():
+            point = points(live)(point.weight[gained])
+        steps[live] += 1
+    return Descent(final, steps, products, status)
+
+
+def _directions(
+    points: Callable[[Int64[Tensor, "b"]], Evaluate],
+    point: ReducedPoint,
+    live: Int64[Tensor, "b"],
+    far: Mask,
+    tol: float,
+) -> tuple[Float64[Tensor, "b K d"], Mask, Int64[Tensor, "b"]]:
+    """Where to move each member (0: it has arrived), whether to expand, and the products taken."""
+    move, expand = torch.zeros_like(point.weight), torch.zeros_like(far)
+    taken = torch.zeros_like(live)
+
+    def part(chosen: Mask) -> ReducedPoint:
+        return point if chosen.all() else points(live[chosen])(point.weight[chosen])
+
+    if far.any():
+        norm = point.gradient_norm[far]
+        forcing = torch.maximum(norm.clamp(max=0.1), 0.1 * tol / norm)
+        own = part(far)
+        found = solve_hessian(own, -own.gradient, forcing)
+        move[far], taken[far] = found.solution, found.products
+        expand[far] = found.bent & (found.products == 1)
+    improvable = ~far if far.all() else ~far & ~certify_batch(point).is_global
+    if improvable.any():
+        found = seek_negative_curvature(part(improvable))
+        move[improvable], taken[improvable] = found.negative, found.products
+        expand[improvable] = True
+    return move, expand, taken

@@ -1,15 +1,20 @@
-"""Truncated Newton steps on g(W): conjugate gradients and a line search on ReducedPoints."""
+"""Truncated Newton steps on g(W), for many hyper-parameters at once.
 
-import math
+Conjugate gradients and a line search on ReducedPoints with one leading batch dimension; the members
+of a batch do not see each other.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
 
-from perturb_nc.theory.reduced import ReducedPoint, Rows
+from perturb_nc.theory.reduced import ReducedPoint, Rows, total
 
 Evaluate = Callable[[Rows], ReducedPoint]
+Mask = Bool[Tensor, "B"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,46 +23,57 @@ class HessianSolve:
 
     Attributes:
         solution: V, as far as the solve came; a descent direction when right = -∇g.
-        negative: the direction of negative curvature that ended the solve, if one did.
+        negative: the direction of negative curvature that ended the solve, 0 where none did.
+        bent: whether one did.
         products: Hessian-vector products taken.
     """
 
     solution: Rows
-    negative: Rows | None
-    products: int
+    negative: Rows
+    bent: Mask
+    products: Int64[Tensor, "B"]
 
 
-def solve_hessian(point: ReducedPoint, right: Rows, relative: float) -> HessianSolve:
+def solve_hessian(
+    point: ReducedPoint, right: Rows, relative: Float64[Tensor, "B"] | float
+) -> HessianSolve:
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
     residual is measured. A direction of negative curvature ends the solve; if it is the first one,
     it serves as the solution too.
     """
-    solution, residual = torch.zeros_like(right), right
-    direction = point.precondition(residual)
-    inner = (residual * direction).sum()
+    solution = negative = torch.zeros_like(right)
+    residual, direction = right, point.precondition(right)
+    inner = total(residual * direction)
     stiffness = inner  # of `direction` at fixed H, by the recurrence below
     target = relative**2 * inner
-    limit = 2 * right.numel() + 10  # twice the exact-arithmetic bound, for rounding
-    for used in range(1, limit + 1):
+    active = inner > 0
+    bent, products = torch.zeros_like(active), torch.zeros_like(active, dtype=torch.int64)
+    limit = 2 * right[0].numel() + 10  # twice the exact-arithmetic bound, for rounding
+    for _ in range(limit):
+        if not active.any():
+            break
         product = point.hessian_vector_product(direction)
-        curvature = (direction * product).sum()
+        products = products + active
+        curvature = total(direction * product)
         # Below this a curvature is rounding: flat directions (rotations, at β = 0) end here.
         noise = 1e-12 * stiffness
-        if curvature <= noise:
-            negative = direction if curvature < -noise else None
-            return HessianSolve(solution if used > 1 else direction, negative, used)
-        step = inner / curvature
-        solution = solution + step * direction
-        residual = residual - step * product
+        flat = active & ~(curvature > noise)
+        below = flat & (curvature < -noise)
+        negative = torch.where(_wide(below), direction, negative)
+        solution = torch.where(_wide(flat & (products == 1)), direction, solution)
+        bent, active = bent | below, active & ~flat
+        step = torch.where(active, inner / curvature, 0.0)
+        solution = solution + _wide(step) * direction
+        residual = residual - _wide(step) * product
         scaled = point.precondition(residual)
-        previous, inner = inner, (residual * scaled).sum()
-        if inner <= target:
-            break
-        direction = scaled + (inner / previous) * direction
-        stiffness = inner + (inner / previous) ** 2 * stiffness
-    return HessianSolve(solution, None, used)
+        previous, inner = inner, total(residual * scaled)
+        active = active & (inner > target)
+        ratio = torch.where(active, inner / previous, 0.0)
+        direction = scaled + _wide(ratio) * direction
+        stiffness = inner + ratio**2 * stiffness
+    return HessianSolve(solution, negative, bent, products)
 
 
 def seek_negative_curvature(point: ReducedPoint) -> HessianSolve:
@@ -67,14 +83,14 @@ def seek_negative_curvature(point: ReducedPoint) -> HessianSolve:
     singular vector of E times a random row, which has a part in unused feature dimensions. If the
     Hessian has negative curvature they meet it.
     """
-    top = torch.linalg.eigh(point.residual_moment).eigenvectors[:, -1]
+    top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
     generator = torch.Generator().manual_seed(0)
-    row = torch.randn(point.weight.shape[1], generator=generator, dtype=torch.float64)
-    return solve_hessian(point, torch.outer(top, row.to(top.device)), 1e-8)
+    row = torch.randn(point.weight.shape[-1], generator=generator, dtype=torch.float64)
+    return solve_hessian(point, top * row.to(top.device), 1e-8)
 
 
-def realigned(evaluate: Evaluate, point: ReducedPoint) -> ReducedPoint | None:
-    """The point after the best joint rotation of W and H; None when it gains nothing.
+def realigned(evaluate: Evaluate, point: ReducedPoint, wanted: Mask) -> ReducedPoint:
+    """The point after the best joint rotation of W and H, where `wanted` and where it gains.
 
     Only the anchor term of f sees W → WQᵀ, H → QH; it is least at the polar factor of H0Hᵀ. Where β
     is small the optimum lies along a curved valley of such rotations, which Newton's steps follow
@@ -82,57 +98,69 @@ def realigned(evaluate: Evaluate, point: ReducedPoint) -> ReducedPoint | None:
     """
     w = point.weight
     reach = (w, *(point.anchor_overlap(w, transposed=t) for t in (False, True)))
-    basis = torch.linalg.qr(torch.cat(reach).mT).Q.mT
+    basis = torch.linalg.qr(torch.cat(reach, dim=-2).mT).Q.mT
     overlap = point.anchor_overlap(basis, transposed=False) @ basis.mT
     u, _, vh = torch.linalg.svd(overlap)
     rotation = (u @ vh).mT
     read = w @ basis.mT
     trial = evaluate(w + (read @ rotation.mT - read) @ basis)
-    return trial if trial.excess < point.excess * (1 - _ROUNDING) else None
+    better = wanted & (trial.excess < point.excess * (1 - _ROUNDING))
+    if better.all():
+        return trial
+    return evaluate(torch.where(_wide(better), trial.weight, w)) if better.any() else point
 
 
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 
 
 def line_search(
-    evaluate: Evaluate, point: ReducedPoint, direction: Rows, *, expand: bool
-) -> ReducedPoint | None:
-    """The next point along a descent direction; None when rounding hides any decrease.
+    evaluate: Evaluate, point: ReducedPoint, direction: Rows, expand: Mask
+) -> tuple[ReducedPoint, Mask]:
+    """The next point along descent directions; False where rounding hides any decrease.
 
-    Halves the step from 1 until g falls enough (Armijo). With `expand` - along negative curvature,
+    Halves the step from 1 until g falls enough (Armijo). Where `expand` - along negative curvature,
     where no step length is natural - it then doubles the step for as long as g keeps falling.
     """
-    slope = (point.gradient * direction).sum().item()
-    start = point.excess.item()
+    slope = total(point.gradient * direction).clamp(max=0.0)
+    start, norm = point.excess, point.gradient_norm
     rounding = _ROUNDING * start
-    step = 1.0
-    for _ in range(60):
-        trial = evaluate(point.weight + step * direction)
+    step = torch.ones_like(start)
+
+    def along(step: Float64[Tensor, "B"]) -> ReducedPoint:
+        return evaluate(point.weight + _wide(step) * direction)
+
+    def accepts(trial: ReducedPoint) -> Mask:
         value = _excess(trial)
-        if value <= start + 1e-4 * step * min(slope, 0.0) + rounding:
-            break
         # Near the optimum the decrease drowns in the rounding of g, but not that of its gradient.
-        flat = value <= start * (1 + 1e-8)
-        if step == 1.0 and flat and trial.gradient_norm <= 0.5 * point.gradient_norm:
+        flat = (step == 1) & (value <= start * (1 + 1e-8)) & (trial.gradient_norm <= 0.5 * norm)
+        return (value <= start + 1e-4 * step * slope + rounding) | flat
+
+    trial = along(step)
+    good = accepts(trial)
+    for _ in range(60):
+        if good.all():
             break
-        step /= 2
-    else:
-        return None
-    for _ in range(60 if expand else 0):
-        step *= 2
-        longer = evaluate(point.weight + step * direction)
-        if _excess(longer) >= _excess(trial) - rounding:
+        step = torch.where(good, step, step / 2)
+        trial = along(step)
+        good = good | accepts(trial)
+    growing = good & expand
+    for _ in range(60):
+        if not growing.any():
             break
-        trial = longer
-    if _excess(trial) >= start - rounding and trial.gradient_norm >= point.gradient_norm:
-        return None
-    return trial
+        longer = torch.where(growing, 2 * step, step)
+        candidate = along(longer)
+        growing = growing & (_excess(candidate) < _excess(trial) - rounding)
+        step = torch.where(growing, longer, step)
+        trial = candidate if growing.all() else along(step)
+    gained = (_excess(trial) < start - rounding) | (trial.gradient_norm < norm)
+    return trial, good & gained
 
 
-def _excess(point: ReducedPoint) -> float:
+def _excess(point: ReducedPoint) -> Float64[Tensor, "B"]:
     """The excess, infinite where a weight is so large that WWᵀ + cI is no longer definite."""
-    try:
-        value = point.excess.item()
-    except LinAlgError:
-        return math.inf
-    return value if math.isfinite(value) else math.inf
+    return torch.where(point.excess.isfinite(), point.excess, torch.inf)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1)."""
+    return values[:, None, None]

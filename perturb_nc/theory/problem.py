@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.reduced import ReducedPoint, cholesky
 from perturb_nc.validation import ArrayLike, as_matrix, nonnegative, positive
 
 
@@ -77,7 +77,8 @@ class NearCollapseProblem:
         """W*(H) = argmin over W (and b) of f at fixed H = ΠMᵀ(S + (λ_W/K)I)⁻¹.
 
         statistics: of H, by default of H0. With bias, T - and so H - is centred on the mean of
-        the samples. Source: Tirer et al. 2023, eq. (6).
+        the samples. NaN where the statistics are too badly scaled for float64.
+        Source: Tirer et al. 2023, eq. (6).
         """
         s = self.statistics if statistics is None else statistics
         pull, moment = s.priors[:, None] * s.means, s.second_moment
@@ -86,7 +87,7 @@ class NearCollapseProblem:
             pull = pull - torch.outer(s.priors, mean)
             moment = moment - torch.outer(mean, mean)
         moment.diagonal().add_(self.lambda_w / s.num_classes)
-        return torch.cholesky_solve(pull.mT, torch.linalg.cholesky(moment)).mT
+        return torch.cholesky_solve(pull.mT, cholesky(moment)).mT
 
     def checked_weight(self, weight: ArrayLike, name: str = "weight") -> Float64[Tensor, "K d"]:
         """A weight-shaped argument as a finite float64 tensor on the device of the statistics."""

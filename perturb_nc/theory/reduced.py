@@ -13,6 +13,7 @@ what is left is the problem without bias for the centred H0 - h̄01ᵀ and T = Y
 is computed, so that a common offset of the features costs no accuracy.
 
 Matrices of means and perturbations are stored as rows, (K, d), as everywhere in the interface.
+Weight and hyper-parameters may have leading batch dimensions, and then everything has them.
 """
 
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 
-Scalar = Float64[Tensor, ""]
-Rows = Float64[Tensor, "K d"]
-Square = Float64[Tensor, "K K"]
+Scalar = Float64[Tensor, "..."]
+Factor = Float64[Tensor, "... 1 1"]
+Rows = Float64[Tensor, "... K d"]
+Square = Float64[Tensor, "... K K"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,42 +36,42 @@ class ReducedPoint:
     """Problem (1) at `weight`, everything else at its optimum; no checks, built by the problem.
 
     hyperparameters holds (λ_W, λ_H, β), a tensor so that the point can be differentiated in them.
+    What is not finite (a weight too large for float64) is NaN.
     """
 
     reference: ClassStatistics
     weight: Rows
-    hyperparameters: Float64[Tensor, "3"]
+    hyperparameters: Float64[Tensor, "... 3"]
     has_bias: bool
 
     @property
-    def lambda_w(self) -> Scalar:
+    def lambda_w(self) -> Factor:
         """λ_W."""
-        return self.hyperparameters[0]
+        return self.hyperparameters[..., 0, None, None]
 
     @property
-    def lambda_h(self) -> Scalar:
+    def lambda_h(self) -> Factor:
         """λ_H."""
-        return self.hyperparameters[1]
+        return self.hyperparameters[..., 1, None, None]
 
     @property
-    def beta(self) -> Scalar:
+    def beta(self) -> Factor:
         """β."""
-        return self.hyperparameters[2]
+        return self.hyperparameters[..., 2, None, None]
 
     @property
-    def c(self) -> Scalar:
+    def c(self) -> Factor:
         """c = λ_H + β."""
         return self.lambda_h + self.beta
 
     @cached_property
     def gain(self) -> Square:
         """G = (WWᵀ + cI)⁻¹."""
-        k = self.weight.shape[0]
         gram = self.weight @ self.weight.mT
-        identity = torch.eye(k, dtype=gram.dtype, device=gram.device)
+        identity = torch.eye(len(self.reference.priors), dtype=gram.dtype, device=gram.device)
         # Not cholesky_inverse, whose forward-mode derivative is wrong in torch (issue 196682).
-        root = torch.linalg.cholesky(gram + self.c * identity)
-        inverse_root = torch.linalg.solve_triangular(root, identity, upper=False)
+        root = cholesky(gram + self.c * identity)
+        inverse_root = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
         return inverse_root.mT @ inverse_root
 
     @cached_property
@@ -77,14 +79,14 @@ class ReducedPoint:
         """F = GW, that is P⁻¹Wᵀ transposed."""
         return self.gain @ self.weight
 
-    def solve(self, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
+    def solve(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
         """Rows times P⁻¹."""
         return (rows - (rows @ self.weight.mT) @ self.lift) / self.c
 
     @cached_property
-    def _mean(self) -> Float64[Tensor, "d"]:
+    def _mean(self) -> Float64[Tensor, "1 d"]:
         """h̄0 with bias, 0 without: what the reference features are centred on."""
-        mean = self.reference.priors @ self.reference.means
+        mean = self.reference.priors[None] @ self.reference.means
         return mean if self.has_bias else torch.zeros_like(mean)
 
     @cached_property
@@ -92,21 +94,20 @@ class ReducedPoint:
         return self.reference.means - self._mean
 
     @property
-    def drift(self) -> Float64[Tensor, "d"]:
+    def drift(self) -> Float64[Tensor, "... 1 d"]:
         """(β/c)h̄0, the mean of H in the model with bias; 0 in the one without."""
         return (self.beta / self.c) * self._mean
 
     @cached_property
-    def bias(self) -> Float64[Tensor, "K"]:
+    def bias(self) -> Float64[Tensor, "... K"]:
         """b = π - (β/c) W h̄0; 0 in the model without bias."""
         priors = self.reference.priors if self.has_bias else torch.zeros_like(self.reference.priors)
-        return priors - self.weight @ self.drift
+        return priors - (self.weight @ self.drift.mT)[..., 0]
 
     @cached_property
-    def targets(self) -> Square:
+    def targets(self) -> Float64[Tensor, "K K"]:
         """Row k: e_k - π with bias, e_k without."""
-        k = self.weight.shape[0]
-        identity = torch.eye(k, dtype=torch.float64, device=self.weight.device)
+        identity = torch.eye(len(self.reference.priors)).to(self.weight)
         return identity - self.reference.priors if self.has_bias else identity
 
     @cached_property
@@ -156,16 +157,16 @@ class ReducedPoint:
         return (self.beta**2 / self.c) * (self.gain @ filtered)
 
     @cached_property
-    def within(self) -> Float64[Tensor, "d d"]:
+    def within(self) -> Float64[Tensor, "... d d"]:
         """Σ_W = β²P⁻¹Σ_W0P⁻¹."""
-        half = torch.addmm(0.5 * self.reference.within, self.lift.mT, self._trimmed, alpha=-1.0)
+        half = 0.5 * self.reference.within - self.lift.mT @ self._trimmed
         return (self.beta / self.c) ** 2 * (half + half.mT)
 
     @cached_property
     def within_trace(self) -> Scalar:
         """tr Σ_W without forming Σ_W."""
-        shrunk = self.reference.within.trace() - 2 * (self.lift * self._trimmed).sum()
-        return (self.beta / self.c) ** 2 * shrunk
+        shrunk = self.reference.within.trace() - 2 * total(self.lift * self._trimmed)
+        return (self.beta / self.c)[..., 0, 0] ** 2 * shrunk
 
     @cached_property
     def residual_moment(self) -> Square:
@@ -185,7 +186,7 @@ class ReducedPoint:
         """βλ_H/(2c) |H0|²/N, the part of f that no W can change."""
         size = self.reference.priors @ self.reference.means.square().sum(1)
         size = size + self.reference.within.trace()
-        return self.beta * self.lambda_h / (2 * self.c) * size
+        return (self.beta * self.lambda_h / (2 * self.c))[..., 0, 0] * size
 
     @cached_property
     def excess(self) -> Scalar:
@@ -194,12 +195,13 @@ class ReducedPoint:
         Solvers and certificates work with this: no term is negative, so nothing cancels, and no
         constant swamps it.
         """
-        fit = self.residual_moment.trace()
-        between = self.reference.priors @ (self._pull @ self.lift).square().sum(1)
-        within = (self.lift * (self._reference_gram @ self.lift)).sum()
-        shift = self.c * between + self.beta**2 / self.c * within
-        penalty = self.lambda_w / self.weight.shape[0] * self.weight.square().sum()
-        return 0.5 * (fit + penalty + shift)
+        priors = self.reference.priors[:, None]
+        fit = self.residual_moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+        between = total(priors * (self._pull @ self.lift).square())
+        within = total(self.lift * (self._reference_gram @ self.lift))
+        c, beta = self.c[..., 0, 0], self.beta[..., 0, 0]
+        penalty = self._ridge[..., 0, 0] * total(self.weight.square())
+        return 0.5 * (fit + penalty + c * between + beta**2 / c * within)
 
     @property
     def objective(self) -> Scalar:
@@ -216,22 +218,28 @@ class ReducedPoint:
         return self.residuals.mT @ self._weighted_means + self.weight_within + self._decay
 
     @property
-    def gradient_norm(self) -> float:
+    def gradient_norm(self) -> Scalar:
         """‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|; 0 when both vanish."""
-        size = (self._weighted_means * self.own_means).sum() + self.within_trace
-        scale = (self.residual_moment.trace() * size).sqrt() + self._decay.norm()
-        return (self.gradient.norm() / scale).item() if scale > 0 else 0.0
+        size = total(self._weighted_means * self.own_means) + self.within_trace
+        fit = self.residual_moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+        scale = (fit * size).sqrt() + total(self._decay.square()).sqrt()
+        norm = total(self.gradient.square()).sqrt()
+        return torch.where(scale == 0, 0.0, norm / scale)
+
+    @property
+    def _ridge(self) -> Factor:
+        return self.lambda_w / len(self.reference.priors)
 
     @property
     def _decay(self) -> Rows:
-        return self.lambda_w / self.weight.shape[0] * self.weight
+        return self._ridge * self.weight
 
     @cached_property
-    def _stiffness(self) -> Float64[Tensor, "d d"]:
+    def _stiffness(self) -> Float64[Tensor, "... d d"]:
         """Cholesky factor of S_H + (λ_W/K)I, the Hessian at fixed H."""
-        moment = torch.addmm(self.within, self._weighted_means.mT, self.own_means)
-        moment.diagonal().add_(self.lambda_w / self.weight.shape[0])
-        return torch.linalg.cholesky(moment)
+        moment = self.within + self._weighted_means.mT @ self.own_means
+        moment.diagonal(dim1=-2, dim2=-1).add_(self._ridge[..., 0])
+        return cholesky(moment)
 
     def precondition(self, rows: Rows) -> Rows:
         """V(S_H + (λ_W/K)I)⁻¹."""
@@ -253,7 +261,7 @@ class ReducedPoint:
             - (self.weight_within @ v.mT) @ self.lift
             - (self.weight_within @ w.mT) @ v_solved
         )
-        return between + within + self.lambda_w / w.shape[0] * v
+        return between + within + self._ridge * v
 
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
         """Rows times A = HH0ᵀ/N (or Aᵀ), within and between classes, both centred with bias."""
@@ -262,3 +270,14 @@ class ReducedPoint:
             return between + self.beta * self.solve(rows @ self.reference.within)
         between = (rows @ self._weighted_means.mT) @ self._anchors
         return between + self.beta * (self.solve(rows) @ self.reference.within)
+
+
+def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
+    """Cholesky factors, NaN where a matrix of the batch is not positive definite."""
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.where((failed == 0)[..., None, None], root, torch.nan)
+
+
+def total(matrix: Float64[Tensor, "... m n"]) -> Scalar:
+    """Sum over the last two dimensions."""
+    return matrix.sum((-2, -1))

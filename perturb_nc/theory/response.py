@@ -95,7 +95,7 @@ class LinearResponse:
         point, h, errors = self._point, self._own, self._errors
         w, n = point.weight, len(change)
         moment = h.mT @ h / n
-        moment.diagonal().add_(point.lambda_w / len(w))
+        moment.diagonal().add_(self.solution.problem.lambda_w / len(w))
         pull = -((change @ w.mT).mT @ h + errors.mT @ change) / n
         dw = torch.linalg.solve(moment, pull.mT).mT
         outputs = change @ w.mT + h @ dw.mT
@@ -218,7 +218,10 @@ def _solve(solution: Solution, right: Rows) -> Rows:
     """∇²g⁻¹[right] at the solution; ValueError where ∇²g is singular."""
     point = solution.problem.at(solution.weight)
     if right.numel() > _DENSE_LIMIT:
-        found = solve_hessian(point, right, _TOLERANCE).solution
+        family = ReducedPoint(
+            point.reference, point.weight[None], point.hyperparameters[None], point.has_bias
+        )
+        found = solve_hessian(family, right[None], _TOLERANCE).solution[0]
         residual = right - point.hessian_vector_product(found)
         isolated = bool(residual.norm() <= 1e-6 * right.norm())
     else:
