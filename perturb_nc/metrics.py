@@ -2,7 +2,8 @@
 
 Papers differ in normalisation; each function names its source. In all of them M̃ has rows
 μ_k - μ_G with μ_G the mean of the class means, and Σ_B = M̃ᵀM̃/K.
-Metrics that need the samples themselves are in `perturb_nc.sample_metrics`.
+Metrics that need the samples themselves are in `perturb_nc.sample_metrics`. Statistics with leading
+batch dimensions (`perturb_nc.theory.batch`) give metrics with these dimensions.
 """
 
 import math
@@ -10,20 +11,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, trace
 from perturb_nc.validation import ArrayLike, as_matrix
 
-Scalar = Float64[Tensor, ""]
+Scalar = Float64[Tensor, "..."]
 _RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
-Weight = Float[Tensor, "m d"]
+Weight = Float[Tensor, "... m d"]
 
 
 def nc1_trace(statistics: ClassStatistics) -> Scalar:
     """ÑC1 = tr Σ_W / tr Σ_B (Tirer et al. 2023). Infinite or NaN when all class means agree."""
-    return statistics.within.trace() / _trace_between(statistics)
+    return trace(statistics.within) / _trace_between(statistics)
 
 
 def nc1(statistics: ClassStatistics) -> Scalar:
@@ -35,10 +36,9 @@ def nc1(statistics: ClassStatistics) -> Scalar:
     their largest spread count as none: float32 features leave noise there, which must not be
     inverted. Infinite or NaN, as nc1_trace, when all class means agree.
     """
-    inverse = _pinv(contrasts(statistics), statistics)
-    if inverse is None:
-        return statistics.within.trace() / 0.0
-    return ((inverse @ statistics.within) * inverse).sum()
+    inverse, agree = _pinv(contrasts(statistics), statistics)
+    value = ((inverse @ statistics.within) * inverse).sum((-2, -1))
+    return torch.where(agree, trace(statistics.within) / 0.0, value)
 
 
 def nc1_span(statistics: ClassStatistics) -> Scalar:
@@ -48,10 +48,9 @@ def nc1_span(statistics: ClassStatistics) -> Scalar:
     path leaves deviations to weight decay alone, and networks do with them as they please.
     """
     a = contrasts(statistics)
-    inverse = _pinv(a, statistics)
-    if inverse is None:
-        return statistics.within.trace() / 0.0
-    return ((inverse @ statistics.within) * a.mT).sum() / _trace_between(statistics)
+    inverse, agree = _pinv(a, statistics)
+    value = ((inverse @ statistics.within) * a.mT).sum((-2, -1)) / _trace_between(statistics)
+    return torch.where(agree, trace(statistics.within) / 0.0, value)
 
 
 def nc1_parker(statistics: ClassStatistics) -> Scalar:
@@ -78,13 +77,13 @@ def nc2_of(statistics: ClassStatistics) -> Scalar:
 
 def nc2_equinorm(statistics: ClassStatistics) -> Scalar:
     """std/mean of the norms ‖μ_k - μ_G‖ (Papyan et al. 2020; Parker et al. 2023)."""
-    norms = statistics.centered_means.norm(dim=1)
-    return norms.std(correction=0) / norms.mean()
+    norms = statistics.centered_means.norm(dim=-1)
+    return norms.std(-1, correction=0) / norms.mean(-1)
 
 
 def nc2_equiangular(statistics: ClassStatistics) -> Scalar:
     """Mean over pairs of |cos(μ̃_k, μ̃_j) + 1/(K-1)| (Papyan et al. 2020; Parker et al. 2023)."""
-    return _angle_excess(statistics).abs().mean()
+    return _angle_excess(statistics).abs().mean(-1)
 
 
 def nc2_angle_std(statistics: ClassStatistics) -> Scalar:
@@ -92,7 +91,7 @@ def nc2_angle_std(statistics: ClassStatistics) -> Scalar:
 
     The signed mean is 0 for every set of centred means of equal norm, so it is not a metric.
     """
-    return _angle_excess(statistics).std(correction=0)
+    return _angle_excess(statistics).std(-1, correction=0)
 
 
 def nc3_duality(statistics: ClassStatistics, weight: Weight) -> Scalar:
@@ -101,8 +100,8 @@ def nc3_duality(statistics: ClassStatistics, weight: Weight) -> Scalar:
     NaN when the weight does not have one row per class.
     """
     means = statistics.centered_means
-    if weight.shape[0] != means.shape[0]:
-        return means.new_full((), math.nan)
+    if weight.shape[-2] != means.shape[-2]:
+        return _undefined(statistics)
     return torch.linalg.matrix_norm(_unit(weight) - _unit(means))
 
 
@@ -115,14 +114,16 @@ def nc3_alignment(statistics: ClassStatistics, weight: Weight) -> Scalar:
     optimum with bias, whose W has rank K-1.
     """
     k = statistics.num_classes
-    if _rank(weight) < k or _rank(statistics.means) < k:
-        return statistics.means.new_full((), math.nan)
     # With exactly K rows the top-K right singular subspace is the row space: QR, which unlike the
     # singular vectors is differentiable when singular values coincide, as they do at collapse.
-    rows = weight if weight.shape[0] == k else torch.linalg.svd(weight, full_matrices=False).Vh[:k]
+    rows = weight
+    if weight.shape[-2] != k:
+        rows = torch.linalg.svd(weight, full_matrices=False).Vh[..., :k, :]
     read = torch.linalg.qr(rows.mT).Q
     span = torch.linalg.qr(statistics.means.mT).Q
-    return torch.linalg.matrix_norm(read.mT @ span, "nuc") / k
+    value = torch.linalg.matrix_norm(read.mT @ span, "nuc") / k
+    full = (_rank(weight) >= k) & (_rank(statistics.means) >= k)
+    return torch.where(full, value, math.nan)
 
 
 def cdnv(statistics: ClassStatistics) -> Scalar:
@@ -132,22 +133,25 @@ def cdnv(statistics: ClassStatistics) -> Scalar:
     """
     k, means = statistics.num_classes, statistics.means
     # Differences, class by class: |μ_c|² + |μ_c'|² - 2μ_cᵀμ_c' would cancel for close classes.
-    distances = torch.cat([(means[c + 1 :] - means[c]).square().sum(1) for c in range(k - 1)])
+    distances = torch.cat(
+        [(means[..., c + 1 :, :] - means[..., c, None, :]).square().sum(-1) for c in range(k - 1)],
+        dim=-1,
+    )
     i, j = torch.triu_indices(k, k, 1, device=means.device)
     v = statistics.class_variance
-    return ((v[i] + v[j]) / (2 * distances)).mean()
+    return ((v[..., i] + v[..., j]) / (2 * distances)).mean(-1)
 
 
 def within_share(statistics: ClassStatistics) -> Scalar:
     """tr Σ_W / (tr Σ_W + tr Σ_B) (Rangamani et al. 2023)."""
-    within = statistics.within.trace()
+    within = trace(statistics.within)
     return within / (within + _trace_between(statistics))
 
 
 def dnc2(statistics: ClassStatistics) -> Scalar:
     """Condition number of the matrix of (uncentred) class means (Súkeník et al. 2023)."""
     values = torch.linalg.svdvals(statistics.means)
-    return values[0] / values[-1]
+    return values[..., 0] / values[..., -1]
 
 
 def dnc3(statistics: ClassStatistics, weight: Weight) -> Scalar:
@@ -155,11 +159,12 @@ def dnc3(statistics: ClassStatistics, weight: Weight) -> Scalar:
 
     Σ_j |w_j| min_k sin∠(w_j, μ_k) / Σ_j |w_j|; zero rows carry no weight (Súkeník et al. 2023).
     """
-    means = statistics.means / statistics.means.norm(dim=1, keepdim=True)
-    nearest = means[(weight @ means.mT).abs().argmax(1)]
+    means = statistics.means / statistics.means.norm(dim=-1, keepdim=True)
+    closest = (weight @ means.mT).abs().argmax(-1, keepdim=True)
+    nearest = torch.take_along_dim(means, closest, dim=-2)
     # |w - (w·m)m| is |w| sin∠ without a division by |w| or a cancelling √(1 - cos²).
-    residuals = weight - (weight * nearest).sum(1, keepdim=True) * nearest
-    return residuals.norm(dim=1).sum() / weight.norm(dim=1).sum()
+    residuals = weight - (weight * nearest).sum(-1, keepdim=True) * nearest
+    return residuals.norm(dim=-1).sum(-1) / weight.norm(dim=-1).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -216,16 +221,17 @@ def collapse_metrics(
 
 
 def metric_tensors(statistics: ClassStatistics, weight: Weight | None) -> Mapping[str, Scalar]:
-    """Metric name → 0-d tensor, differentiable in the statistics and the weight."""
+    """Metric name → tensor (0-d without batch), differentiable in statistics and weight."""
     of_features = (
         nc1_trace, nc1, nc1_parker, nc1_span, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
         nc2_angle_std, cdnv, within_share, dnc2,
     )  # fmt: skip
     values = {metric.__name__: metric(statistics) for metric in of_features}
     values["dnc1"] = values["nc1_trace"]
-    undefined = statistics.means.new_full((), math.nan)
     for metric in (nc3_duality, nc3_alignment, dnc3):
-        values[metric.__name__] = undefined if weight is None else metric(statistics, weight)
+        values[metric.__name__] = (
+            _undefined(statistics) if weight is None else metric(statistics, weight)
+        )
     return values
 
 
@@ -234,7 +240,7 @@ def collapse_depth(layers: Mapping[str, ClassStatistics], threshold: float = 0.2
     return next((name for name, s in layers.items() if cdnv(s) < threshold), None)
 
 
-def contrasts(statistics: ClassStatistics) -> Float64[Tensor, "d r"]:
+def contrasts(statistics: ClassStatistics) -> Float64[Tensor, "... d r"]:
     """A = M̃ᵀC with C (K×(K-1)) the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
     k = statistics.num_classes
     index = torch.arange(1, k, dtype=torch.float64, device=statistics.means.device)
@@ -243,39 +249,45 @@ def contrasts(statistics: ClassStatistics) -> Float64[Tensor, "d r"]:
     return statistics.centered_means.mT @ (helmert / (index * (index + 1)).sqrt())
 
 
-def _pinv(a: Float64[Tensor, "d r"], statistics: ClassStatistics) -> Float64[Tensor, "r d"] | None:
-    """A† of the contrasts, cut off as `nc1` says; None when the class means agree."""
+def _pinv(
+    a: Float64[Tensor, "... d r"], statistics: ClassStatistics
+) -> tuple[Float64[Tensor, "... r d"], Bool[Tensor, "..."]]:
+    """A† of the contrasts, cut off as `nc1` says, and whether all class means agree."""
     # The rounding of the (float64) means themselves, for a common offset of 1e6 and more.
-    noise = max(statistics.means.shape) * torch.finfo(a.dtype).eps
+    noise = max(statistics.means.shape[-2:]) * torch.finfo(a.dtype).eps
     noise = noise * torch.linalg.matrix_norm(statistics.means).detach()
-    if torch.linalg.matrix_norm(a) <= noise:
-        return None
-    return torch.linalg.pinv(a, atol=noise, rtol=_RANK_CUTOFF)
+    agree = torch.linalg.matrix_norm(a) <= noise
+    cutoff = torch.full_like(noise, _RANK_CUTOFF)
+    return torch.linalg.pinv(a, atol=noise, rtol=cutoff), agree
 
 
 def _trace_between(statistics: ClassStatistics) -> Scalar:
-    return statistics.centered_means.square().sum() / statistics.num_classes
+    return statistics.centered_means.square().sum((-2, -1)) / statistics.num_classes
 
 
-def _gram(means: Float64[Tensor, "K d"]) -> Float64[Tensor, "K K"]:
+def _undefined(statistics: ClassStatistics) -> Scalar:
+    return torch.full_like(_trace_between(statistics), math.nan)
+
+
+def _gram(means: Float64[Tensor, "... K d"]) -> Float64[Tensor, "... K K"]:
     return means @ means.mT
 
 
-def _rank(matrix: Float[Tensor, "m n"]) -> int:
-    return int(torch.linalg.matrix_rank(matrix.detach(), rtol=1e-6))
+def _rank(matrix: Float[Tensor, "... m n"]) -> Int64[Tensor, "..."]:
+    return torch.linalg.matrix_rank(matrix.detach(), rtol=1e-6)
 
 
-def _unit(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    return matrix / torch.linalg.matrix_norm(matrix)
+def _unit(matrix: Float[Tensor, "... m n"]) -> Float[Tensor, "... m n"]:
+    return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
 
 
-def _distance(gram: Float64[Tensor, "K K"], target: Float64[Tensor, "K K"]) -> Scalar:
+def _distance(gram: Float64[Tensor, "... K K"], target: Float64[Tensor, "K K"]) -> Scalar:
     return torch.linalg.matrix_norm(_unit(gram) - target)
 
 
-def _angle_excess(statistics: ClassStatistics) -> Float64[Tensor, "pairs"]:
+def _angle_excess(statistics: ClassStatistics) -> Float64[Tensor, "... pairs"]:
     k = statistics.num_classes
     means = statistics.centered_means
-    units = means / means.norm(dim=1, keepdim=True)
+    units = means / means.norm(dim=-1, keepdim=True)
     i, j = torch.triu_indices(k, k, 1, device=means.device)
-    return _gram(units)[i, j] + 1 / (k - 1)
+    return _gram(units)[..., i, j] + 1 / (k - 1)

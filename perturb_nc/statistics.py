@@ -1,8 +1,9 @@
 """Class statistics of features: all that the near-collapse model and the metrics depend on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Self
 
 import psutil
 import torch
@@ -98,7 +99,7 @@ class ClassStatistics:
     @property
     def dim(self) -> int:
         """d."""
-        return self.means.shape[1]
+        return self.means.shape[-1]
 
     @property
     def num_samples(self) -> int:
@@ -118,7 +119,7 @@ class ClassStatistics:
     @property
     def centered_means(self) -> Float64[Tensor, "K d"]:
         """M̃: rows μ_k - μ_G."""
-        return self.means - self.global_mean
+        return self.means - self.means.mean(-2, keepdim=True)
 
     @property
     def between(self) -> Float64[Tensor, "d d"]:
@@ -130,18 +131,17 @@ class ClassStatistics:
         """S = HHᵀ/N = Σ_W + MΠMᵀ (uncentred, classes weighted by π_k)."""
         return torch.addmm(self.within, (self.means * self.priors[:, None]).mT, self.means)
 
-    def moved(
-        self, means: Float64[Tensor, "K d"], within: Float64[Tensor, "d d"]
-    ) -> "ClassStatistics":
+    def moved(self, means: Float64[Tensor, "... K d"], within: Float64[Tensor, "... d d"]) -> Self:
         """The same classes after a move of their features, with the new means and Σ_W.
 
         The class variances are the old ones times one factor, tr Σ_W new over old: exact in their
         mean always, and each when the class covariances share one shape. (Exact ones need the
         d×d covariance of every class: move the samples and take their statistics.)
         """
-        old = self.within.trace()
-        factor = torch.where(old > 0, within.trace() / old, 0.0)  # collapsed: nothing to scale
-        return ClassStatistics(self.counts, means, within, factor * self.class_variance)
+        old = trace(self.within)
+        factor = torch.where(old > 0, trace(within) / old, 0.0)  # collapsed: nothing to scale
+        variance = factor[..., None] * self.class_variance
+        return replace(self, means=means, within=within, class_variance=variance)
 
     def merge(self, *others: "ClassStatistics") -> "ClassStatistics":
         """Statistics of the union of the samples (same classes, same d)."""
@@ -169,6 +169,11 @@ class ClassStatistics:
         if len(layers) != 1:
             raise ValueError(f"{path} holds layers {sorted(layers)}; read it with load_layers()")
         return next(iter(layers.values()))
+
+
+def trace(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "..."]:
+    """Trace of every matrix of a batch."""
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 class StatisticsBuilder:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, trace
 from perturb_nc.theory.flow_state import Factor, FlowModel, FlowState, Rows
 
 BLOCKS = 7  # at the start; each divides the residual by some 20 on well-conditioned features
@@ -72,7 +72,7 @@ class FlowSpace:
         s = self.statistics
         self.basis, self._image = basis, image
         within = basis.mT @ image
-        outside = s.within.trace() - within.diagonal(dim1=-2, dim2=-1).sum(-1)
+        outside = s.within.trace() - trace(within)
         if basis.shape[-1] == s.dim:
             outside = torch.zeros_like(outside)
         self.model = FlowModel(s.means @ basis, within, outside, s.priors, *self._hyperparameters)

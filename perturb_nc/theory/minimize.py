@@ -118,24 +118,33 @@ def minimize(
         start = problem.checked_weight(initial_weight, "initial_weight")
     point = problem.at(start)
     found = descend(
-        point.reference, start[None], point.hyperparameters[None], problem.bias, tol, max_steps
+        point.reference,
+        start[None],
+        point.hyperparameters[None],
+        problem.bias,
+        tol,
+        max_steps,
     )
-    return solution(problem, found, 0)
+    return solution_at(
+        problem, found.weight[0], int(found.steps), found.status[0], int(found.products)
+    )
 
 
-def solution(problem: NearCollapseProblem, found: "Descent", i: int) -> Solution:
-    """Member i of a batch, as the Solution of its problem."""
-    point = problem.at(found.weight[i])
+def solution_at(
+    problem: NearCollapseProblem, weight: Rows, steps: int, status: Status, products: int
+) -> Solution:
+    """The Solution that has this weight."""
+    point = problem.at(weight)
     return Solution(
         problem=problem,
-        weight=point.weight,
+        weight=weight,
         bias=point.bias if problem.bias else None,
         statistics=point.reference.moved(point.means, point.within),
         objective=point.objective.item(),
         gradient_norm=point.gradient_norm.item(),
-        steps=int(found.steps[i]),
-        products=int(found.products[i]),
-        status=found.status[i],
+        steps=steps,
+        products=products,
+        status=status,
         certificate=certify_point(point),
     )
 

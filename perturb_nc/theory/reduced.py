@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, trace
 
 Scalar = Float64[Tensor, "..."]
 Factor = Float64[Tensor, "... 1 1"]
@@ -196,7 +196,7 @@ class ReducedPoint:
         constant swamps it.
         """
         priors = self.reference.priors[:, None]
-        fit = self.residual_moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+        fit = trace(self.residual_moment)
         between = total(priors * (self._pull @ self.lift).square())
         within = total(self.lift * (self._reference_gram @ self.lift))
         c, beta = self.c[..., 0, 0], self.beta[..., 0, 0]
@@ -221,7 +221,7 @@ class ReducedPoint:
     def gradient_norm(self) -> Scalar:
         """‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|; 0 when both vanish."""
         size = total(self._weighted_means * self.own_means) + self.within_trace
-        fit = self.residual_moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+        fit = trace(self.residual_moment)
         scale = (fit * size).sqrt() + total(self._decay.square()).sqrt()
         norm = total(self.gradient.square()).sqrt()
         return torch.where(scale == 0, 0.0, norm / scale)

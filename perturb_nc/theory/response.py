@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
@@ -208,10 +208,15 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
         result.objective[name] = tangents.pop("objective").item()
         # torch differentiates the constant NaN of an undefined metric to 0.
         result.metrics[name] = {
-            metric: tangent.item() if primals[metric].abs() > _ZERO else math.nan
+            metric: tangent.item() if differentiable(primals[metric]) else math.nan
             for metric, tangent in tangents.items()
         }
     return result
+
+
+def differentiable(metric: Float64[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    """Whether a metric is defined, and not a distance that is 0 (which has no derivative)."""
+    return metric.abs() > _ZERO
 
 
 def _solve(solution: Solution, right: Rows) -> Rows:

@@ -1,0 +1,292 @@
+"""The optimum of (1) for many settings of the hyper-parameters at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from perturb_nc.metrics import metric_tensors
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.certificate import certify_batch
+from perturb_nc.theory.compression import Compression, compress
+from perturb_nc.theory.minimize import Solution, Status, descend, solution_at, starting_weight
+from perturb_nc.theory.newton import solve_hessian
+from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.reduced import ReducedPoint, total
+from perturb_nc.theory.response import HYPERPARAMETERS, differentiable
+from perturb_nc.validation import at_least, positive
+
+_BYTES = 256 * 2**20  # of d×d matrices at once
+_MATRICES = 6  # of them for a setting
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsBatch(ClassStatistics):
+    """Class statistics of several feature sets of one set of classes; not checked."""
+
+    means: Float64[Tensor, "... K d"]
+    within: Float64[Tensor, "... d d"]
+    class_variance: Float64[Tensor, "... K"]
+
+    def __post_init__(self) -> None:
+        """Nothing to check."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Members of a batch that were solved together, in the coordinates of a space."""
+
+    index: Int64[Tensor, "b"]
+    space: Compression
+    weight: Float64[Tensor, "b K n"]
+
+
+@dataclass(frozen=True, eq=False)
+class SolutionBatch:
+    """The optima of B settings; tensors of shape (B,) unless said.
+
+    Attributes:
+        statistics, bias: of the problems.
+        lambda_w, lambda_h, beta: the settings.
+        objective, gradient_norm, steps, products, status: as in `Solution`.
+        spectral_ratio, lower_bound, gap, is_global: as in `Certificate`.
+        singular_values: of W, decreasing, (B, K).
+        metrics: every field of CollapseMetrics, of the features H* read by the last layer W*.
+    """
+
+    statistics: ClassStatistics
+    bias: bool
+    lambda_w: Float64[Tensor, "B"]
+    lambda_h: Float64[Tensor, "B"]
+    beta: Float64[Tensor, "B"]
+    objective: Float64[Tensor, "B"]
+    gradient_norm: Float64[Tensor, "B"]
+    steps: Int64[Tensor, "B"]
+    products: Int64[Tensor, "B"]
+    status: list[Status]
+    spectral_ratio: Float64[Tensor, "B"]
+    lower_bound: Float64[Tensor, "B"]
+    gap: Float64[Tensor, "B"]
+    is_global: Bool[Tensor, "B"]
+    singular_values: Float64[Tensor, "B K"]
+    metrics: dict[str, Float64[Tensor, "B"]]
+    _parts: list[_Part]
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.status)
+
+    def weight(self, i: int) -> Float64[Tensor, "K d"]:
+        """W* of setting i."""
+        i = range(len(self))[i]
+        for part in self._parts:
+            at = (part.index == i).nonzero()
+            if len(at):
+                return part.space.lifted(part.weight[at[0, 0]])
+        raise AssertionError("every member is in a part")
+
+    def solution(self, i: int) -> Solution:
+        """The Solution of setting i, in all d dimensions."""
+        own = {name: float(getattr(self, name)[i]) for name in HYPERPARAMETERS}
+        problem = NearCollapseProblem(self.statistics, **own, bias=self.bias)
+        return solution_at(
+            problem, self.weight(i), int(self.steps[i]), self.status[i], int(self.products[i])
+        )
+
+    def derivatives(self) -> dict[str, dict[str, Float64[Tensor, "B"]]]:
+        """Metric (or "objective") → parameter → derivative in the log of the parameter.
+
+        Exact, as `hyperparameter_response` (times the parameter). NaN where that raises (no
+        convergence, β = 0, a continuum of optima) and where the metric is undefined or 0.
+        """
+        names = [*self.metrics, "objective"]
+        found = {
+            name: {p: torch.full_like(self.objective, torch.nan) for p in HYPERPARAMETERS}
+            for name in names
+        }
+        converged = torch.tensor([s is Status.CONVERGED for s in self.status])
+        usable = converged.to(self.beta.device) & (self.beta > 0)
+        settings = torch.stack([self.lambda_w, self.lambda_h, self.beta], dim=1)
+        for part in self._parts:
+            for rows in _chunks(len(part.index), part.space.statistics.dim):
+                index = part.index[rows]
+                point = ReducedPoint(
+                    part.space.statistics, part.weight[rows], settings[index], self.bias
+                )
+                for p, parameter in enumerate(HYPERPARAMETERS):
+                    for name, values in _logarithmic(point, p).items():
+                        found[name][parameter][index] = torch.where(
+                            usable[index], values, torch.nan
+                        )
+        return found
+
+
+def minimize_batch(
+    statistics: ClassStatistics,
+    *,
+    lambda_w: Sequence[float],
+    lambda_h: Sequence[float],
+    beta: Sequence[float],
+    bias: bool = False,
+    tol: float = 1e-10,
+    max_steps: int = 200,
+) -> SolutionBatch:
+    """`minimize` for B settings of the hyper-parameters, on the device of the statistics.
+
+    All settings are solved together on a subspace of some 11 K dimensions that holds their weights
+    (see `perturb_nc.theory.compression`), where the features are much wider than that. Settings
+    whose gradient in all d dimensions is not below `tol` there are finished in all d dimensions.
+
+    Args:
+        statistics: of H0.
+        lambda_w, lambda_h, beta: the settings, of one length.
+        bias: whether the last layer has a bias.
+        tol: the relative gradient norm to reach, in all d dimensions.
+        max_steps: Newton steps at most.
+
+    Raises:
+        ValueError: settings out of range or of different lengths; tol or max_steps out of range;
+            statistics too badly scaled for float64.
+    """
+    tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
+    settings = _settings(statistics, lambda_w, lambda_h, beta, bias)
+    space = compress(statistics, settings)
+    whole = Compression(None, statistics, None)
+    steps = torch.zeros(len(settings), dtype=torch.int64, device=settings.device)
+    products = torch.zeros_like(steps)
+    status = [Status.CONVERGED] * len(settings)
+    parts: list[_Part] = []
+
+    def solve(space: Compression, index: Tensor, weight: Tensor) -> None:
+        own = settings[index]
+        found = descend(space.statistics, weight, own, bias, tol, max_steps)
+        steps[index] += found.steps
+        products[index] += found.products
+        for i, ended in zip(index.tolist(), found.status, strict=True):
+            status[i] = ended
+        point = ReducedPoint(space.statistics, found.weight, own, bias)
+        rough = (space.gradient_norm(point) > tol) & (space.basis is not None)
+        parts.append(_Part(index[~rough], space, found.weight[~rough]))
+        lifted, rest = space.lifted(found.weight[rough]), index[rough]
+        for rows in _chunks(len(rest), statistics.dim):
+            solve(whole, rest[rows], lifted[rows])
+
+    for rows in _chunks(len(settings), space.statistics.dim):
+        index = torch.arange(len(settings), device=settings.device)[rows]
+        solve(space, index, _starts(space.statistics, settings[rows], bias))
+    counted = {"steps": steps, "products": products, "status": status}
+    return _collect(statistics, settings, bias, parts, counted)
+
+
+def _settings(
+    statistics: ClassStatistics,
+    lambda_w: Sequence[float],
+    lambda_h: Sequence[float],
+    beta: Sequence[float],
+    bias: bool,
+) -> Float64[Tensor, "B 3"]:
+    lengths = (len(lambda_w), len(lambda_h), len(beta))
+    if not lengths[0] == lengths[1] == lengths[2] > 0:
+        raise ValueError(f"lambda_w, lambda_h and beta must have one length, got {lengths}")
+    rows = []
+    for w, h, b in zip(lambda_w, lambda_h, beta, strict=True):
+        own = NearCollapseProblem(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
+        rows.append([own.lambda_w, own.lambda_h, own.beta])
+    return statistics.means.new_tensor(rows)
+
+
+def _starts(
+    statistics: ClassStatistics, settings: Float64[Tensor, "b 3"], bias: bool
+) -> Float64[Tensor, "b K n"]:
+    """`starting_weight` of every setting: once for every λ_W where nothing else matters."""
+    alike = bool(statistics.centered_means.any())
+    known: dict[tuple[float, ...], Tensor] = {}
+    starts = []
+    for w, h, b in settings.tolist():
+        key = (w,) if alike and b > 0 else (w, h, b)
+        if key not in known:
+            problem = NearCollapseProblem(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
+            known[key] = starting_weight(problem)
+        starts.append(known[key])
+    return torch.stack(starts)
+
+
+def _chunks(size: int, dim: int) -> Iterator[slice]:
+    rows = max(1, _BYTES // (_MATRICES * 8 * dim**2))
+    return (slice(start, start + rows) for start in range(0, size, rows))
+
+
+def _collect(
+    statistics: ClassStatistics,
+    settings: Float64[Tensor, "B 3"],
+    bias: bool,
+    parts: list[_Part],
+    counted: dict[str, Any],
+) -> SolutionBatch:
+    values: dict[str, Any] = {}
+
+    def put(name: str, index: Tensor, found: Tensor) -> None:
+        if name not in values:
+            values[name] = found.new_zeros(len(settings), *found.shape[1:])
+        values[name][index] = found
+
+    for part in parts:
+        for rows in _chunks(len(part.index), part.space.statistics.dim):
+            index, weight = part.index[rows], part.weight[rows]
+            point = ReducedPoint(part.space.statistics, weight, settings[index], bias)
+            certificate = certify_batch(point)
+            for field in fields(certificate):
+                put(field.name, index, getattr(certificate, field.name))
+            put("gradient_norm", index, part.space.gradient_norm(point))
+            put("singular_values", index, torch.linalg.svdvals(weight))
+            outcome = _outcome(point)
+            put("objective", index, outcome.pop("objective"))
+            for name, found in outcome.items():
+                put(f"metrics/{name}", index, found)
+    metrics = {n.partition("/")[2]: v for n, v in values.items() if n.startswith("metrics/")}
+    own = {n: v for n, v in values.items() if not n.startswith("metrics/")}
+    w, h, b = settings.unbind(1)
+    return SolutionBatch(
+        statistics=statistics,
+        bias=bias,
+        lambda_w=w,
+        lambda_h=h,
+        beta=b,
+        metrics=metrics,
+        _parts=parts,
+        **own,
+        **counted,
+    )
+
+
+def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
+    """All metrics and the objective at points."""
+    s = point.reference
+    reference = StatisticsBatch(s.counts, s.means, s.within, s.class_variance)
+    moved = reference.moved(point.means, point.within)
+    return {**metric_tensors(moved, point.weight), "objective": point.objective}
+
+
+def _logarithmic(point: ReducedPoint, parameter: int) -> dict[str, Float64[Tensor, "b"]]:
+    """Derivatives of the outcome in the log of a hyper-parameter, NaN where not defined."""
+    settings, weight = point.hyperparameters, point.weight
+    unit = torch.zeros_like(settings)
+    unit[:, parameter] = settings[:, parameter]
+
+    def at(weight: Tensor, settings: Tensor) -> ReducedPoint:
+        return ReducedPoint(point.reference, weight, settings, point.has_bias)
+
+    forcing = torch.func.jvp(lambda p: at(weight, p).gradient, (settings,), (unit,))[1]
+    solved = solve_hessian(point, -forcing, 1e-12).solution
+    residual = total((forcing + point.hessian_vector_product(solved)).square())
+    isolated = residual <= 1e-12 * total(forcing.square())
+    values, slopes = torch.func.jvp(
+        lambda w, p: _outcome(at(w, p)), (weight, settings), (solved, unit)
+    )[:2]
+    return {
+        name: torch.where(isolated & differentiable(values[name]), slope, torch.nan)
+        for name, slope in slopes.items()
+    }

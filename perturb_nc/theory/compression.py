@@ -1,0 +1,103 @@
+"""Class statistics on a subspace that holds the optimal weights of many settings of (1).
+
+A stationary weight of (1) solves W(σI + Σ_W0) = (rows in the span of M0, W and WΣ_W0) with
+
+    σ = (λ_W/K) (1 + λ_H/β)²,
+
+so that it lies close to a rational Krylov space of Σ_W0 and M0 with poles in the range of these σ.
+On an orthonormal basis V (d×m) of such a space problem (1) is the same problem for the statistics
+V gives: M0V and VᵀΣ_W0V, and one more coordinate without class means that carries the rest of
+tr Σ_W0. What that neglects of the gradient, W P⁻¹ V·VᵀΣ_W0(I - VVᵀ), is known at every point.
+
+V also holds the K directions outside the Krylov space in which the features vary least: there a
+saddle is left if anywhere outside of it, so that second-order conditions are those of all d.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.reduced import ReducedPoint, total
+
+_POLES, _ROUNDS = 3, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Compression:
+    """Statistics in the coordinates of V, and what they leave out.
+
+    Attributes:
+        basis: V, (d, m); None where nothing is compressed.
+        statistics: of dimension m + 1 (of dimension d where nothing is compressed).
+        leak: triangular R (m×m) with RᵀR = B(I - VVᵀ)Bᵀ, B = VᵀΣ_W0.
+    """
+
+    basis: Float64[Tensor, "d m"] | None
+    statistics: ClassStatistics
+    leak: Float64[Tensor, "r m"] | None
+
+    def lifted(self, weight: Float64[Tensor, "... K n"]) -> Float64[Tensor, "... K d"]:
+        """A weight of the compressed problem in all d dimensions."""
+        return weight if self.basis is None else weight[..., :-1] @ self.basis.mT
+
+    def gradient_norm(self, point: ReducedPoint) -> Float64[Tensor, "..."]:
+        """ReducedPoint.gradient_norm of the lifted weight, in all d dimensions."""
+        if self.leak is None:
+            return point.gradient_norm
+        outside = point.beta**2 / point.c * point.lift[..., :-1] @ self.leak.mT
+        inside = total(point.gradient.square())
+        grown = ((inside + total(outside.square())) / inside).sqrt()
+        # Both norms have the same scale. A gradient of exactly 0 is that of W = 0: nothing leaks.
+        return torch.where(inside > 0, point.gradient_norm * grown, 0.0)
+
+
+def compress(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"]) -> Compression:
+    """A subspace for settings (λ_W, λ_H, β); none where it would be most of space."""
+    (k, d), within = statistics.means.shape, statistics.within
+    if 2 * (_POLES * _ROUNDS + 2) * k > d:
+        return Compression(None, statistics, None)
+    lambda_w, lambda_h, beta = hyperparameters.unbind(1)
+    values, vectors = torch.linalg.eigh(within)
+    largest = values[-1].clamp(min=torch.finfo(values.dtype).tiny)
+    ratio = torch.where(beta > 0, lambda_h / beta, 0.0)  # at β = 0 H0 does not matter
+    wanted = torch.minimum((lambda_w / k * (1 + ratio) ** 2).clamp(min=1e-7 * largest), largest)
+    ends = torch.stack([wanted.min(), wanted.max()]).log()
+    shares = torch.linspace(0, 1, _POLES).to(ends)
+    poles = ((1 - shares) * ends[0] + shares * ends[1]).exp()
+
+    basis = block = torch.linalg.qr(statistics.means.mT).Q
+    for pole in poles.repeat(_ROUNDS):
+        # (Σ_W0 + σI)⁻¹ of the last block.
+        block = (vectors / (values + pole)) @ (vectors.mT @ block)
+        block = _orthonormal(block, basis)
+        basis = torch.cat([basis, block], dim=1)
+    # Least variance outside: project, lift what lies inside out of the way, take the smallest.
+    image = within @ basis
+    core = basis.mT @ image
+    moved = within - image @ basis.mT - basis @ image.mT
+    moved = moved + basis @ (core + 2 * largest * torch.eye(len(core)).to(core)) @ basis.mT
+    least = torch.linalg.eigh(0.5 * (moved + moved.mT)).eigenvectors[:, :k]
+    return _on_basis(statistics, torch.cat([basis, _orthonormal(least, basis)], dim=1))
+
+
+def _orthonormal(
+    block: Float64[Tensor, "d k"], basis: Float64[Tensor, "d m"]
+) -> Float64[Tensor, "d k"]:
+    # Twice: for what rounding leaves, or for directions that the basis had already.
+    for _ in range(2):
+        block = torch.linalg.qr(block - basis @ (basis.mT @ block)).Q
+    return block
+
+
+def _on_basis(statistics: ClassStatistics, basis: Float64[Tensor, "d m"]) -> Compression:
+    image = statistics.within @ basis
+    core = basis.mT @ image
+    outside = (statistics.within.trace() - core.trace()).clamp(min=0.0)
+    within = torch.block_diag(0.5 * (core + core.mT), outside)
+    means = torch.nn.functional.pad(statistics.means @ basis, (0, 1))
+    own = ClassStatistics(statistics.counts, means, within, statistics.class_variance)
+    leak = torch.linalg.qr(image - basis @ core, mode="r").R
+    return Compression(basis, own, leak)
