@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
 
 import psutil
 import torch
@@ -117,7 +116,7 @@ class ClassStatistics:
         return self.means.mean(0)
 
     @property
-    def centered_means(self) -> Float64[Tensor, "K d"]:
+    def centered_means(self) -> Float64[Tensor, "... K d"]:
         """M̃: rows μ_k - μ_G."""
         return self.means - self.means.mean(-2, keepdim=True)
 
@@ -131,7 +130,9 @@ class ClassStatistics:
         """S = HHᵀ/N = Σ_W + MΠMᵀ (uncentred, classes weighted by π_k)."""
         return torch.addmm(self.within, (self.means * self.priors[:, None]).mT, self.means)
 
-    def moved(self, means: Float64[Tensor, "... K d"], within: Float64[Tensor, "... d d"]) -> Self:
+    def moved(
+        self, means: Float64[Tensor, "... K d"], within: Float64[Tensor, "... d d"]
+    ) -> "ClassStatistics":
         """The same classes after a move of their features, with the new means and Σ_W.
 
         The class variances are the old ones times one factor, tr Σ_W new over old: exact in their

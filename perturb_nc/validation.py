@@ -84,12 +84,12 @@ def as_labels(
 
 
 def as_matrix(
-    value: ArrayLike, shape: tuple[int | None, int | None], *, name: str
-) -> Float[Tensor, "m n"]:
-    """A finite float64 matrix of the given shape; None leaves an axis free."""
+    value: ArrayLike, shape: tuple[int | None, ...], *, name: str
+) -> Float[Tensor, "... m n"]:
+    """A finite float64 matrix (or a batch of them) of the given shape; None leaves an axis free."""
     x = as_tensor(value, name)
     wanted = tuple("any" if s is None else s for s in shape)
-    if x.ndim != 2 or any(s not in (None, n) for s, n in zip(shape, x.shape, strict=True)):
+    if x.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, x.shape, strict=True)):
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
     if x.is_complex() or not torch.isfinite(x).all():
         raise ValueError(f"{name} must be real and finite; repair the entries that are not")

@@ -1,7 +1,7 @@
 """The optimum of (1) for many settings of the hyper-parameters at once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint, total
 from perturb_nc.theory.response import HYPERPARAMETERS, differentiable
-from perturb_nc.validation import at_least, positive
+from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
 _MATRICES = 6  # of them for a setting
@@ -107,21 +107,38 @@ class SolutionBatch:
             name: {p: torch.full_like(self.objective, torch.nan) for p in HYPERPARAMETERS}
             for name in names
         }
-        converged = torch.tensor([s is Status.CONVERGED for s in self.status])
-        usable = converged.to(self.beta.device) & (self.beta > 0)
-        settings = torch.stack([self.lambda_w, self.lambda_h, self.beta], dim=1)
-        for part in self._parts:
-            for rows in _chunks(len(part.index), part.space.statistics.dim):
-                index = part.index[rows]
-                point = ReducedPoint(
-                    part.space.statistics, part.weight[rows], settings[index], self.bias
-                )
-                for p, parameter in enumerate(HYPERPARAMETERS):
-                    for name, values in _logarithmic(point, p).items():
-                        found[name][parameter][index] = torch.where(
-                            usable[index], values, torch.nan
-                        )
+        for part, rows, point in self._points():
+            index = part.index[rows]
+            for p, parameter in enumerate(HYPERPARAMETERS):
+                for name, values in _logarithmic(point, p).items():
+                    found[name][parameter][index] = values
+        unusable = self.beta == 0
+        unusable |= torch.tensor([s is not Status.CONVERGED for s in self.status]).to(unusable)
+        for slopes in found.values():
+            for values in slopes.values():
+                values[unusable] = torch.nan
         return found
+
+    def predicted_weight(self, beta: Sequence[float]) -> Float64[Tensor, "B K d"]:
+        """W* at other values of β > 0, to first order in log β: a start for `minimize_batch`.
+
+        Unchanged where the optimum is not isolated.
+        """
+        wanted = self.beta.new_tensor([positive(b, "beta") for b in beta])
+        if len(wanted) != len(self):
+            raise ValueError(f"beta must have one value a setting, {len(self)}, got {len(wanted)}")
+        result = self.statistics.means.new_empty(len(self), *self.statistics.means.shape)
+        for part, rows, point in self._points():
+            index = part.index[rows]
+            change, isolated = _response(point, HYPERPARAMETERS.index("beta"))
+            shift = torch.where(isolated, (wanted / self.beta).log()[index], 0.0)
+            moved = point.weight + shift[:, None, None] * change
+            result[index] = part.space.lifted(moved)
+        return result
+
+    def _points(self) -> Iterator[tuple[_Part, slice, ReducedPoint]]:
+        settings = torch.stack([self.lambda_w, self.lambda_h, self.beta], dim=1)
+        return _points(self._parts, settings, self.bias)
 
 
 def minimize_batch(
@@ -133,6 +150,7 @@ def minimize_batch(
     bias: bool = False,
     tol: float = 1e-10,
     max_steps: int = 200,
+    initial_weight: ArrayLike | None = None,
 ) -> SolutionBatch:
     """`minimize` for B settings of the hyper-parameters, on the device of the statistics.
 
@@ -146,6 +164,7 @@ def minimize_batch(
         bias: whether the last layer has a bias.
         tol: the relative gradient norm to reach, in all d dimensions.
         max_steps: Newton steps at most.
+        initial_weight: (B, K, d), from `SolutionBatch.predicted_weight`, say; by default W*(H0).
 
     Raises:
         ValueError: settings out of range or of different lengths; tol or max_steps out of range;
@@ -153,6 +172,9 @@ def minimize_batch(
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     settings = _settings(statistics, lambda_w, lambda_h, beta, bias)
+    if initial_weight is not None:
+        shape = (len(settings), *statistics.means.shape)
+        initial_weight = as_matrix(initial_weight, shape, name="initial_weight").to(settings)
     space = compress(statistics, settings)
     whole = Compression(None, statistics, None)
     steps = torch.zeros(len(settings), dtype=torch.int64, device=settings.device)
@@ -176,7 +198,11 @@ def minimize_batch(
 
     for rows in _chunks(len(settings), space.statistics.dim):
         index = torch.arange(len(settings), device=settings.device)[rows]
-        solve(space, index, _starts(space.statistics, settings[rows], bias))
+        if initial_weight is None:
+            start = _starts(space.statistics, settings[rows], bias)
+        else:
+            start = space.compressed(initial_weight[rows])
+        solve(space, index, start)
     counted = {"steps": steps, "products": products, "status": status}
     return _collect(statistics, settings, bias, parts, counted)
 
@@ -233,19 +259,17 @@ def _collect(
             values[name] = found.new_zeros(len(settings), *found.shape[1:])
         values[name][index] = found
 
-    for part in parts:
-        for rows in _chunks(len(part.index), part.space.statistics.dim):
-            index, weight = part.index[rows], part.weight[rows]
-            point = ReducedPoint(part.space.statistics, weight, settings[index], bias)
-            certificate = certify_batch(point)
-            for field in fields(certificate):
-                put(field.name, index, getattr(certificate, field.name))
-            put("gradient_norm", index, part.space.gradient_norm(point))
-            put("singular_values", index, torch.linalg.svdvals(weight))
-            outcome = _outcome(point)
-            put("objective", index, outcome.pop("objective"))
-            for name, found in outcome.items():
-                put(f"metrics/{name}", index, found)
+    for part, rows, point in _points(parts, settings, bias):
+        index = part.index[rows]
+        certificate = certify_batch(point)
+        for field in fields(certificate):
+            put(field.name, index, getattr(certificate, field.name))
+        put("gradient_norm", index, part.space.gradient_norm(point))
+        put("singular_values", index, torch.linalg.svdvals(point.weight))
+        outcome = _outcome(point)
+        put("objective", index, outcome.pop("objective"))
+        for name, found in outcome.items():
+            put(f"metrics/{name}", index, found)
     metrics = {n.partition("/")[2]: v for n, v in values.items() if n.startswith("metrics/")}
     own = {n: v for n, v in values.items() if not n.startswith("metrics/")}
     w, h, b = settings.unbind(1)
@@ -262,6 +286,16 @@ def _collect(
     )
 
 
+def _points(
+    parts: list[_Part], settings: Float64[Tensor, "B 3"], bias: bool
+) -> Iterator[tuple[_Part, slice, ReducedPoint]]:
+    """The optima of every part, as many at a time as fit into memory."""
+    for part in parts:
+        for rows in _chunks(len(part.index), part.space.statistics.dim):
+            own = settings[part.index[rows]]
+            yield part, rows, ReducedPoint(part.space.statistics, part.weight[rows], own, bias)
+
+
 def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
     """All metrics and the objective at points."""
     s = point.reference
@@ -272,21 +306,37 @@ def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
 
 def _logarithmic(point: ReducedPoint, parameter: int) -> dict[str, Float64[Tensor, "b"]]:
     """Derivatives of the outcome in the log of a hyper-parameter, NaN where not defined."""
-    settings, weight = point.hyperparameters, point.weight
-    unit = torch.zeros_like(settings)
-    unit[:, parameter] = settings[:, parameter]
-
-    def at(weight: Tensor, settings: Tensor) -> ReducedPoint:
-        return ReducedPoint(point.reference, weight, settings, point.has_bias)
-
-    forcing = torch.func.jvp(lambda p: at(weight, p).gradient, (settings,), (unit,))[1]
-    solved = solve_hessian(point, -forcing, 1e-12).solution
-    residual = total((forcing + point.hessian_vector_product(solved)).square())
-    isolated = residual <= 1e-12 * total(forcing.square())
+    slope, isolated = _response(point, parameter)
     values, slopes = torch.func.jvp(
-        lambda w, p: _outcome(at(w, p)), (weight, settings), (solved, unit)
+        lambda w, p: _outcome(_moved(point, w, p)),
+        (point.weight, point.hyperparameters),
+        (slope, _unit(point, parameter)),
     )[:2]
     return {
         name: torch.where(isolated & differentiable(values[name]), slope, torch.nan)
         for name, slope in slopes.items()
     }
+
+
+def _response(
+    point: ReducedPoint, parameter: int
+) -> tuple[Float64[Tensor, "b K n"], Bool[Tensor, "b"]]:
+    """dW*/dlog of a hyper-parameter, and whether the optimum is isolated."""
+    forcing = torch.func.jvp(
+        lambda p: _moved(point, point.weight, p).gradient,
+        (point.hyperparameters,),
+        (_unit(point, parameter),),
+    )[1]
+    slope = solve_hessian(point, -forcing, 1e-12).solution
+    residual = total((forcing + point.hessian_vector_product(slope)).square())
+    return slope, residual <= 1e-12 * total(forcing.square())
+
+
+def _unit(point: ReducedPoint, parameter: int) -> Float64[Tensor, "b 3"]:
+    unit = torch.zeros_like(point.hyperparameters)
+    unit[:, parameter] = point.hyperparameters[:, parameter]
+    return unit
+
+
+def _moved(point: ReducedPoint, weight: Tensor, hyperparameters: Tensor) -> ReducedPoint:
+    return replace(point, weight=weight, hyperparameters=hyperparameters)

@@ -43,6 +43,12 @@ class Compression:
         """A weight of the compressed problem in all d dimensions."""
         return weight if self.basis is None else weight[..., :-1] @ self.basis.mT
 
+    def compressed(self, weight: Float64[Tensor, "... K d"]) -> Float64[Tensor, "... K n"]:
+        """A weight in d dimensions, projected on V."""
+        if self.basis is None:
+            return weight
+        return torch.nn.functional.pad(weight @ self.basis, (0, 1))
+
     def gradient_norm(self, point: ReducedPoint) -> Float64[Tensor, "..."]:
         """ReducedPoint.gradient_norm of the lifted weight, in all d dimensions."""
         if self.leak is None:
