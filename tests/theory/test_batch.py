@@ -26,7 +26,7 @@ def settings_of(found, i):
     return {name: float(getattr(found, name)[i]) for name in GRID}
 
 
-WIDE = {"dim": 60, "counts": (30, 50)}  # where the batch is solved on a subspace
+WIDE = {"dim": 70, "counts": (30, 50, 40)}  # where the batch is solved on a subspace
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -65,9 +65,9 @@ def test_derivatives_are_the_response_in_logs(shape):
             scale = settings_of(found, i)[parameter]
             for name in ("nc1", "nc1_trace", "nc2_etf", "cdnv", "nc3_duality"):
                 expected = response.metrics[parameter][name] * scale
-                assert float(slopes[name][parameter][i]) == pytest.approx(expected, rel=1e-6)
+                assert float(slopes[name][parameter][i]) == pytest.approx(expected, rel=1e-5)
             expected = response.objective[parameter] * scale
-            assert float(slopes["objective"][parameter][i]) == pytest.approx(expected, rel=1e-6)
+            assert float(slopes["objective"][parameter][i]) == pytest.approx(expected, rel=1e-5)
     assert slopes["nc1"]["lambda_w"][5].isnan()  # beta = 0: a continuum of optima
 
 
@@ -114,13 +114,16 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_what_a_subspace_neglects_is_measured(monkeypatch):
-    reference = statistics(dim=60, counts=(30, 50), seed=3)
-    row = torch.tensor([[0.05, 0.02, 0.1]])
+    reference = statistics(seed=3, **WIDE)
+    row = torch.tensor([[0.05, 0.02, 0.1]], dtype=torch.float64)
     monkeypatch.setattr("perturb_nc.theory.compression._ROUNDS", 1)
     space = compress(reference, row)
     assert space.basis is not None
     torch.testing.assert_close(
-        space.basis.mT @ space.basis, torch.eye(space.basis.shape[1]), rtol=0, atol=1e-12
+        space.basis.mT @ space.basis,
+        torch.eye(space.basis.shape[1], dtype=torch.float64),
+        rtol=0,
+        atol=1e-12,
     )
     settings = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.1}
     inner = pnc.minimize(pnc.NearCollapseProblem(space.statistics, **settings))
