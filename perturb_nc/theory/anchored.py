@@ -2,8 +2,8 @@
 
     f = 1/(2N) |W_L … W_1 H - Y|² + λ_W/(2K) Σ_l |W_l|² + λ_H/(2N) |H|² + β/(2N) |H - H0|²       (3)
 
-in the units of (1), which is its case L = 1; at β = 0 it is (2). With A = W_L … W_1 the features are
-those of (1) for the weight A, so that (3) depends on H0 through its class statistics alone. ReLU
+in the units of (1), which is its case L = 1; at β = 0 it is (2). With A = W_L … W_1 the features
+are those of (1) for the weight A, so that (3) depends on H0 through its class statistics alone. ReLU
 heads have no such reduction: give `reference_features` to `DeepUFM`, with `deep_penalties` for the
 units.
 """
@@ -172,7 +172,13 @@ def minimize_anchored(
         torch.cat([w.flatten() for w in start]).numpy(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": max_steps, "maxfun": 2 * max_steps, "gtol": tol, "ftol": 0, "maxcor": 30},
+        options={
+            "maxiter": max_steps,
+            "maxfun": 2 * max_steps,
+            "gtol": tol,
+            "ftol": 0,
+            "maxcor": 30,
+        },
     )
     weights, norm = unpack(found.x), float(np.abs(found.jac).max())
     zero = [torch.zeros_like(w) for w in weights]

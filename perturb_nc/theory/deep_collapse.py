@@ -26,7 +26,7 @@ Parameters = tuple[Float64[Tensor, "N d"], list[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class DeepCollapse:
-    """The deep-neural-collapse (DNC) solution of (2): one orthogonal direction a class, every layer.
+    """The deep-neural-collapse (DNC) solution of (2): in every layer a direction for each class.
 
     Attributes:
         objective: f.
@@ -68,9 +68,7 @@ class DeepCollapse:
         frames.append(torch.eye(k, dtype=torch.float64))
         weights = [
             out.mT @ (values[:, None] * into)
-            for values, into, out in zip(
-                self.singular_values, frames[:-1], frames[1:], strict=True
-            )
+            for values, into, out in zip(self.singular_values, frames[:-1], frames[1:], strict=True)
         ]
         means = self.feature_norms[:, None] * frames[0]
         return means.repeat_interleave(self.counts, dim=0), weights
@@ -95,8 +93,8 @@ def deep_collapse_optimum(
 
     This is the global optimum of the linear model, balanced or not, at widths >= K (the singular
     values of the output are aligned with those of Y by von Neumann's inequality, and Σ λ_l|W_l|² +
-    λ_H|H_1|² of a product is a sum over its singular values). With ReLU it is attained too: for two
-    balanced classes it is the global optimum, for more an upper bound (`strongly_regular_solution`).
+    λ_H|H_1|² of a product is a sum over its singular values). With ReLU it is attained too: it is the
+    global optimum for two balanced classes, for more an upper bound (`strongly_regular_solution`).
 
     Args:
         depth: L >= 1, the number of weights.
@@ -189,10 +187,14 @@ def layer_lambdas(lambdas: float | Sequence[float], depth: int) -> list[float]:
 
 def _counts(samples_per_class: int | Sequence[int], num_classes: int) -> list[int]:
     k = at_least(num_classes, 2, "num_classes")
-    many = isinstance(samples_per_class, Sequence)
-    counts = list(samples_per_class) if many else [samples_per_class] * k
+    if isinstance(samples_per_class, Sequence):
+        counts = list(samples_per_class)
+    else:
+        counts = [samples_per_class] * k
     if len(counts) != k:
-        raise ValueError(f"samples_per_class must be one for each of {k} classes, got {len(counts)}")
+        raise ValueError(
+            f"samples_per_class must be one for each of {k} classes, got {len(counts)}"
+        )
     return [at_least(n, 1, "samples_per_class") for n in counts]
 
 

@@ -1,11 +1,12 @@
 """Optimisers for `DeepUFM`: gradient descent, and L-BFGS, on all runs at once."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from perturb_nc.theory.deep_ufm import DeepProblem, DeepUFM, Points, Runs
@@ -18,7 +19,7 @@ class RunStatus(Enum):
     CONVERGED = "converged"
     MAX_STEPS = "stopped at max_steps; raise max_steps, or call again to go on"
     STALLED = "no step lowers the objective further; accept the gradient norm reached"
-    DIVERGED = "the objective is no longer finite; lower learning_rate"
+    DIVERGED = "the objective rose a thousandfold or is not finite; lower learning_rate"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ def gradient_descent(
 ) -> DeepTraining:
     """Full-batch gradient descent with a fixed step, as in the papers, on every run of `model`.
 
-    Runs that end - |∇f| <= tol, or f not finite - are retired, so that they cost no more.
+    Runs that end - |∇f| <= tol, or f a thousand times its start - are retired and cost no more.
 
     Args:
         check_every: steps between checks (and calls of on_check).
@@ -63,7 +64,7 @@ def gradient_descent(
         ValueError: arguments out of range.
     """
     positive(learning_rate, "learning_rate")
-    runs = _Batch(model, positive(tol, "tol"), at_least(max_steps, 1, "max_steps"))
+    runs = _Batch(model, tol, max_steps)
     every = at_least(check_every, 1, "check_every")
     for step in range(max_steps + 1):
         value, gradient = runs.problem.value_and_gradient(runs.points)
@@ -96,10 +97,10 @@ def lbfgs(
     Raises:
         ValueError: arguments out of range.
     """
-    runs = _Batch(model, positive(tol, "tol"), at_least(max_steps, 1, "max_steps"))
+    runs = _Batch(model, tol, max_steps)
     every, history = at_least(check_every, 1, "check_every"), _History(memory)
     value, gradient = runs.problem.value_and_gradient(runs.points)
-    stalled = torch.zeros(len(value), dtype=torch.bool)
+    restarted = stalled = torch.zeros(len(value), dtype=torch.bool)
     for step in range(max_steps + 1):
         if step % every == 0 or step == max_steps or bool(stalled.all()):
             kept = runs.retire(step, value, gradient, stalled)
@@ -107,7 +108,8 @@ def lbfgs(
                 on_check(step, model)
             if not len(runs.left):
                 break
-            value, gradient, stalled = value[kept], gradient[kept], stalled[kept]
+            value, gradient = value[kept], gradient[kept]
+            restarted, stalled = restarted[kept], stalled[kept]
             history.take(kept)
         if step == max_steps:
             break
@@ -121,8 +123,8 @@ def lbfgs(
         points, new_value, new_gradient, moved = found
         history.add(points - runs.points, new_gradient - gradient)
         # A run that cannot move along its L-BFGS direction tries steepest descent next.
-        stalled = ~moved & (uphill | history.restarted | (step == 0))
-        history.restart(~moved)
+        stalled, restarted = ~moved & (uphill | restarted), ~moved
+        history.forget(restarted)
         runs.points, value, gradient = points, new_value, new_gradient
     return runs.result()
 
@@ -131,12 +133,14 @@ class _Batch:
     """The runs still going: their points and their problem; ended ones are written to the model."""
 
     def __init__(self, model: DeepUFM, tol: float, max_steps: int) -> None:
-        self.model, self.tol, self.max_steps = model, tol, max_steps
+        at_least(max_steps, 1, "max_steps")
+        self.model, self.tol = model, positive(tol, "tol")
         self.problem = model.problem
         self.points = model.points()
         self.left = torch.arange(model.runs)
         self._all = self.points.clone()
-        self._value = torch.zeros(model.runs, dtype=torch.float64)
+        self._value = model.objective().detach()
+        self._limit = 1000 * self._value
         self._norm = torch.zeros(model.runs, dtype=torch.float64)
         self._steps = torch.zeros(model.runs, dtype=torch.int64)
         self._status = [RunStatus.MAX_STEPS] * model.runs
@@ -153,7 +157,7 @@ class _Batch:
         self._all[self.left], self._value[self.left] = self.points, value
         self._norm[self.left], self._steps[self.left] = norm, step
         stuck = torch.zeros_like(norm, dtype=torch.bool) if stalled is None else stalled
-        broken = ~torch.isfinite(value)
+        broken = ~(value <= self._limit[self.left])
         done = norm <= self.tol
         for mask, status in (
             (stuck, RunStatus.STALLED),
@@ -175,46 +179,42 @@ class _Batch:
 
 
 class _History:
-    """Pairs of steps and gradient changes; a run's pairs count where their curvature is positive."""
+    """Pairs of steps s and gradient changes y; only those of positive curvature sᵀy count."""
 
     def __init__(self, memory: int) -> None:
-        self.memory = at_least(memory, 1, "memory")
-        self.pairs: list[tuple[Points, Points, Runs]] = []
-        self.restarted: Bool[Tensor, "R"] = torch.zeros(1, dtype=torch.bool)
+        self.pairs: deque[tuple[Tensor, ...]] = deque(maxlen=at_least(memory, 1, "memory"))
 
     def add(self, moves: Points, changes: Points) -> None:
         """Append a pair; 1/sᵀy = 0 marks one that must not be used."""
         curvature = (moves * changes).sum(1)
         good = curvature > 1e-14 * moves.norm(dim=1) * changes.norm(dim=1)
         inverse = torch.where(good, 1 / torch.where(good, curvature, 1.0), 0.0)
-        self.pairs = [*self.pairs[-self.memory + 1 :], (moves, changes, inverse)]
+        scale = torch.where(good, curvature / changes.square().sum(1), 0.0)
+        self.pairs.append((moves, changes, inverse, scale))
 
-    def restart(self, runs: Bool[Tensor, "R"]) -> None:
-        """Forget the pairs of some runs."""
-        self.restarted = runs
+    def forget(self, runs: Bool[Tensor, "R"]) -> None:
+        """Drop the pairs of some runs."""
         if bool(runs.any()):
-            self.pairs = [(s, y, torch.where(runs, 0.0, r)) for s, y, r in self.pairs]
+            for _, _, inverse, scale in self.pairs:
+                inverse[runs], scale[runs] = 0.0, 0.0
 
     def take(self, kept: Int64[Tensor, "r"]) -> None:
         """Drop the runs that ended."""
-        self.restarted = self.restarted.expand(int(kept.max()) + 1)[kept] if len(
-            self.restarted
-        ) == 1 else self.restarted[kept]
         if self.pairs and len(kept) < len(self.pairs[0][2]):
-            self.pairs = [(s[kept], y[kept], r[kept]) for s, y, r in self.pairs]
+            for index, pair in enumerate(self.pairs):
+                self.pairs[index] = tuple(part[kept] for part in pair)
 
     def direction(self, gradient: Points) -> Points:
         """-H∇f by the two-loop recursion."""
         q, weights = gradient.clone(), []
-        for s, y, inverse in reversed(self.pairs):
+        for s, y, inverse, _ in reversed(self.pairs):
             weights.append(inverse * (s * q).sum(1))
             q.addcmul_(weights[-1][:, None], y, value=-1)
         scale = torch.ones_like(gradient[:, 0])
-        for s, y, inverse in self.pairs:  # the newest usable pair decides
-            sizes = y.square().sum(1) * inverse
-            scale = torch.where(inverse > 0, 1 / torch.where(sizes > 0, sizes, 1.0), scale)
+        for _, _, _, own in self.pairs:  # the newest usable pair decides
+            scale = torch.where(own > 0, own, scale)
         q.mul_(scale[:, None])
-        for (s, y, inverse), weight in zip(self.pairs, reversed(weights), strict=True):
+        for (s, y, inverse, _), weight in zip(self.pairs, reversed(weights), strict=True):
             q.addcmul_((weight - inverse * (y * q).sum(1))[:, None], s)
         return q.neg_()
 

@@ -1,8 +1,8 @@
 """The deep unconstrained features model as a torch module: many independent runs in one batch.
 
 Model (2) of `deep_collapse`, with the features H_1 as parameters. R runs - seeds, regularisations,
-depths - share one leading dimension, so that one step of all of them is one batched matrix product a
-layer; a run alone gives what it gives in a batch.
+depths - share one leading dimension, so that one step of all of them is one batched matrix product
+a layer; a run alone gives what it gives in a batch.
 """
 
 from collections.abc import Sequence
@@ -62,9 +62,7 @@ class DeepProblem:
         parts = points.split([a * b for a, b in self.shapes], dim=1)
         return [p.unflatten(1, shape) for p, shape in zip(parts, self.shapes, strict=True)]
 
-    def hidden(
-        self, features: Float64[Tensor, "R N d"], weights: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def hidden(self, features: Float64[Tensor, "R N d"], weights: Sequence[Tensor]) -> list[Tensor]:
         """Inputs of W_1..W_L - H_1, σ(H_2), …, σ(H_L) - and the outputs."""
         values = [features]
         for layer, weight in enumerate(weights):
@@ -121,7 +119,7 @@ class DeepProblem:
 
 
 class DeepUFM(nn.Module):
-    """R runs of the deep unconstrained features model (2), with parameters `features` and `weights`.
+    """R runs of the deep unconstrained features model (2); parameters `features` and `weights`.
 
         f = 1/(2N) |W_L σ(… σ(W_1 H_1)) - Y|² + Σ_l λ_l/2 |W_l|² + λ_H/2 |H_1|² [+ β/2 |H_1 - H0|²]
 

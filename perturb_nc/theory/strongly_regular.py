@@ -151,7 +151,9 @@ def strongly_regular_solution(
 
     def objective(log_square: float) -> float:
         fit = last / (math.exp(log_square) * squares + k * last)
-        return float(0.5 * multiplicities @ fit) + depth / 2 * coefficient * math.exp(log_square / depth)
+        return float(0.5 * multiplicities @ fit) + depth / 2 * coefficient * math.exp(
+            log_square / depth
+        )
 
     def slope(log_square: float) -> float:
         gains = math.exp(log_square) * squares
