@@ -3,9 +3,9 @@
     f = 1/(2N) |W_L … W_1 H - Y|² + λ_W/(2K) Σ_l |W_l|² + λ_H/(2N) |H|² + β/(2N) |H - H0|²       (3)
 
 in the units of (1), which is its case L = 1; at β = 0 it is (2). With A = W_L … W_1 the features
-are those of (1) for the weight A, so that (3) depends on H0 through its class statistics alone. ReLU
-heads have no such reduction: give `reference_features` to `DeepUFM`, with `deep_penalties` for the
-units.
+are those of (1) for the weight A, so that (3) depends on H0 through its class statistics alone.
+ReLU heads have no such reduction: give `reference_features` to `DeepUFM`, with `deep_penalties` for
+the units.
 """
 
 import math

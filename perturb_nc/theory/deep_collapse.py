@@ -93,8 +93,9 @@ def deep_collapse_optimum(
 
     This is the global optimum of the linear model, balanced or not, at widths >= K (the singular
     values of the output are aligned with those of Y by von Neumann's inequality, and Σ λ_l|W_l|² +
-    λ_H|H_1|² of a product is a sum over its singular values). With ReLU it is attained too: it is the
-    global optimum for two balanced classes, for more an upper bound (`strongly_regular_solution`).
+    λ_H|H_1|² of a product is a sum over its singular values). With ReLU it is attained too: it is
+    the global optimum for two balanced classes, for more an upper bound, which
+    `strongly_regular_solution` can beat.
 
     Args:
         depth: L >= 1, the number of weights.

@@ -1,0 +1,108 @@
+"""Is collapse optimal for more than two classes? Best found against the DNC and SRG values.
+
+For every K, gradient descent from Gaussian starts, finished by L-BFGS, n = 1; and L-BFGS from the
+strongly-regular-graph solution where there is one.
+"""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import perturb_nc as pnc
+from experiments.manifest import RESULTS, finished_parts, manifest
+from perturb_nc.storage import write_json
+from perturb_nc.theory.deep_training import RunStatus
+
+OUTPUT = RESULTS / "low_rank_bias.json"
+_LOW_RANKS = {6: 4, 10: 5, 15: 6}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Depth L, λ of every layer and of H_1; (K, width) of each part."""
+
+    depth: int = 4
+    decay: float = 4e-3
+    settings: tuple[tuple[int, int], ...] = (
+        *((k, 30) for k in range(3, 16)),
+        (3, 64),
+        (4, 64),
+        (5, 64),
+        (10, 64),
+    )
+    seeds: int = 20
+    learning_rate: float = 0.25
+    steps: int = 6000
+    polish: int = 400
+
+
+def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
+    """All seeds of one number of classes and one width."""
+    labels, widths = torch.arange(num_classes), [width] * config.depth
+    penalties = {"lambdas": config.decay, "lambda_h": config.decay}
+    model = pnc.DeepUFM(labels, widths, seeds=range(config.seeds), **penalties)
+    descent = pnc.gradient_descent(
+        model, learning_rate=config.learning_rate, max_steps=config.steps
+    )
+    diverged = sum(s is RunStatus.DIVERGED for s in descent.status)
+    if diverged:
+        raise FloatingPointError(f"K = {num_classes}: {diverged} runs diverged; lower the rate")
+    polished = pnc.lbfgs(model, max_steps=config.polish, tol=1e-7)
+    shape = {
+        "depth": config.depth,
+        "num_classes": num_classes,
+        "samples_per_class": 1,
+        **penalties,
+    }
+    result = {
+        "num_classes": num_classes,
+        "width": width,
+        "collapse": pnc.deep_collapse_optimum(**shape).objective,
+        "descent": descent.objective.tolist(),
+        "polished": polished.objective.tolist(),
+        "status": [s.name for s in polished.status],
+        "ranks": [[layer.rank for layer in model.collapse(run)] for run in range(config.seeds)],
+    }
+    if num_classes in _LOW_RANKS:
+        strongly = pnc.strongly_regular_solution(**shape)
+        start = pnc.DeepUFM(labels, widths, **penalties)
+        start.load_parameters(strongly.parameters(widths))
+        refined = pnc.lbfgs(start, max_steps=2000, tol=1e-7)
+        result["strongly_regular"] = strongly.objective
+        result["refined"] = refined.objective.item()
+        result["refined_ranks"] = [layer.rank for layer in start.collapse()]
+    return result
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="K = 4 and 6, few steps")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    config = Config()
+    if options.quick:
+        config = replace(config, settings=((4, 20), (6, 12)), seeds=4, steps=1500, polish=300)
+    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
+    parts = finished_parts(options.output, config)
+    for k, width in config.settings:
+        name = f"K={k},width={width}"
+        if name in parts:
+            continue
+        parts[name] = part = run_setting(config, k, width)
+        write_json(options.output, {"manifest": manifest(config), "parts": parts})
+        below = sum(f < (1 - 1e-3) * part["collapse"] for f in part["polished"])
+        print(
+            f"{name}: DNC {part['collapse']:.6f}, best {min(part['polished']):.6f}, "
+            f"SRG {part.get('strongly_regular', float('nan')):.6f}, "
+            f"below DNC {below} of {config.seeds}",
+            flush=True,
+        )
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()
