@@ -139,7 +139,7 @@ class _Batch:
         self.points = model.points()
         self.left = torch.arange(model.runs)
         self._all = self.points.clone()
-        self._value = model.objective().detach()
+        self._value = model.problem.value_and_gradient(self.points)[0]
         self._limit = 1000 * self._value
         self._norm = torch.zeros(model.runs, dtype=torch.float64)
         self._steps = torch.zeros(model.runs, dtype=torch.int64)
