@@ -12,7 +12,8 @@ OUTPUT = HERE / "low_rank_bias.png"
 
 def draw(result: dict) -> Figure:
     """Left: f/f_DNC of every seed with the SRG values; right: rank of the hidden layers."""
-    parts = [p for p in result["parts"].values() if p["width"] == 30]
+    found = result["parts"]
+    parts = [p for p in found.values() if p["width"] == 30 and "polished" in p]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, part in enumerate(parts):
@@ -29,6 +30,12 @@ def draw(result: dict) -> Figure:
     left.plot(k, values, "D", color="#d1495b", ms=7, label="SRG, closed form")
     values = [p["refined"] / p["collapse"] for p in strongly]
     left.plot(k, values, "v", color="#e8a13a", ms=7, label="L-BFGS from SRG")
+    narrow = [p for name, p in found.items() if name.startswith("search") if p["num_classes"] > 2]
+    k_narrow = [p["num_classes"] for p in narrow]
+    values = [p["best"] / p["collapse"] for p in narrow]
+    label = f"best of {result['manifest']['config']['search_seeds']}, width K + 2"
+    left.plot(k_narrow, values, "_", color="#2a9d8f", ms=12, mew=2, label=label)
+    right.plot(k_narrow, [p["ranks"][2] for p in narrow], "_", color="#2a9d8f", ms=12, mew=2)
     left.axhline(1, color="k", lw=0.8, ls=":")
     left.set_ylabel(r"$f / f_{\mathrm{DNC}}$")
     left.legend(frameon=False, fontsize=9)

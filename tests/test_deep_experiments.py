@@ -41,7 +41,8 @@ def test_binary_dnc(tmp_path):
 def test_low_rank_bias_and_resuming(tmp_path):
     path = tmp_path / "x.json"
     found = parts(quick("low_rank_bias", path))
-    four, six = found.values()
+    four, six, two = found.values()
+    assert two["best"] == pytest.approx(two["collapse"], rel=1e-4)
     assert four["polished"] == pytest.approx([four["collapse"]] * 4, rel=1e-3)
     assert six["refined"] <= six["strongly_regular"] < six["collapse"]
     # What is finished is not done again, and a part that is missing is.

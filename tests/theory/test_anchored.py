@@ -88,6 +88,42 @@ def test_the_reduction_agrees_with_descent_on_all_features(depth, counts):
     assert (on, off) == pytest.approx(inside, rel=1e-5)
 
 
+def test_a_relu_head_contracts_one_sidedly():
+    """Between the linear head's contraction and none: a ReLU lets deviations of one sign pass."""
+    parameters = {"lambda_w": 0.1, "lambda_h": 0.1, "beta": 1.0}
+    penalties = pnc.deep_penalties(**parameters, num_classes=3, num_samples=90)
+    collapse = pnc.deep_collapse_optimum(
+        depth=2,
+        num_classes=3,
+        samples_per_class=30,
+        lambdas=penalties.lambdas,
+        lambda_h=penalties.lambda_h,
+    )
+    start = collapse.parameters([8, 6])
+    labels = torch.arange(3).repeat_interleave(30)
+    reference = start[0] + 1e-3 * torch.randn(90, 8, dtype=torch.float64)
+    statistics = pnc.ClassStatistics.from_features(reference, labels)
+    measured = []
+    for relu in (False, True):
+        model = pnc.DeepUFM(
+            labels,
+            [8, 6],
+            lambdas=penalties.lambdas,
+            lambda_h=penalties.lambda_h,
+            beta=penalties.beta,
+            reference_features=reference,
+            relu=relu,
+        )
+        model.load_parameters(start)
+        pnc.lbfgs(model, max_steps=300, tol=1e-8)
+        weight = model.weights[0][0].detach()
+        measured.append(measured_contraction(statistics, model.layers()[0], weight))
+    linear = pnc.anchored_contraction(depth=2, **parameters)
+    assert measured[0] == pytest.approx((linear, 1 / 1.1), abs=2e-4)
+    assert linear + 0.1 < measured[1][0] < 1 / 1.1 - 0.1
+    assert measured[1][1] == pytest.approx(1 / 1.1, abs=2e-4)
+
+
 def test_gradient_against_differences():
     _, problem = anchored(3)
     weights = [torch.randn(s, dtype=torch.float64) for s in [(4, 12), (4, 4), (4, 4)]]

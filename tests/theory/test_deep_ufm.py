@@ -45,6 +45,19 @@ def test_gradient_is_that_of_autograd(relu, anchored):
     assert (gradient != 0).sum(1).tolist() <= own
 
 
+def test_the_objective_is_free_of_frame_and_of_labelling():
+    model = pnc.DeepUFM(TWO, [6, 5], lambdas=0.1, lambda_h=0.2, seeds=[0, 1])
+    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    order = torch.randperm(5)
+    turned = pnc.DeepUFM(1 - TWO, [6, 5], lambdas=0.1, lambda_h=0.2, seeds=[0, 1])
+    with torch.no_grad():  # rotate H_1, permute the neurons of H_2, swap the classes
+        turned.features.copy_(model.features @ rotation)
+        turned.weights[0].copy_((model.weights[0] @ rotation)[:, order])
+        turned.weights[1].copy_(model.weights[1][:, :, order].flip(1))
+    torch.testing.assert_close(turned.objective(), model.objective())
+    torch.testing.assert_close(turned().flip(2), model())
+
+
 def test_a_run_in_a_batch_is_a_run_alone():
     batch = two_classes([2, 3, 3], [5, 6, 7])
     alone = pnc.DeepUFM(TWO, [32] * 3, lambdas=5e-3, lambda_h=5e-3, seeds=[6])
