@@ -130,10 +130,11 @@ def main() -> None:
             config,
             settings=((4, 20), (6, 12)),
             seeds=4,
-            steps=3000,
+            steps=800,
             polish=300,
             search_classes=(2,),
-            search_seeds=10,
+            search_seeds=4,
+            search_steps=200,
         )
     torch.set_num_threads(1)  # the matrices are small: a second thread only waits
     parts = finished_parts(options.output, config)

@@ -25,10 +25,10 @@ def parts(path):
 def test_binary_dnc(tmp_path):
     found = parts(quick("binary_dnc", tmp_path / "x.json"))
     descent = found["descent"]
-    # Some seeds at each depth come near, and L-BFGS brings all of them.
+    # Of these seeds one loses two samples for good: all their neurons go off. L-BFGS loses none.
     excess = [f - best for f, best in zip(descent["descent"], descent["optimum"], strict=True)]
-    assert min(excess[:3]) < 1e-6 < min(excess) + 1e-3
-    assert max(abs(e) for e in excess) < 1e-3
+    assert [abs(e) < 1e-6 for e in excess[:3]] == [True, True, False]
+    assert max(abs(e) for e in excess[3:]) < 1e-4
     rest = zip(found["fast"]["lbfgs"], descent["optimum"], strict=True)
     assert max(abs(f - best) for f, best in rest) < 1e-8
     assert [row["depth"] for row in descent["history"]] == [2, 3]

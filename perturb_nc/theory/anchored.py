@@ -56,10 +56,10 @@ class AnchoredDeepProblem:
 
     def __post_init__(self) -> None:
         at_least(self.depth, 1, "depth")
-        self._single  # noqa: B018  # its checks are ours
+        self.single_layer()  # whose checks apply
 
-    @property
-    def _single(self) -> NearCollapseProblem:
+    def single_layer(self) -> NearCollapseProblem:
+        """The case L = 1 with the same λ_W, λ_H and β."""
         return NearCollapseProblem(
             self.statistics, lambda_w=self.lambda_w, lambda_h=self.lambda_h, beta=self.beta
         )
@@ -155,7 +155,7 @@ def minimize_anchored(
         ValueError: tol or max_steps out of range.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
-    start = problem.factors(minimize(problem._single).weight)
+    start = problem.factors(minimize(problem.single_layer()).weight)
     shapes = [w.shape for w in start]
     sizes = [w.numel() for w in start]
 

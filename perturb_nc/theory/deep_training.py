@@ -100,7 +100,7 @@ def lbfgs(
     runs = _Batch(model, tol, max_steps)
     every, history = at_least(check_every, 1, "check_every"), _History(memory)
     value, gradient = runs.problem.value_and_gradient(runs.points)
-    restarted = stalled = torch.zeros(len(value), dtype=torch.bool)
+    restarted = stalled = torch.zeros_like(value, dtype=torch.bool)
     for step in range(max_steps + 1):
         if step % every == 0 or step == max_steps or bool(stalled.all()):
             kept = runs.retire(step, value, gradient, stalled)
@@ -137,12 +137,12 @@ class _Batch:
         self.model, self.tol = model, positive(tol, "tol")
         self.problem = model.problem
         self.points = model.points()
-        self.left = torch.arange(model.runs)
+        self.left = torch.arange(model.runs, device=self.points.device)
         self._all = self.points.clone()
         self._value = model.problem.value_and_gradient(self.points)[0]
         self._limit = 1000 * self._value
-        self._norm = torch.zeros(model.runs, dtype=torch.float64)
-        self._steps = torch.zeros(model.runs, dtype=torch.int64)
+        self._norm = torch.zeros_like(self._value)
+        self._steps = torch.zeros_like(self.left)
         self._status = [RunStatus.MAX_STEPS] * model.runs
 
     def retire(
@@ -233,7 +233,7 @@ def _line_search(
     slope = (direction * gradient).sum(1)
     low, high = torch.zeros_like(value), torch.full_like(value, torch.inf)
     best = [points.clone(), value.clone(), gradient.clone()]
-    pending = torch.arange(len(value))
+    pending = torch.arange(len(value), device=value.device)
     for _ in range(trials):
         part = problem if len(pending) == len(value) else problem.take(pending)
         t = length[pending]

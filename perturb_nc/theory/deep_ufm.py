@@ -128,7 +128,7 @@ class DeepUFM(nn.Module):
     feature_scale² (at H0 where that is given).
 
     Args:
-        labels: (N,) in 0..K-1, every class present.
+        labels: (N,) in 0..K-1, every class present. All lives on their device.
         widths: d_1..d_L, the dimensions of H_1..H_L.
         lambdas: λ_l: one value, one a layer (L,), or one a run and layer (R, L).
         lambda_h: λ_H: one value or one a run (R,).
@@ -169,8 +169,8 @@ class DeepUFM(nn.Module):
         sizes = tuple(at_least(w, 1, "widths") for w in widths)
         depth, runs = at_least(len(sizes), 1, "the number of widths"), len(seeds)
         at_least(runs, 1, "the number of seeds")
-        active = _active(depths, sizes, runs)
-        decay = _per_run(lambdas, (runs, depth), "lambdas") * active
+        active = _active(depths, sizes, runs).to(y.device)
+        decay = _per_run(lambdas, (runs, depth), "lambdas").to(y.device) * active
         anchors = None
         if reference_features is not None:
             anchors = as_features(reference_features, name="reference_features", dim=sizes[0])
@@ -178,22 +178,24 @@ class DeepUFM(nn.Module):
                 raise ValueError(
                     f"reference_features must have one row a label: {len(anchors)} for {len(y)}"
                 )
-            anchors = anchors.double()
+            anchors = anchors.to(y.device, torch.float64)
         self.labels = y
         self.problem = DeepProblem(
             targets=targets,
             widths=sizes,
             lambdas=decay,
-            lambda_h=_per_run(lambda_h, (runs,), "lambda_h"),
+            lambda_h=_per_run(lambda_h, (runs,), "lambda_h").to(y.device),
             active=active,
             relu=relu,
             anchors=anchors,
-            beta=_per_run(beta, (runs,), "beta"),
+            beta=_per_run(beta, (runs,), "beta").to(y.device),
         )
         starts = [
             _start(self.problem, seed, gain=gain, feature_scale=feature_scale) for seed in seeds
         ]
-        features, *weights = map(torch.stack, zip(*starts, strict=True))
+        features, *weights = (
+            torch.stack(draws).to(y.device) for draws in zip(*starts, strict=True)
+        )
         if anchors is not None:
             features = anchors.expand_as(features).clone()
         self.features = nn.Parameter(features)
@@ -229,12 +231,12 @@ class DeepUFM(nn.Module):
     def load_parameters(self, parameters: Parameters) -> None:
         """Set every run to given features and weights, such as those of `DeepCollapse`."""
         features, weights = parameters
-        flat = torch.cat([p.flatten() for p in (features, *weights)])
+        flat = torch.cat([p.flatten() for p in (features, *weights)]).to(self.labels.device)
         self.load_points(flat.expand(self.runs, -1))
 
     def layers(self, run: int = 0) -> list[ClassStatistics]:
         """Class statistics of H_1, σ(H_2), …, σ(H_L), the inputs of the active weights of a run."""
-        one = self.problem.take(torch.tensor([run]))
+        one = self.problem.take(torch.tensor([run], device=self.labels.device))
         with torch.no_grad():
             hidden = one.hidden(self.features[[run]], [w[[run]] for w in self.weights])[:-1]
         kept = [h[0] for h, on in zip(hidden, one.active[0], strict=True) if on]
