@@ -66,17 +66,13 @@ def gradient_descent(
     positive(learning_rate, "learning_rate")
     runs = _Batch(model, tol, max_steps)
     every = at_least(check_every, 1, "check_every")
-    for step in range(max_steps + 1):
-        value, gradient = runs.problem.value_and_gradient(runs.points)
-        if step % every == 0 or step == max_steps:
-            kept = runs.retire(step, value, gradient)
-            if on_check is not None:
-                on_check(step, model)
-            if not len(runs.left):
-                break
-            gradient = gradient[kept]
-        if step < max_steps:
-            runs.points.sub_(gradient, alpha=learning_rate)
+    for step in [*range(0, max_steps, every), max_steps]:
+        runs.retire(step, *runs.problem.value_and_gradient(runs.points))
+        if on_check is not None:
+            on_check(step, model)
+        if not len(runs.left):
+            break
+        runs.problem.descend(runs.points, learning_rate, min(every, max_steps - step))
     return runs.result()
 
 

@@ -22,6 +22,7 @@ from perturb_nc.validation import ArrayLike, as_features, as_labels, as_tensor, 
 
 Runs = Float64[Tensor, "R"]
 Points = Float64[Tensor, "R P"]
+_CACHE_BYTES = 2**22  # of points; measured best of 2^18..2^30 at width 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,27 @@ class DeepProblem:
 
     @torch.no_grad()
     def value_and_gradient(self, points: Points) -> tuple[Runs, Points]:
-        """f and ∇f of every run. The derivative of ReLU at 0 is taken as 0.
+        """f and ∇f of every run. The derivative of ReLU at 0 is taken as 0."""
+        features, *weights = self.split(points)
+        gradient, outputs = self._gradient(points)
+        return self._objective(features, weights, outputs), gradient
+
+    @torch.no_grad()
+    def descend(self, points: Points, rate: float, steps: int) -> None:
+        """Steps of gradient descent, in place.
+
+        On the CPU a few runs at a time, so that they stay in its cache from step to step.
+        """
+        block = len(points)
+        if points.device.type == "cpu":
+            block = max(1, _CACHE_BYTES // (8 * points.shape[1]))
+        for rows in torch.arange(len(points), device=points.device).split(block):
+            part, own = self.take(rows), points[rows[0] : rows[-1] + 1]
+            for _ in range(steps):
+                own.sub_(part._gradient(own)[0], alpha=rate)
+
+    def _gradient(self, points: Points) -> tuple[Points, Float64[Tensor, "R N K"]]:
+        """∇f and the outputs.
 
         Written out, as it is the inner loop: gradients land in place, without autograd's graph.
         """
@@ -115,7 +136,7 @@ class DeepProblem:
         torch.addcmul(back, self.lambda_h[:, None, None], features, out=features_part)
         if self.anchors is not None:
             features_part.addcmul_(self.beta[:, None, None], features - self.anchors)
-        return self._objective(features, weights, values[-1]), gradient
+        return gradient, values[-1]
 
 
 class DeepUFM(nn.Module):
