@@ -34,8 +34,8 @@ class Config:
     rate: float = 0.05
     batches: tuple[int, ...] = (1, 10, 100, 1000)
     loop_runs: int = 20
-    steps: int = 20
-    repetitions: int = 7
+    steps: int = 100
+    repetitions: int = 5
     threads: int = 1
 
 

@@ -82,7 +82,7 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
         strongly = pnc.strongly_regular_solution(**shape)
         start = pnc.DeepUFM(labels, widths, **penalties)
         start.load_parameters(strongly.parameters(widths))
-        refined = pnc.lbfgs(start, max_steps=2000, tol=1e-7)
+        refined = pnc.lbfgs(start, max_steps=5 * config.polish, tol=1e-7)
         result["strongly_regular"] = strongly.objective
         result["refined"] = refined.objective.item()
         result["refined_ranks"] = [layer.rank for layer in start.collapse()]
@@ -130,8 +130,8 @@ def main() -> None:
             config,
             settings=((4, 20), (6, 12)),
             seeds=4,
-            steps=800,
-            polish=300,
+            steps=500,
+            polish=200,
             search_classes=(2,),
             search_seeds=4,
             search_steps=200,

@@ -110,7 +110,7 @@ def main() -> None:
             depths=(3,),
             width=32,
             backbone=(64,),
-            steps=700,
+            steps=300,
             records=8,
             seeds=(0,),
         )
