@@ -29,13 +29,18 @@ check: .venv/installed  ## linter, formatter, type checker
 experiments: .venv/installed  ## run every experiment; writes experiments/results/
 	$(BIN)/python -m experiments.near_collapse_spectrum
 	$(BIN)/python -m experiments.depth_calibration
+	$(BIN)/python -m experiments.binary_dnc
+	$(BIN)/python -m experiments.width_and_decay
+	$(BIN)/python -m experiments.low_rank_bias
+	$(BIN)/python -m experiments.trained_head
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
 
-bench: .venv/installed  ## time the flow against peers (minutes); writes benchmarks/results/
+bench: .venv/installed  ## time the flow and the deep model against peers (minutes); writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.deep_ufm
 
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST and CIFAR-10 into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch

@@ -1,5 +1,6 @@
-"""What made a result: its configuration, versions, commit and machine."""
+"""What made a result: its configuration, versions, commit and machine; and what of it is there."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from perturb_nc.storage import json_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,3 +26,12 @@ def manifest(config: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def finished_parts(path: Path, config: Any) -> dict[str, Any]:
+    """The "parts" of a result at `path` made with this very config; {} otherwise."""
+    if not path.is_file():
+        return {}
+    result = json.loads(path.read_text(encoding="utf8"))
+    same = result["manifest"]["config"] == json.loads(json_text(asdict(config)))
+    return result["parts"] if same else {}

@@ -4,9 +4,18 @@ from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
+from perturb_nc.theory.anchored import (
+    AnchoredDeepProblem,
+    AnchoredSolution,
+    anchored_contraction,
+    minimize_anchored,
+)
 from perturb_nc.theory.batch import SolutionBatch, minimize_batch
 from perturb_nc.theory.certificate import Certificate, certify
 from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
+from perturb_nc.theory.deep_collapse import DeepCollapse, deep_collapse_optimum, deep_penalties
+from perturb_nc.theory.deep_training import DeepTraining, gradient_descent, lbfgs
+from perturb_nc.theory.deep_ufm import DeepUFM
 from perturb_nc.theory.depth import cascade, effective_complexity
 from perturb_nc.theory.flow import FlowPath, central_path_flow, central_path_flows
 from perturb_nc.theory.minimize import Solution, Status, minimize
@@ -18,11 +27,17 @@ from perturb_nc.theory.response import (
     linear_response,
 )
 from perturb_nc.theory.spectrum import NearCollapseSpectrum, near_collapse_spectrum
+from perturb_nc.theory.strongly_regular import StronglyRegular, strongly_regular_solution
 
 __all__ = [
+    "AnchoredDeepProblem",
+    "AnchoredSolution",
     "Certificate",
     "ClassStatistics",
     "CollapseMetrics",
+    "DeepCollapse",
+    "DeepTraining",
+    "DeepUFM",
     "DepthCalibration",
     "ExactCollapse",
     "FlowPath",
@@ -34,20 +49,28 @@ __all__ = [
     "SolutionBatch",
     "StatisticsBuilder",
     "Status",
+    "StronglyRegular",
+    "anchored_contraction",
     "calibrate_depth",
     "cascade",
     "central_path_flow",
     "central_path_flows",
     "certify",
     "collapse_metrics",
+    "deep_collapse_optimum",
+    "deep_penalties",
     "effective_complexity",
     "exact_collapse",
+    "gradient_descent",
     "hyperparameter_response",
+    "lbfgs",
     "linear_response",
     "load_layers",
     "load_metadata",
     "minimize",
+    "minimize_anchored",
     "minimize_batch",
     "near_collapse_spectrum",
     "save_layers",
+    "strongly_regular_solution",
 ]

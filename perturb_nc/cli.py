@@ -15,6 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 from typer.exceptions import TyperException
 
 from perturb_nc import tables
+from perturb_nc.deep_ufm_command import deep_ufm
 from perturb_nc.layer_files import load_layers, save_layers
 from perturb_nc.metrics import collapse_metrics
 from perturb_nc.statistics import ClassStatistics
@@ -39,6 +40,8 @@ Beta = Annotated[float, typer.Option(help="β, weight of |H - H0|²/(2N)")]
 Start = Annotated[str | None, typer.Option(help="layer the path starts from, default: the first")]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="folder to write to")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+
+app.command()(deep_ufm)
 
 
 def main() -> None:

@@ -312,3 +312,28 @@ def test_demo_writes_what_it_names_and_resumes(run, tmp_path, monkeypatch):
     before = (tmp_path / "predictions.json").read_text()
     assert run("demo", "-o", tmp_path, "--json")[0] == 0  # from the checkpoint
     assert (tmp_path / "predictions.json").read_text() == before
+
+
+def test_deep_ufm_prints_both_solutions(run):
+    arguments = ("deep-ufm", "--depth", 4, "--classes", 10, "--decay", 0.004)
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "0.0991798746" in out
+    assert "0.0809113322" in out
+    assert "SRG / DNC = 0.8158; 0.8168 as all λ go to 0" in out
+    assert "collapse is nonzero" in out
+    record = json.loads(run(*arguments, "--json")[1])
+    assert record["strongly_regular"]["rank"] == 5
+    assert len(record["singular_values"]) == 4
+    assert record["strength"] < record["threshold"]
+
+
+def test_deep_ufm_says_what_there_is_not(run):
+    code, out, _ = run("deep-ufm", "--depth", 2, "--classes", 3, "--decay", 0.5)
+    assert code == 0
+    assert "collapse is zero" in out
+    assert "no SRG solution" in out
+    two = ("deep-ufm", "--depth", 3, "--classes", 2, "--decay", 5e-3, "--samples-per-class", 10)
+    assert "0.0354060429" in run(*two)[1]
+    code, _, error = run(*two, "--feature-decay", -1)
+    assert (code, error) == (2, "perturb-nc: lambda_h must be > 0, got -1.0\n")

@@ -1,0 +1,192 @@
+"""Many runs of the deep model as one batch against a plain loop: `python -m benchmarks.deep_ufm`.
+
+Time per run and gradient-descent step. Every method takes the same steps from the same starts, and
+the objectives reached are compared. The loop is timed on a part of the runs: its time per run does
+not depend on how many there are.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import perturb_nc as pnc
+from perturb_nc.storage import replacing, write_json
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Config:
+    """n = 1, so that N = K. rate is small enough for every start to stay finite."""
+
+    depth: int = 4
+    num_classes: int = 10
+    width: int = 64
+    decay: float = 4e-3
+    rate: float = 0.05
+    batches: tuple[int, ...] = (1, 10, 100, 1000)
+    loop_runs: int = 20
+    steps: int = 100
+    repetitions: int = 5
+    threads: int = 1
+
+
+QUICK = Config(width=6, num_classes=3, batches=(1, 8), loop_runs=2, steps=3, repetitions=1)
+
+
+def make_model(config: Config, seeds: range) -> pnc.DeepUFM:
+    """Runs from Gaussian starts."""
+    return pnc.DeepUFM(
+        torch.arange(config.num_classes),
+        [config.width] * config.depth,
+        lambdas=config.decay,
+        lambda_h=config.decay,
+        seeds=seeds,
+    )
+
+
+def batch(model: pnc.DeepUFM, config: Config) -> Tensor:
+    """`gradient_descent` on all runs; the objectives."""
+    return pnc.gradient_descent(
+        model, learning_rate=config.rate, max_steps=config.steps, check_every=config.steps
+    ).objective
+
+
+def loop(model: pnc.DeepUFM, config: Config) -> Tensor:
+    """A plain loop over runs: linear layers, autograd and SGD with weight decay."""
+    targets = torch.eye(config.num_classes, dtype=torch.float64)
+    values = []
+    for run in range(model.runs):
+        features = nn.Parameter(model.features[run].detach().clone())
+        layers = []
+        for weight in model.weights:
+            layer = nn.Linear(weight.shape[2], weight.shape[1], bias=False, dtype=torch.float64)
+            layer.weight = nn.Parameter(weight[run].detach().clone())
+            layers += [layer, nn.ReLU()]
+        network = nn.Sequential(*layers[:-1])
+        parameters = [features, *network.parameters()]
+        optimizer = torch.optim.SGD(parameters, lr=config.rate, weight_decay=config.decay)
+        for _ in range(config.steps):
+            optimizer.zero_grad()
+            fit = (network(features) - targets).square().sum() / (2 * len(targets))
+            fit.backward()
+            optimizer.step()
+        with torch.no_grad():
+            fit = (network(features) - targets).square().sum() / (2 * len(targets))
+            penalty = sum(p.square().sum() for p in parameters)
+            values.append(fit + config.decay / 2 * penalty)
+    return torch.stack(values)
+
+
+def vmap(model: pnc.DeepUFM, config: Config) -> Tensor:
+    """torch.func.vmap of the gradient of one run, on all runs."""
+    targets = torch.eye(config.num_classes, dtype=torch.float64)
+
+    def objective(parameters: tuple[Tensor, ...]) -> Tensor:
+        h, *weights = parameters
+        for weight in weights[:-1]:
+            h = (h @ weight.mT).relu()
+        fit = (h @ weights[-1].mT - targets).square().sum() / (2 * len(targets))
+        return fit + config.decay / 2 * sum(p.square().sum() for p in parameters)
+
+    gradient = torch.func.vmap(torch.func.grad(objective))
+    parameters = tuple(p.detach().clone() for p in (model.features, *model.weights))
+    for _ in range(config.steps):
+        for p, g in zip(parameters, gradient(parameters), strict=True):
+            p.sub_(g, alpha=config.rate)
+    return torch.func.vmap(objective)(parameters)
+
+
+def measure(
+    method: Callable[[pnc.DeepUFM, Config], Tensor], runs: int, config: Config
+) -> dict[str, Any]:
+    """Median seconds per run and step, and the objectives reached."""
+    seconds = []
+    for _ in range(config.repetitions + 1):  # the first one warms up
+        model = make_model(config, range(runs))
+        start = time.perf_counter()
+        values = method(model, config)
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds[1:] or seconds)
+    return {
+        "runs": runs,
+        "seconds_per_run_step": median / (runs * config.steps),
+        "spread": (max(seconds[1:]) - min(seconds[1:])) / median,
+        "values": values,
+    }
+
+
+def run(config: Config) -> dict[str, Any]:
+    """All measurements, as plain values."""
+    torch.set_num_threads(config.threads)
+    rows = [("loop over runs, autograd and SGD", measure(loop, config.loop_runs, config))]
+    rows += [("gradient_descent", measure(batch, runs, config)) for runs in config.batches]
+    rows += [("torch.func.vmap", measure(vmap, config.batches[-1], config))]
+    base = rows[0][1]
+    values = base["values"]
+    table = []
+    for name, row in rows:
+        found = row.pop("values")
+        shared = min(len(found), len(values))
+        difference = (found[:shared] - values[:shared]).abs().max().item()
+        ratio = base["seconds_per_run_step"] / row["seconds_per_run_step"]
+        table.append({"method": name, **row, "speedup": ratio, "difference": difference})
+    return {"config": asdict(config), "machine": _machine(), "methods": table}
+
+
+def _machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table of a result."""
+    c, machine = result["config"], result["machine"]
+    lines = [
+        "# Many runs of the deep model as one batch",
+        "",
+        f"`python -m benchmarks.deep_ufm`: {machine['cpu']}, {machine['threads']} thread(s), torch "
+        f"{machine['torch']}. L = {c['depth']}, K = {c['num_classes']}, width {c['width']}, n = 1, "
+        f"float64, {c['steps']} gradient-descent steps, median of {c['repetitions']}.",
+        "",
+        "| method | runs | µs per run and step | loop / this | spread | difference of f |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['method']} | {r['runs']} | {1e6 * r['seconds_per_run_step']:.1f} | "
+        f"{r['speedup']:.2f} | {r['spread']:.0%} | {r['difference']:.1e} |"
+        for r in result["methods"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write deep_ufm.json and deep_ufm.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
+    arguments = parser.parse_args()
+    result = run(QUICK if arguments.quick else Config())
+    write_json(arguments.output / "deep_ufm.json", result)
+    with replacing(arguments.output / "deep_ufm.md") as path:
+        path.write_text(as_markdown(result), encoding="utf8")
+    print(as_markdown(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Draw loss and DNC metrics over training, and the threshold, from results/binary_dnc.json."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULT = HERE.parent / "experiments" / "results" / "binary_dnc.json"
+OUTPUT = HERE / "binary_dnc.png"
+SHOWN_DEPTH = 4
+
+
+def draw(result: dict) -> Figure:
+    """Excess loss by depth; DNC1, DNC2 - 1 and DNC3 by layer at one depth; optimum by λ."""
+    descent = result["parts"]["descent"]
+    figure = Figure(figsize=(13, 6.4), layout="constrained")
+    axes = figure.subplots(2, 3).flat
+    _excess(next(axes), descent)
+    names = {"dnc1": ("DNC1", 0.0), "dnc2": ("DNC2 − 1", 1.0), "dnc3": ("DNC3", 0.0)}
+    for name, (label, offset) in names.items():
+        _metric(next(axes), descent, name, label, offset)
+    _threshold(next(axes), result["parts"]["threshold"]["rows"])
+    _spread(next(axes), result["parts"])
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.2)
+    return figure
+
+
+def _colours(count: int) -> list:
+    return [matplotlib.colormaps["viridis"](i / count) for i in range(count)]
+
+
+def _excess(axis: Axes, descent: dict) -> None:
+    rows = descent["history"]
+    for row, colour in zip(rows, _colours(len(rows)), strict=True):
+        axis.loglog(_steps(row), row["excess"], color=colour, label=f"L = {row['depth']}")
+    axis.axhline(1e-6, color="k", lw=0.8, ls=":")
+    axis.set_title("|f − f*|, median of seeds", fontsize=10, loc="left")
+    axis.set_xlabel("gradient-descent steps")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _metric(axis: Axes, descent: dict, name: str, label: str, offset: float) -> None:
+    (row,) = (row for row in descent["history"] if row["depth"] == SHOWN_DEPTH)
+    for layer, colour in enumerate(_colours(SHOWN_DEPTH)):
+        values = [max(value - offset, 1e-32) for value in row[name][layer]]
+        which = r"$H_1$" if layer == 0 else rf"$\sigma(H_{layer + 1})$"
+        axis.loglog(_steps(row), values, color=colour, label=which)
+    axis.set_title(f"{label}, L = {SHOWN_DEPTH}, median of seeds", fontsize=10, loc="left")
+    axis.set_xlabel("gradient-descent steps")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _steps(row: dict) -> list[int]:
+    return [max(step, 1) for step in row["steps"]]
+
+
+def _threshold(axis: Axes, rows: list[dict]) -> None:
+    depths = sorted({row["depth"] for row in rows})
+    for depth, colour in zip(depths, _colours(len(depths)), strict=True):
+        own = [row for row in rows if row["depth"] == depth]
+        factors = [row["factor"] for row in own]
+        axis.plot(factors, [row["optimum"] for row in own], color=colour, label=f"L = {depth}")
+        axis.plot(factors, [row["best"] for row in own], "o", color=colour, ms=5, mfc="none")
+    axis.axvline(1, color="k", lw=0.8, ls=":")
+    axis.set_title("optimum (lines) and best found (circles)", fontsize=10, loc="left")
+    axis.set_xlabel("λ / threshold")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _spread(axis: Axes, parts: dict) -> None:
+    depths = sorted(set(parts["descent"]["depth_of_run"]))
+    shown = {"descent": ("#d1495b", "gradient descent"), "fast": ("#1b3a5c", "L-BFGS")}
+    for shift, (name, (colour, label)) in zip((-0.12, 0.12), shown.items(), strict=True):
+        part = parts[name]
+        found = part["descent" if name == "descent" else "lbfgs"]
+        x = [depth + shift for depth in part["depth_of_run"]]
+        y = [max(abs(f - o), 1e-17) for f, o in zip(found, part["optimum"], strict=True)]
+        axis.semilogy(x, y, "o", color=colour, ms=4, alpha=0.7, label=label)
+    axis.axhline(1e-6, color="k", lw=0.8, ls=":")
+    axis.set_xticks(depths)
+    axis.set_xlabel("L")
+    axis.set_title("|f − f*| at the end, every seed", fontsize=10, loc="left")
+    axis.legend(frameon=False, fontsize=8)
+
+
+if __name__ == "__main__":
+    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
+    print(f"wrote {OUTPUT}")

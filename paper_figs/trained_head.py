@@ -1,0 +1,51 @@
+"""Draw loss and DNC metrics per layer of deep heads on trained backbones: trained_head.json."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULT = HERE.parent / "experiments" / "results" / "trained_head.json"
+OUTPUT = HERE / "trained_head.png"
+
+
+def draw(result: dict) -> Figure:
+    """A row a data set and depth: excess loss, DNC1, DNC2 - 1, DNC3 over training."""
+    config = result["manifest"]["config"]
+    settings = [(name, depth) for name, _ in config["data"] for depth in config["depths"]]
+    figure = Figure(figsize=(13, 2.6 * len(settings)), layout="constrained")
+    axes = figure.subplots(len(settings), 4, squeeze=False, sharex=True)
+    metrics = (("dnc1", "DNC1", 0), ("dnc2", "DNC2 − 1", 1), ("dnc3", "DNC3", 0))
+    for row, (name, depth) in zip(axes, settings, strict=True):
+        parts = [result["parts"][f"{name},L={depth},seed={s}"] for s in config["seeds"]]
+        steps = [max(h["step"], 1) for h in parts[0]["history"]]
+        for part in parts:
+            row[0].loglog(steps, [h["excess"] for h in part["history"]], color="#1b3a5c")
+        row[0].set_ylabel(f"{name}, L = {depth}")
+        row[0].set_title("f − f*, every seed", fontsize=10, loc="left")
+        for axis, (metric, label, offset) in zip(row[1:], metrics, strict=True):
+            for layer in range(depth):
+                values = [
+                    median(max(p["history"][i]["layers"][layer][metric] - offset, 1e-16)
+                           for p in parts)
+                    for i in range(len(steps))
+                ]  # fmt: skip
+                which = r"$H_1$" if layer == 0 else rf"$\sigma(H_{layer + 1})$"
+                colour = matplotlib.colormaps["viridis"](layer / depth)
+                axis.loglog(steps, values, color=colour, label=which)
+            axis.set_title(f"{label}, median", fontsize=10, loc="left")
+        row[1].legend(frameon=False, fontsize=7)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.2)
+    for axis in axes[-1]:
+        axis.set_xlabel("Adam steps")
+    return figure
+
+
+if __name__ == "__main__":
+    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
+    print(f"wrote {OUTPUT}")
