@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -32,7 +34,7 @@ def test_vgg_convolutions_have_the_published_number_of_parameters():
     with torch.device("meta"):
         model = VGG(3, 10, stages=VGG_STAGES[8], bias_last=True)
     channels = (3, 64, 128, 256, 512, 512)
-    wanted = sum((9 * a + 1) * b for a, b in zip(channels, channels[1:], strict=False))
+    wanted = sum((9 * a + 1) * b for a, b in pairwise(channels))
     assert count(model) == wanted + 2 * (512 + 1) * 512 + (512 + 1) * 10
     assert len(model.blocks) + 1 == 8
 

