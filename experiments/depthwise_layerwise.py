@@ -5,6 +5,7 @@ these are the H0 of the near-collapse model, and the layer's own features its H.
 without a bias, as in the model.
 """
 
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,6 @@ import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from experiments.running import data_for, kept, options
 from perturb_nc.networks import MLP, TrainingConfig, batches, collect_statistics, train_layerwise
-from perturb_nc.networks.data import cache_dir
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "depthwise_layerwise"
@@ -26,13 +26,13 @@ FOLDER = RESULTS / "depthwise_layerwise"
 class Config:
     """The networks, and how each of their layers is trained."""
 
-    data: tuple[str, ...] = ("fashion_mnist", "cifar10")
+    data: tuple[str, ...] = ("cifar10", "fashion_mnist")
     depth: int = 10
     width: int = 256
     batch_norm: bool = False
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            epochs=12, learning_rate=0.05, milestones=(8, 11), weight_decay=5e-4
+            epochs=12, learning_rate=0.01, milestones=(8, 11), weight_decay=5e-4
         )
     )
     seeds: tuple[int, ...] = (0, 1)
@@ -40,7 +40,7 @@ class Config:
     kept_seed: int = 0  # of the run whose statistics are kept
 
 
-def layerwise(config: Config, data_name: str, seed: int, folder: Path, device: str) -> Any:
+def layerwise(config: Config, data_name: str, seed: int, path: Path, device: str) -> Any:
     """Metrics of every layer of one network, as it is added."""
     data = data_for(data_name, config.samples, device)
     name = f"{data_name}-seed{seed}"
@@ -62,11 +62,12 @@ def layerwise(config: Config, data_name: str, seed: int, folder: Path, device: s
 
     flat = replace(data, inputs=data.inputs.flatten(1))
     inputs = pnc.ClassStatistics.from_features(flat.inputs, flat.labels)
-    checkpoints = cache_dir() / "runs" / "depthwise_layerwise" / folder.name / name
+    checkpoints = path.with_suffix("")
     training = replace(config.training, seed=seed)
     train_layerwise(model.blocks, flat, training, checkpoint_dir=checkpoints, on_layer=measure)
+    shutil.rmtree(checkpoints)
     if seed == config.kept_seed:
-        pnc.save_layers(layers, folder / f"{name}.safetensors", dtype=torch.float32)
+        pnc.save_layers(layers, path.parents[1] / f"{name}.safetensors", dtype=torch.float32)
     return {
         "data": data_name,
         "seed": seed,
@@ -92,9 +93,7 @@ def main() -> None:
     runs = [
         kept(
             chosen.output / "runs" / f"{data}-seed{seed}.json",
-            lambda data=data, seed=seed: layerwise(
-                config, data, seed, chosen.output, chosen.device
-            ),
+            lambda path, data=data, seed=seed: layerwise(config, data, seed, path, chosen.device),
         )
         for seed in config.seeds
         for data in config.data

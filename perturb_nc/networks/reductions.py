@@ -28,8 +28,12 @@ def reduction_named(reduce: str | Reduction) -> Reduction:
 
 
 def _pool(x: Tensor) -> Tensor:
-    # The mean of half-precision features must not be rounded to half precision.
-    return x.flatten(2).mean(2, dtype=torch.float64) if x.ndim > 2 else x.reshape(len(x), -1)
+    if x.ndim < 3:
+        return x.reshape(len(x), -1)
+    # The mean of half-precision features must not be rounded to half precision. float32 sums (which
+    # torch adds up pairwise) cost a thirtieth of float64 ones here.
+    space = tuple(range(2, x.ndim))
+    return x.mean(space, dtype=torch.float32 if x.itemsize < 4 else None)
 
 
 def random_projection(dim: int, *, seed: int = 0) -> Reduction:
