@@ -1,8 +1,9 @@
-"""Weight decay of the last layer or of the feature layers, doubled or zero (Tirer et al. 2023, Fig. 3).
+"""Weight decay of the last or of the feature layers, doubled or zero (Tirer et al. 2023, Fig. 3).
 
 A ResNet is trained from one initialisation with five pairs of weight decays, with the squared loss
-without a bias and with cross-entropy with a bias. Claim under test: the feature layers' weight decay
-moves NC more than the last layer's. The model says so through λ_H, which stands for the former.
+without a bias and with cross-entropy with a bias. Claim under test: the feature layers' weight
+decay moves NC more than the last layer's. In the model λ_H
+stands for the former.
 """
 
 import math

@@ -58,9 +58,7 @@ class EpochFile:
             with self._path.open(encoding="utf8") as file:
                 there = next(csv.reader(file))
             if there != header:
-                raise ValueError(
-                    f"{self._path} has columns {there}, not {header}; use another path"
-                )
+                raise ValueError(f"{self._path} has columns {there}, now {header}; give a new path")
         else:
             writer.writerow(header)
         for layer, values in record["layers"].items():

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -17,6 +17,7 @@ from perturb_nc.statistics import ClassStatistics
 _BATCH = 1024
 
 
+@runtime_checkable
 class ScalarWriter(Protocol):
     """What a TensorBoard `SummaryWriter` offers and is used here."""
 
