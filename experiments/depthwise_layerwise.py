@@ -37,7 +37,7 @@ class Config:
     )
     seeds: tuple[int, ...] = (0, 1)
     samples: int | None = None
-    kept_seed: int = 0  # of the run whose statistics are kept
+    kept: str = "cifar10-seed0"  # the run whose statistics are kept
 
 
 def layerwise(config: Config, data_name: str, seed: int, path: Path, device: str) -> Any:
@@ -66,7 +66,7 @@ def layerwise(config: Config, data_name: str, seed: int, path: Path, device: str
     training = replace(config.training, seed=seed)
     train_layerwise(model.blocks, flat, training, checkpoint_dir=checkpoints, on_layer=measure)
     shutil.rmtree(checkpoints)
-    if seed == config.kept_seed:
+    if name == config.kept:
         pnc.save_layers(layers, path.parents[1] / f"{name}.safetensors", dtype=torch.float32)
     return {
         "data": data_name,

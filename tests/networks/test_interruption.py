@@ -17,10 +17,12 @@ from perturb_nc.networks.monitor import CollapseMonitor
 from perturb_nc.networks.training import TrainingConfig, train
 
 HERE = Path(__file__).parent
-SCRIPT = (
-    "import sys; sys.path[:0] = sys.argv[2:4]; import test_interruption as t; t.run(sys.argv[1])"
-)
-EPOCHS = 30
+SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[3:]
+import test_interruption
+test_interruption.run(sys.argv[1], int(sys.argv[2]))
+"""
 
 
 def run(folder, epochs):
