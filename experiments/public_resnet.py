@@ -41,25 +41,25 @@ def pieces(config: Config, folder: Path) -> Iterator[dict[str, pnc.ClassStatisti
         path = folder / f"piece-{start}.safetensors"
         if not path.is_file():
             rows = slice(start, min(start + config.piece, config.num_samples))
-            hits = [0]
-            batches = _counting(model, data.inputs[rows], data.labels[rows], config, hits)
-            layers = collect_statistics(model, batches, reduce=config.reduce, num_classes=10)
-            pnc.save_layers(layers, path, {"hits": str(hits[0])})
-            print(f"images {rows.start} to {rows.stop}: {hits[0]} right", flush=True)
+            inputs, labels = data.inputs[rows], data.labels[rows]
+            predicted: list[Tensor] = []
+            handle = model.register_forward_hook(
+                lambda _, __, outputs, p=predicted: p.append(outputs.argmax(1))
+            )
+            layers = collect_statistics(
+                model, _batches(inputs, labels, config), reduce=config.reduce, num_classes=10
+            )
+            handle.remove()
+            hits = int((torch.cat(predicted) == labels).sum())
+            pnc.save_layers(layers, path, {"hits": str(hits)})
+            print(f"images {rows.start} to {rows.stop}: {hits} right", flush=True)
         yield pnc.load_layers(path)
 
 
-def _counting(
-    model: torch.nn.Module, inputs: Tensor, labels: Tensor, config: Config, hits: list[int]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a piece; the network's right answers are counted as it gives them."""
+def _batches(inputs: Tensor, labels: Tensor, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
     size = config.batch_size
     for x, y in zip(inputs.split(size), labels.split(size), strict=True):
-        handle = model.register_forward_hook(
-            lambda _, __, out, y=y: hits.__setitem__(0, hits[0] + int((out.argmax(1) == y).sum()))
-        )
         yield x.contiguous(memory_format=torch.channels_last), y
-        handle.remove()
 
 
 def run(config: Config, output: Path) -> None:
