@@ -26,18 +26,25 @@ check: .venv/installed  ## linter, formatter, type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-experiments: .venv/installed  ## run every experiment; writes experiments/results/
+experiments: .venv/installed  ## run every experiment (after make data; an hour on 2 cores)
 	$(BIN)/python -m experiments.near_collapse_spectrum
 	$(BIN)/python -m experiments.depth_calibration
+	$(BIN)/python -m experiments.public_resnet
+	$(BIN)/python -m experiments.depthwise_layerwise
+	$(BIN)/python -m experiments.weight_decay
+	$(BIN)/python -m experiments.intermediate_collapse
+	$(BIN)/python -m experiments.feature_learning
+	$(BIN)/python -m experiments.effective_depth
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
 
-bench: .venv/installed  ## time the flow against peers (minutes); writes benchmarks/results/
+bench: .venv/installed  ## time flow and extraction against peers; writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.flow
+	$(BIN)/python -m benchmarks.extraction
 
-data: .venv/installed  ## fetch MNIST, Fashion-MNIST and CIFAR-10 into the cache
+data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and a network into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch
 
 clean:  ## remove the environment and what the demo wrote

@@ -28,7 +28,7 @@ class Config:
     width: int = 128
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            epochs=12, learning_rate=0.1, milestones=(7, 10), loss="cross_entropy"
+            epochs=8, learning_rate=0.1, milestones=(5, 7), loss="cross_entropy"
         )
     )
     epsilons: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05)

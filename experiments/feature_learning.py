@@ -1,10 +1,11 @@
-"""Feature learning layer by layer in a deep MLP with batch norm (Rangamani et al. 2023).
+"""Feature learning layer by layer with batch norm (Rangamani et al. 2023).
 
-Two parts. "layers": an MLP is trained, and every layer measured: shares of variance within classes
-over the epochs, the collapse line CDNV < 0.2, the alignment of each weight with the class means it
-reads, stable ranks, singular values, nearest-class-mean accuracy, and the reading of a weight as an
-associative memory M_{l+1} M_l⁺ of class means. "fixed": the top layers and the last one are fixed
-at weights made of simplex frames, W_l = M_{l+1} M_lᵀ, and only the first layers are trained.
+Two parts. "layers": an MLP or a ConvNet is trained, and every layer measured: shares of variance
+within classes over the epochs, the collapse line CDNV < 0.2, nearest-class-mean accuracy; for the
+MLP also the alignment of each weight with the class means it reads, singular values, and the
+reading of a weight as an associative memory M_{l+1} M_l⁺ of class means. Convolutional features are
+pooled over space. "fixed" (MLP): the top layers and the last one are fixed at weights made of
+simplex frames, W_l = M_{l+1} M_lᵀ, and only the first layers are trained.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from experiments.running import accuracy, data_for, kept, options, trained
 from perturb_nc.metrics import collapse_depth, nc3_alignment
-from perturb_nc.networks import MLP, Dataset, TrainingConfig, train
+from perturb_nc.networks import MLP, ConvNet, Dataset, TrainingConfig, train
 from perturb_nc.sample_metrics import stable_rank
 from perturb_nc.storage import write_json
 
@@ -27,22 +28,28 @@ FOLDER = RESULTS / "feature_learning"
 
 @dataclass(frozen=True)
 class Config:
-    """The setting for a CPU: width 256 for 1024, and few epochs."""
+    """The setting for a CPU: width 256 for 1024, 2+8 convolutions for 2+18, and few epochs."""
 
-    data: tuple[str, ...] = ("mnist", "fashion_mnist")
-    depth: int = 10
+    networks: tuple[tuple[str, str], ...] = (
+        ("convnet", "cifar10"),
+        ("mlp", "mnist"),
+        ("mlp", "fashion_mnist"),
+    )
+    depth: int = 10  # of the MLP
     width: int = 256
+    conv_depth: int = 8  # 3×3 convolutions after the two with stride
+    conv_width: int = 32
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            epochs=12, learning_rate=0.05, milestones=(7, 10), weight_decay=5e-4
+            epochs=10, learning_rate=0.05, milestones=(6, 8), weight_decay=5e-4
         )
     )
     trained_layers: tuple[int, ...] = (2, 3, 4, 6)
-    fixed_epochs: int = 6
+    fixed_epochs: int = 4
     samples: int | None = None
     monitored: int | None = 2_000
     seeds: tuple[int, ...] = (0,)
-    kept: str = "layers-fashion_mnist-seed0"  # the run whose statistics are kept
+    kept: str = "layers-mlp-fashion_mnist-seed0"  # the run whose statistics are kept
 
 
 def full() -> Config:
@@ -50,24 +57,32 @@ def full() -> Config:
     base = Config()
     training = replace(base.training, epochs=350, milestones=(116, 233))
     return replace(
-        base, width=1024, training=training, trained_layers=(2, 3, 4, 5, 6, 7, 8, 9),
-        fixed_epochs=350, seeds=(0, 1, 2),
+        base, width=1024, conv_depth=18, conv_width=128, training=training,
+        trained_layers=(2, 3, 4, 5, 6, 7, 8, 9), fixed_epochs=350, seeds=(0, 1, 2),
     )  # fmt: skip
 
 
-def network(config: Config, data: Dataset) -> MLP:
+def mlp(config: Config, data: Dataset) -> MLP:
     """An untrained MLP with batch norm and no bias in its last layer."""
     widths = (config.width,) * config.depth
     return MLP(data.inputs[0].numel(), widths, data.num_classes, batch_norm=True)
 
 
-def layers(config: Config, name: str, seed: int, path: Path, device: str) -> Any:
+def convnet(config: Config, data: Dataset) -> ConvNet:
+    """An untrained ConvNet with batch norm and no bias in its last layer."""
+    size = {"width": config.conv_width, "depth": config.conv_depth}
+    return ConvNet(data.inputs.shape[1], data.num_classes, **size)
+
+
+def layers(config: Config, kind: str, name: str, seed: int, path: Path, device: str) -> Any:
     """Train a network and measure all its layers."""
     data, test = (data_for(name, config.samples, device, split=s) for s in ("train", "test"))
     torch.manual_seed(seed)
-    model = network(config, data).to(device)
-    blocks = [f"blocks.{i}" for i in range(config.depth)]
+    model = (mlp if kind == "mlp" else convnet)(config, data).to(device)
+    blocks = [f"blocks.{i}" for i in range(len(model.blocks))]
     training = replace(config.training, seed=seed)
+    if kind == "convnet":
+        training = replace(training, precision="bfloat16", channels_last=True)
     run = trained(
         model, data, training, path, monitored=config.monitored, layers=blocks,
         weights={blocks[-1]: "head"},
@@ -76,6 +91,7 @@ def layers(config: Config, name: str, seed: int, path: Path, device: str) -> Any
         target = path.parents[1] / f"{path.stem}.safetensors"
         pnc.save_layers(run.statistics, target, dtype=torch.float32)
     return {
+        "kind": kind,
         "data": name,
         "seed": seed,
         **run.record(model, data, test),
@@ -85,17 +101,20 @@ def layers(config: Config, name: str, seed: int, path: Path, device: str) -> Any
             for n, s in run.statistics.items()
         },
         "stable_rank": ranks(model, data, config.monitored),
-        "weights": weights(model, run.statistics),
+        "weights": weights(model, run.statistics) if kind == "mlp" else [],
     }
 
 
 @torch.no_grad()
-def ranks(model: MLP, data: Dataset, samples: int | None) -> dict[str, float]:
+def ranks(model: nn.Module, data: Dataset, samples: int | None) -> dict[str, float]:
     """Mean over classes of the stable rank of every layer's features, on the first samples."""
-    h, found = data.inputs[:samples].flatten(1), {}
+    h, found = data.inputs[:samples], {}
+    if isinstance(model, MLP):
+        h = h.flatten(1)
     for i, block in enumerate(model.eval().blocks):
         h = block(h)
-        found[f"blocks.{i}"] = stable_rank(h, data.labels[:samples]).nanmean().item()
+        pooled = h.flatten(2).mean(2) if h.ndim > 2 else h
+        found[f"blocks.{i}"] = stable_rank(pooled, data.labels[:samples]).nanmean().item()
     return found
 
 
@@ -155,7 +174,7 @@ def fixed(
     """Accuracy when only the first layers are trained."""
     data, test = (data_for(name, config.samples, device, split=s) for s in ("train", "test"))
     torch.manual_seed(seed)
-    model = network(config, data)
+    model = mlp(config, data)
     fix_top(model, trained_layers, seed)
     model.to(device)
     epochs = config.fixed_epochs
@@ -185,20 +204,20 @@ def main() -> None:
     if chosen.quick:
         training = replace(config.training, epochs=4, milestones=(3,))
         config = replace(
-            config, data=("digits",), depth=4, width=32, training=training, trained_layers=(1, 3),
-            fixed_epochs=4, kept="layers-digits-seed0",
+            config, networks=(("mlp", "digits"),), depth=4, width=32, training=training,
+            trained_layers=(1, 3), fixed_epochs=4, kept="layers-mlp-digits-seed0",
         )  # fmt: skip
     runs = chosen.output / "runs"
     result: dict[str, Any] = {"manifest": manifest(config), "layers": [], "fixed": []}
     for seed in config.seeds:
-        for name in config.data:
+        for kind, name in config.networks:
             result["layers"].append(
                 kept(
-                    runs / f"layers-{name}-seed{seed}.json",
-                    lambda path, a=(name, seed): layers(config, *a, path, chosen.device),
+                    runs / f"layers-{kind}-{name}-seed{seed}.json",
+                    lambda path, a=(kind, name, seed): layers(config, *a, path, chosen.device),
                 )
             )
-        for name in config.data:
+        for name in (data for kind, data in config.networks if kind == "mlp"):
             for count in config.trained_layers:
                 result["fixed"].append(
                     kept(

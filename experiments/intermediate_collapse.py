@@ -38,7 +38,7 @@ class Config:
     width: int = 256  # of the MLP, and 4 times that of the first stage of convolutional networks
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            epochs=8, batch_size=16, learning_rate=0.02, schedule="one_cycle", weight_decay=0.0
+            epochs=6, batch_size=16, learning_rate=0.02, schedule="one_cycle", weight_decay=0.0
         )
     )
     samples: int | None = None
@@ -55,7 +55,7 @@ def full() -> Config:
         for activation in ("relu", "leaky_relu", "tanh", "silu")
         for data in ("mnist", "fashion_mnist", "cifar10")
     )
-    training = replace(base.training, epochs=50)
+    training = replace(base.training, epochs=50, precision="bfloat16")
     return replace(base, networks=networks, training=training, seeds=(0, 1, 2))
 
 

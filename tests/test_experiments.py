@@ -93,7 +93,7 @@ def test_feature_learning_reads_weights_against_means(monkeypatch, tmp_path):
     for name, traces in run["traces"].items():
         ratio = traces["within"] / traces["between"]
         assert run["final"][name]["nc1_trace"] == pytest.approx(ratio)
-    layers = pnc.load_layers(tmp_path / "layers-digits-seed0.safetensors")
+    layers = pnc.load_layers(tmp_path / "layers-mlp-digits-seed0.safetensors")
     found = pnc.collapse_metrics(layers["blocks.3"]).nc1
     assert found == pytest.approx(run["final"]["blocks.3"]["nc1"], rel=1e-4)
     assert [row["trained_layers"] for row in result["fixed"]] == [1, 3]
@@ -103,7 +103,7 @@ def test_feature_learning_reads_weights_against_means(monkeypatch, tmp_path):
 def test_fixed_layers_are_chains_of_frames_and_stay():
     config = feature_learning.Config(depth=3, width=12)
     data = running.data_for("digits", 100)
-    model = feature_learning.network(config, data)
+    model = feature_learning.mlp(config, data)
     feature_learning.fix_top(model, 1, seed=0)
     gram = model.head.weight @ model.head.weight.T * 12
     wanted = (torch.eye(10) - 0.1) * 10 / 9  # unit columns with cosines -1/9
