@@ -47,7 +47,8 @@ class CollapseMonitor:
         weights: layer → module whose weight reads that layer's features, for the metrics of NC3,
             as {"blocks.5": "head"}. With at="input" every layer with a weight (m, d) reads its own.
         tensorboard: a SummaryWriter; gets "collapse/METRIC/LAYER".
-        layers, at, reduce, num_classes, covariance: as for `collect_statistics`.
+        layers, at, reduce, num_classes, covariance: as for `collect_statistics`, but pooled over
+            space unless `reduce` says otherwise.
 
     Attributes:
         records: one dictionary per epoch: "epoch", what was passed by name, "seconds" (of the
