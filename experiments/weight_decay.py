@@ -31,32 +31,39 @@ DECAYS = {  # of the feature layers, of the last layer
 
 @dataclass(frozen=True)
 class Config:
-    """The setting for a CPU: a small ResNet, a part of CIFAR-10, a short schedule."""
+    """The setting for a CPU: a small ResNet, and so few images that it learns them all.
+
+    On 10,000 images the same network was at accuracy .76 after 20 epochs: far from collapse, and
+    from anything the claim is about.
+    """
 
     data: str = "cifar10"
-    samples: int | None = 10_000
+    samples: int | None = 1_000
     stages: tuple[int, ...] = (1, 1, 1)
     width: int = 16
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            epochs=20,
+            epochs=50,
+            batch_size=32,
             learning_rate=0.05,
-            milestones=(10, 15),
+            milestones=(25, 38),
             precision="bfloat16",
             channels_last=True,
         )
     )
     losses: tuple[str, ...] = ("mse", "cross_entropy")
     decays: tuple[str, ...] = tuple(DECAYS)
-    monitored: int | None = 2_000
-    seeds: tuple[int, ...] = (0,)
+    monitored: int | None = None
+    seeds: tuple[int, ...] = (0, 1)
 
 
 def full() -> Config:
     """The setting of the paper: ResNet-18, all images, ÷10 every 40 epochs. For a GPU."""
     base = Config()
-    training = replace(base.training, epochs=160, milestones=(40, 80, 120))
-    return replace(base, samples=None, stages=(2, 2, 2, 2), width=64, training=training)
+    training = replace(base.training, epochs=160, batch_size=128, milestones=(40, 80, 120))
+    return replace(
+        base, samples=None, stages=(2, 2, 2, 2), width=64, training=training, monitored=5_000
+    )
 
 
 def one(config: Config, loss: str, decay: str, seed: int, path: Path, device: str) -> Any:
@@ -108,7 +115,7 @@ def main() -> None:
     if chosen.quick:
         training = replace(config.training, epochs=2, milestones=(1,))
         config = replace(
-            config, samples=600, width=4, training=training, losses=("mse",),
+            config, samples=600, width=4, seeds=(0,), training=training, losses=("mse",),
             decays=("baseline", "features 0"), monitored=300,
         )  # fmt: skip
     runs = []
