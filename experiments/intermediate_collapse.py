@@ -90,7 +90,7 @@ def summary(run: dict[str, Any]) -> dict[str, Any]:
     layers = list(run["final"].values())
     nc1 = [layer["nc1_trace"] for layer in layers]
     angles = [layer["nc2_equiangular"] for layer in layers]
-    half = len(layers) // 2
+    half = (len(layers) - 1) // 2  # steps from layer to layer: at most half of them
     drop = math.log(nc1[0] / nc1[-1])
     names = list(run["final"])
     depth = next((i + 1 for i, layer in enumerate(layers) if layer["cdnv"] < 0.2), None)
@@ -103,7 +103,7 @@ def summary(run: dict[str, Any]) -> dict[str, Any]:
         "test_accuracy": run["test_accuracy"],
         "nc1_trace": nc1,
         "nc2_equiangular": angles,
-        "share_of_log_drop_in_first_half": math.log(nc1[0] / nc1[half]) / drop if drop else None,
+        "log_drop_in_first_half_of_steps": math.log(nc1[0] / nc1[half]) / drop if drop else None,
         "angles_fall": f"{sum(b < a for a, b in pairwise(angles))} of {len(angles) - 1}",
         "collapse_depth": depth,
         "ncc_train": [run["nearest_mean"]["train"][name]["accuracy"] for name in names],

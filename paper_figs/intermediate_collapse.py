@@ -46,7 +46,8 @@ def draw(result: dict) -> Figure:
         rf"$\widetilde{{\mathrm{{NC1}}}}$ by epoch: {run['activation']}, {NAMES[run['data']]}",
         fontsize=10,
     )
-    epochs.legend(frameon=False, fontsize=8, ncols=2)
+    epochs.set_ylim(top=3 * epochs.get_ylim()[1])  # room for the legend
+    epochs.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
     epochs.set_xlabel("epoch")
     for axis in (trace, angles, mean):
         axis.set_xlabel("layer")
