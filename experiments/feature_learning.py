@@ -17,9 +17,17 @@ from torch import Tensor, nn
 
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
-from experiments.running import accuracy, data_for, kept, options, trained
+from experiments.running import BATCH, accuracy, data_for, kept, options, trained
 from perturb_nc.metrics import collapse_depth, nc3_alignment
-from perturb_nc.networks import MLP, ConvNet, Dataset, TrainingConfig, train
+from perturb_nc.networks import (
+    MLP,
+    ConvNet,
+    Dataset,
+    TrainingConfig,
+    batches,
+    collect_statistics,
+    train,
+)
 from perturb_nc.sample_metrics import stable_rank
 from perturb_nc.storage import write_json
 
@@ -103,6 +111,20 @@ def layers(config: Config, kind: str, name: str, seed: int, path: Path, device: 
         "stable_rank": ranks(model, data, config.monitored),
         "weights": weights(model, run.statistics) if kind == "mlp" else [],
     }
+
+
+@torch.no_grad()
+def untrained(config: Config, name: str, seed: int, path: Path, device: str) -> Any:
+    """What `weights` finds before any training: the measure of what it finds afterwards."""
+    data = data_for(name, config.samples, device)
+    torch.manual_seed(seed)
+    model = mlp(config, data).to(device).train()
+    for inputs, _ in batches(data, BATCH):  # for the statistics of batch norm
+        model(inputs)
+    blocks = [f"blocks.{i}" for i in range(config.depth)]
+    statistics = collect_statistics(model, batches(data, BATCH), layers=blocks)
+    on_cpu = {n: s.to("cpu") for n, s in statistics.items()}
+    return {"data": name, "seed": seed, "weights": weights(model.eval(), on_cpu)}
 
 
 @torch.no_grad()
@@ -208,7 +230,8 @@ def main() -> None:
             trained_layers=(1, 3), fixed_epochs=4, kept="layers-mlp-digits-seed0",
         )  # fmt: skip
     runs = chosen.output / "runs"
-    result: dict[str, Any] = {"manifest": manifest(config), "layers": [], "fixed": []}
+    result: dict[str, Any] = {"manifest": manifest(config)}
+    result |= {"layers": [], "untrained": [], "fixed": []}
     for seed in config.seeds:
         for kind, name in config.networks:
             result["layers"].append(
@@ -218,6 +241,12 @@ def main() -> None:
                 )
             )
         for name in (data for kind, data in config.networks if kind == "mlp"):
+            result["untrained"].append(
+                kept(
+                    runs / f"untrained-{name}-seed{seed}.json",
+                    lambda path, a=(name, seed): untrained(config, *a, path, chosen.device),
+                )
+            )
             for count in config.trained_layers:
                 result["fixed"].append(
                     kept(

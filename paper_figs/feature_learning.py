@@ -39,15 +39,24 @@ def draw(result: dict) -> Figure:
             values = [row[key] for row in run["weights"]]
             label = label if run is result["layers"][-1] else None
             reading.plot(numbers[1:], values, style, color=colour, ms=4, lw=1.2, label=label)
+    for key, style in (
+        ("alignment", "o-"),
+        ("memory_cosine_in_span", "s--"),
+        ("memory_cosine", "^:"),
+    ):
+        values = [row[key] for row in result["untrained"][-1]["weights"]]
+        reading.plot(range(2, len(values) + 2), values, style, color="#b8bec8", ms=3, lw=1)
     line.axhline(0.2, color="#8d99ae", lw=1, ls=":")
     line.set_yscale("log")
     line.set_title("CDNV by layer, and the collapse line 0.2", fontsize=10)
     line.legend(frameon=False, fontsize=8)
     reading.set_ylim(0, 1.02)
-    reading.set_title(r"MLP weights against class means and $M_{l+1}M_l^\dagger$", fontsize=10)
+    reading.set_title(
+        r"MLP weights (grey: untrained), class means and $M_{l+1}M_l^\dagger$", fontsize=10
+    )
     legend = reading.legend(frameon=False, fontsize=8)
     for handle in legend.legend_handles:
-        handle.set_color("k")  # the colours are those of the panel above
+        handle.set_color("k")  # the colours are those of the panel above; grey: untrained
     _fixed(fixed, result["fixed"])
     for axis in (shares, line, reading):
         axis.set_xlabel("layer", fontsize=9)

@@ -96,6 +96,9 @@ def test_feature_learning_reads_weights_against_means(monkeypatch, tmp_path):
     layers = pnc.load_layers(tmp_path / "layers-mlp-digits-seed0.safetensors")
     found = pnc.collapse_metrics(layers["blocks.3"]).nc1
     assert found == pytest.approx(run["final"]["blocks.3"]["nc1"], rel=1e-4)
+    (before,) = result["untrained"]
+    for one, other in zip(run["weights"], before["weights"], strict=True):
+        assert one["alignment"] > other["alignment"]  # learning aligns weights with means
     assert [row["trained_layers"] for row in result["fixed"]] == [1, 3]
     assert min(row["train_accuracy"] for row in result["fixed"]) > 0.5
 
