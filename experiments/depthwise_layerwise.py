@@ -15,7 +15,7 @@ import torch
 
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options
+from experiments.running import data_for, kept, options, runs_folder
 from perturb_nc.networks import MLP, TrainingConfig, batches, collect_statistics, train_layerwise
 from perturb_nc.storage import write_json
 
@@ -90,9 +90,10 @@ def main() -> None:
     if chosen.quick:
         training = replace(config.training, epochs=5, milestones=(3,))
         config = Config(("digits",), 3, 64, training=training, seeds=(0,))
+    folder = runs_folder(chosen.output, config)
     runs = [
         kept(
-            chosen.output / "runs" / f"{data}-seed{seed}.json",
+            folder / f"{data}-seed{seed}.json",
             lambda path, data=data, seed=seed: layerwise(config, data, seed, path, chosen.device),
         )
         for seed in config.seeds

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, trained
+from experiments.running import data_for, kept, options, runs_folder, trained
 from perturb_nc.networks import MLP, TrainingConfig
 from perturb_nc.sample_metrics import effective_depth
 from perturb_nc.storage import write_json
@@ -88,9 +88,10 @@ def main() -> None:
             config, data=("digits",), depths=(2, 4), width=32, training=training, seeds=(0,),
             epsilons=(0.05, 0.1),
         )  # fmt: skip
+    folder = runs_folder(chosen.output, config)
     runs = [
         kept(
-            chosen.output / "runs" / f"{data}-{depth}-seed{seed}.json",
+            folder / f"{data}-{depth}-seed{seed}.json",
             lambda path, args=(data, depth, seed): one(config, *args, path, chosen.device),
         )
         for seed in config.seeds

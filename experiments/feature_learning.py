@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
-from experiments.running import BATCH, accuracy, data_for, kept, options, trained
+from experiments.running import BATCH, accuracy, data_for, kept, options, runs_folder, trained
 from perturb_nc.metrics import collapse_depth, nc3_alignment
 from perturb_nc.networks import (
     MLP,
@@ -229,7 +229,7 @@ def main() -> None:
             config, networks=(("mlp", "digits"),), depth=4, width=32, training=training,
             trained_layers=(1, 3), fixed_epochs=4, kept="layers-mlp-digits-seed0",
         )  # fmt: skip
-    runs = chosen.output / "runs"
+    runs = runs_folder(chosen.output, config)
     result: dict[str, Any] = {"manifest": manifest(config)}
     result |= {"layers": [], "untrained": [], "fixed": []}
     for seed in config.seeds:

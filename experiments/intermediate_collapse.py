@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, trained
+from experiments.running import data_for, kept, options, runs_folder, trained
 from perturb_nc.networks import MLP, VGG, ResNet, TrainingConfig
 from perturb_nc.networks.convolutional import VGG_STAGES
 from perturb_nc.networks.resnet import RESNET_STAGES
@@ -118,9 +118,10 @@ def main() -> None:
         training = replace(config.training, epochs=2)
         networks = (("mlp6", "relu", "digits"), ("mlp6", "silu", "digits"))
         config = replace(config, networks=networks, width=32, training=training)
+    folder = runs_folder(chosen.output, config)
     runs = [
         kept(
-            chosen.output / "runs" / f"{'-'.join(which)}-seed{seed}.json",
+            folder / f"{'-'.join(which)}-seed{seed}.json",
             lambda path, which=which, seed=seed: one(config, which, seed, path, chosen.device),
         )
         for seed in config.seeds

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from perturb_nc.networks import (
     read_epochs,
     train,
 )
-from perturb_nc.storage import write_json
+from perturb_nc.storage import json_text, write_json
 
 BATCH = 250
 
@@ -123,6 +123,22 @@ def accuracy(model: nn.Module, data: Dataset) -> float:
     model.eval()
     hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches(data, BATCH))
     return hits / len(data)
+
+
+def runs_folder(output: Path, config: Any) -> Path:
+    """The folder of the finished runs of a configuration, for `kept`.
+
+    Raises:
+        ValueError: it holds runs of another configuration.
+    """
+    path = output / "runs" / "config.json"
+    text = json_text(asdict(config))
+    if path.is_file() and json.loads(path.read_text(encoding="utf8")) != json.loads(text):
+        raise ValueError(
+            f"{path.parent} holds runs of another configuration; delete it or give another --output"
+        )
+    write_json(path, asdict(config))
+    return path.parent
 
 
 def kept(path: Path, make: Callable[[Path], Any]) -> Any:

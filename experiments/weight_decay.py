@@ -15,7 +15,7 @@ import torch
 
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, trained
+from experiments.running import data_for, kept, options, runs_folder, trained
 from perturb_nc.networks import ResNet, TrainingConfig
 from perturb_nc.storage import write_json
 
@@ -118,14 +118,14 @@ def main() -> None:
             config, samples=600, width=4, seeds=(0,), training=training, losses=("mse",),
             decays=("baseline", "features 0"), monitored=300,
         )  # fmt: skip
-    runs = []
+    folder, runs = runs_folder(chosen.output, config), []
     for seed in config.seeds:
         for loss in config.losses:
             for decay in config.decays:
                 name = f"{loss}-{decay.replace(' ', '-')}-seed{seed}"
                 runs.append(
                     kept(
-                        chosen.output / "runs" / f"{name}.json",
+                        folder / f"{name}.json",
                         lambda path, args=(loss, decay, seed): one(
                             config, *args, path, chosen.device
                         ),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_layerwise_training_lowers_the_trace_ratio_with_every_layer(monkeypatch,
     changed = {**run, "seed": 7}
     path.write_text(json.dumps(changed), encoding="utf8")
     assert quick(depthwise_layerwise, monkeypatch, tmp_path)["runs"] == [changed]
+
+
+def test_runs_of_another_configuration_are_not_taken_over(tmp_path):
+    config = effective_depth.Config()
+    assert running.runs_folder(tmp_path, config) == running.runs_folder(tmp_path, config)
+    with pytest.raises(ValueError, match="holds runs of another configuration; delete it"):
+        running.runs_folder(tmp_path, effective_depth.full())
 
 
 def test_effective_depth_is_the_first_layer_below_the_error(monkeypatch, tmp_path):
@@ -157,7 +165,13 @@ def test_an_interrupted_measurement_of_the_public_network_goes_on(
     assert list(one) == ["stem", *(f"blocks.{i}" for i in range(8)), "head"]
     assert all(torch.equal(one[name].within, other[name].within) for name in one)
     assert one["stem"].num_samples == 60
+    public_resnet.unpooled(replace(config, unpooled=50), whole)
+    record = json.loads((whole / "unpooled.json").read_text(encoding="utf8"))
     data = public_resnet.public_inputs()
+    wide = collect_statistics(model, [(data.inputs[:50], data.labels[:50])], layers=["blocks.2"])
+    wanted = pnc.collapse_metrics(wide["blocks.2"])
+    assert wide["blocks.2"].dim == 8 * 16 * 16
+    assert record["layers"]["blocks.2"]["nc1"] == pytest.approx(wanted.nc1, rel=1e-3)
     direct = collect_statistics(model, [(data.inputs[:60], data.labels[:60])], reduce="pool")
     for found, wanted in ((one["stem"], direct["stem"]), (one["blocks.7"], direct["blocks.7"])):
         torch.testing.assert_close(found.means, wanted.means, rtol=1e-4, atol=1e-6)
