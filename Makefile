@@ -26,23 +26,28 @@ check: .venv/installed  ## linter, formatter, type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-experiments: .venv/installed  ## run every experiment; writes experiments/results/
+experiments: .venv/installed  ## run every experiment (after make data; an hour on 2 cores)
 	$(BIN)/python -m experiments.near_collapse_spectrum
 	$(BIN)/python -m experiments.depth_calibration
 	$(BIN)/python -m experiments.binary_dnc
 	$(BIN)/python -m experiments.width_and_decay
 	$(BIN)/python -m experiments.low_rank_bias
 	$(BIN)/python -m experiments.trained_head
+	$(BIN)/python -m experiments.public_resnet
+	$(BIN)/python -m experiments.depthwise_layerwise
+	$(BIN)/python -m experiments.weight_decay
+	$(BIN)/python -m experiments.intermediate_collapse
+	$(BIN)/python -m experiments.feature_learning
+	$(BIN)/python -m experiments.effective_depth
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
 
-bench: .venv/installed  ## time the flow and the deep model against peers (minutes); writes benchmarks/results/
+bench: .venv/installed  ## time everything against peers (minutes); writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks.flow
-	$(BIN)/python -m benchmarks.deep_ufm
+	@for name in flow optimum deep_ufm extraction; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-data: .venv/installed  ## fetch MNIST, Fashion-MNIST and CIFAR-10 into the cache
+data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and a network into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch
 
 clean:  ## remove the environment and what the demo wrote

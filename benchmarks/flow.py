@@ -6,7 +6,6 @@ are within `accuracy` of a tight reference; that run is timed. The reference is 
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import scipy
 import torch
 from torch import Tensor
 
 import perturb_nc as pnc
+from benchmarks.machine import machine
 from benchmarks.peers import PEERS, Answer, Case, NotAvailable, flow, flow_from_features
 from perturb_nc.storage import replacing, write_json
 
@@ -66,7 +65,7 @@ def run(config: Config) -> dict[str, Any]:
     ]
     return {
         "config": asdict(config),
-        "machine": _machine(),
+        "machine": machine(),
         "cases": [measure(case, config) for case in cases],
         "scaling": [scale(n, config) for n in config.scaling_samples],
     }
@@ -185,27 +184,14 @@ def _distance(means: Tensor, reference: Tensor) -> float:
     return float((means - reference).norm() / reference.norm())
 
 
-def _machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "scipy": scipy.__version__,
-    }
-
-
 def as_markdown(result: dict[str, Any]) -> str:
     """The tables of a result."""
-    c, machine = result["config"], result["machine"]
+    c, ran_on = result["config"], result["machine"]
     lines = [
         "# The cost of the central-path flow",
         "",
-        f"`python -m benchmarks.flow`: {machine['cpu']}, {machine['threads']} threads, torch "
-        f"{machine['torch']}, scipy {machine['scipy']}. K = {c['num_classes']}, λ_W = "
+        f"`python -m benchmarks.flow`: {ran_on['cpu']}, {ran_on['threads']} threads, torch "
+        f"{ran_on['torch']}, scipy {ran_on['scipy']}. K = {c['num_classes']}, λ_W = "
         f"{c['lambda_w']:g}, λ_H = {c['lambda_h']:g}, t = {c['time']:g}. Every method at the "
         f"loosest rtol whose final class means are within {c['accuracy']:g} of a reference.",
     ]

@@ -16,11 +16,12 @@ RESULTS = Path(__file__).parent / "results"
 
 def manifest(config: Any) -> dict[str, Any]:
     """A record to store beside a result; config is the experiment's frozen dataclass."""
+    spec = sys.modules["__main__"].__spec__
     git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "config": asdict(config),
-        "command": " ".join(["python -m", sys.modules["__main__"].__spec__.name, *sys.argv[1:]]),
+        "command": " ".join(["python -m", spec.name if spec else "?", *sys.argv[1:]]),
         "commit": commit or "unknown",
         "versions": {name: version(name) for name in ("perturb-nc", "torch", "numpy")},
         "python": platform.python_version(),

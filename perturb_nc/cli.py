@@ -73,7 +73,7 @@ def demo(
 ) -> None:
     """Train on the embedded digits, measure every layer, predict what follows, certify."""
     from perturb_nc.demo import TRAINING, run_demo  # matplotlib and scikit-learn load slowly
-    from perturb_nc.networks.training import EpochRecord
+    from perturb_nc.networks.checkpoints import EpochRecord
 
     progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True))
     task = progress.add_task("training a residual MLP on digits", total=TRAINING.epochs)

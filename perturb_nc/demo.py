@@ -8,9 +8,10 @@ import torch
 
 from perturb_nc.layer_files import save_layers
 from perturb_nc.networks.architectures import ResidualMLP
+from perturb_nc.networks.checkpoints import EpochRecord
 from perturb_nc.networks.data import batches, load_dataset
 from perturb_nc.networks.extraction import collect_statistics
-from perturb_nc.networks.training import EpochRecord, TrainingConfig, train
+from perturb_nc.networks.training import TrainingConfig, train
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.compare import LayerPrediction, predict_layers
 from perturb_nc.study.plots import plot_layers

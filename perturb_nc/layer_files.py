@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 
@@ -15,19 +18,28 @@ def save_layers(
     layers: Mapping[str, ClassStatistics],
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
 ) -> None:
     """Write the statistics of several layers, in order, to one safetensors file, atomically.
 
+    Args:
+        dtype: of the numbers in the file. float32 halves it and keeps seven digits, those of the
+            features themselves as a rule; `load_layers` gives float64 whatever it is.
+
     Raises:
-        ValueError: no layers, or metadata that are not strings.
+        ValueError: no layers, a dtype that is neither float64 nor float32, or metadata that are
+            not strings.
     """
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
+    if dtype not in (torch.float64, torch.float32):
+        raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
     notes = dict(metadata or {})
     if not all(isinstance(v, str) for v in (*notes, *notes.values())) or _FORMAT_KEY in notes:
         raise ValueError(f"metadata must map strings to strings, none {_FORMAT_KEY!r}, got {notes}")
     tensors = {
-        f"{i}/{name}/{field}": getattr(statistics, field).clone()
+        f"{i}/{name}/{field}": _converted(getattr(statistics, field), dtype)
         for i, (name, statistics) in enumerate(layers.items())
         for field in _FIELDS
     }
@@ -48,11 +60,17 @@ def load_layers(path: str | Path) -> dict[str, ClassStatistics]:
     try:
         names = {int(key.split("/")[0]): key.split("/", 1)[1].rsplit("/", 1)[0] for key in tensors}
         return {
-            names[i]: ClassStatistics(*(tensors[f"{i}/{names[i]}/{field}"] for field in _FIELDS))
+            names[i]: ClassStatistics(
+                *(_converted(tensors[f"{i}/{names[i]}/{f}"], torch.float64) for f in _FIELDS)
+            )
             for i in sorted(names)
         }
     except (LookupError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); write it again") from error
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:

@@ -84,9 +84,12 @@ def read_arrays(path: str | Path) -> dict[str, Tensor]:
     raise ValueError(f"{path} must end in .npz, .npy, .pt, .pth or .safetensors, got {suffix!r}")
 
 
-def json_text(record: Any) -> str:
-    """A record of dicts, lists, numbers and strings as standard JSON; NaN and ±inf become null."""
-    return json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+def json_text(record: Any, *, indent: int | None = 1) -> str:
+    """A record of dicts, lists, numbers and strings as standard JSON; NaN and ±inf become null.
+
+    One line with indent None.
+    """
+    return json.dumps(_plain(record), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def write_json(path: str | Path, record: Any) -> None:

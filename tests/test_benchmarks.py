@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks import flow, peers  # noqa: E402
+from benchmarks import extraction, flow, peers  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,27 @@ def test_the_quick_benchmark_writes_its_tables(tmp_path):
     table = (tmp_path / "flow.md").read_text(encoding="utf8")
     for name in (flow.OURS, *peers.PEERS):
         assert table.count(f"| {name} |") == 3
+
+
+def test_the_loops_find_the_same_statistics_and_the_tables_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["extraction", "--quick", "--output", str(tmp_path)])
+    extraction.main()
+    result = json.loads((tmp_path / "extraction.json").read_text(encoding="utf8"))
+    assert [case["case"] for case in result["cases"]] == ["MLP", "ResNet, pooled"]
+    for case in result["cases"]:
+        assert [row["method"] for row in case["methods"]] == list(extraction.METHODS)
+        assert case["methods"][0]["ratio"] == 1
+        assert max(row["difference"] for row in case["methods"]) < 1e-6
+        held = [row["features_held"] for row in case["methods"]]
+        # Nothing, the largest layer, all layers; float32.
+        dims = list(case["dims"].values())
+        assert held == [0, 4 * case["num_samples"] * max(dims), 4 * case["num_samples"] * sum(dims)]
+    table = (tmp_path / "extraction.md").read_text(encoding="utf8")
+    assert table.count("| collect_statistics |") == 2
+
+
+def test_other_statistics_are_told_apart():
+    case = extraction.cases(extraction.QUICK)[0]
+    wanted = extraction.all_kept(case)[0]
+    other = extraction.all_kept(extraction.cases(replace(extraction.QUICK, seed=1))[0])[0]
+    assert extraction.difference(other, wanted) > 0.01

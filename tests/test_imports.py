@@ -16,7 +16,15 @@ LAYERS = {  # what each part may import from the package, beside itself
     "metrics": {"validation", "statistics"},
     "sample_metrics": {"validation", "statistics"},
     "theory": {"validation", "storage", "statistics", "metrics"},
-    "networks": {"validation", "storage", "statistics"},
+    "span_statistics": {"validation", "statistics"},
+    "networks": {
+        "validation",
+        "storage",
+        "statistics",
+        "span_statistics",
+        "metrics",
+        "sample_metrics",
+    },
     "study": {
         "layer_files",
         "validation",

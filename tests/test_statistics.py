@@ -275,3 +275,25 @@ def test_refuses_files_that_hold_something_else(tmp_path):
         pnc.load_layers(tmp_path / "text.safetensors")
     with pytest.raises(FileNotFoundError, match="no file at"):
         pnc.load_layers(tmp_path / "absent.safetensors")
+
+
+def test_layers_in_single_precision_take_half_the_space_and_keep_seven_digits(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 20, generator=generator, dtype=torch.float64)
+    layers = {"a": pnc.ClassStatistics.from_features(x, torch.arange(60) % 3)}
+    sizes = []
+    for dtype in (torch.float64, torch.float32):
+        path = tmp_path / f"{dtype}.safetensors"
+        pnc.save_layers(layers, path, dtype=dtype)
+        sizes.append(path.stat().st_size)
+        found = pnc.load_layers(path)["a"]
+        for name in ("means", "within", "class_variance"):
+            wanted = getattr(layers["a"], name)
+            assert getattr(found, name).dtype == torch.float64
+            exact = dtype == torch.float64
+            assert torch.allclose(getattr(found, name), wanted, rtol=0 if exact else 1e-7, atol=0)
+            assert exact == torch.equal(getattr(found, name), wanted)
+        assert torch.equal(found.counts, layers["a"].counts)
+    assert sizes[1] < 0.6 * sizes[0]
+    with pytest.raises(ValueError, match=r"dtype must be torch.float64 or torch.float32, got .*16"):
+        pnc.save_layers(layers, tmp_path / "x.safetensors", dtype=torch.float16)

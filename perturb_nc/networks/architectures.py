@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from perturb_nc.validation import at_least
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
 
 
 class MLP(nn.Module):
@@ -18,7 +24,7 @@ class MLP(nn.Module):
         in_dim: number of entries of one input; inputs (N, ...) are flattened.
         widths: dimension of the features of each block, at least one.
         num_classes: K.
-        activation: "relu", "gelu" or "tanh".
+        activation: a name in `ACTIVATIONS`.
         batch_norm: whether batch normalisation stands before each activation.
         bias_last: whether `head` has a bias; without one it is the W of the model.
 
@@ -64,7 +70,7 @@ class ResidualMLP(nn.Module):
         width: dimension of the features, and of the hidden layer in each block.
         num_blocks: number of residual blocks, at least one.
         num_classes: K.
-        activation: "relu", "gelu" or "tanh".
+        activation: a name in `ACTIVATIONS`.
         batch_norm: whether batch normalisation stands before each activation.
         bias_last: whether `head` has a bias; without one it is the W of the model.
 
@@ -106,7 +112,7 @@ class _DenseBlock(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_dim, out_dim)
         self.norm = nn.BatchNorm1d(out_dim) if batch_norm else nn.Identity()
-        self.activation = _activation(activation)
+        self.activation = activation_module(activation)
 
     def forward(self, h: Float[Tensor, "N d"]) -> Float[Tensor, "N e"]:
         return self.activation(self.norm(self.linear(h)))
@@ -117,7 +123,7 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.inner = nn.Linear(width, width)
         self.norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
-        self.activation = _activation(activation)
+        self.activation = activation_module(activation)
         self.outer = nn.Linear(width, width)
         # Each block starts as the identity: without normalisation layers, random blocks make the
         # squared loss diverge at learning rates that are otherwise fine.
@@ -128,7 +134,8 @@ class _ResidualBlock(nn.Module):
         return h + self.outer(self.activation(self.norm(self.inner(h))))
 
 
-def _activation(name: str) -> nn.Module:
+def activation_module(name: str) -> nn.Module:
+    """The activation of that name in `ACTIVATIONS`; ValueError when there is none."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]()

@@ -50,13 +50,20 @@ class Dataset:
         return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
 
 
-def load_dataset(name: str, *, split: str = "train", data_dir: str | Path | None = None) -> Dataset:
+def load_dataset(
+    name: str,
+    *,
+    split: str = "train",
+    standardise: bool = True,
+    data_dir: str | Path | None = None,
+) -> Dataset:
     """One split of a data set of ten classes, standardised with its training split.
 
     "digits" (inputs (N, 64), scikit-learn) is always there; its split is stratified and fixed,
     one fifth for testing, and one mean and standard deviation serve all pixels. "mnist",
     "fashion_mnist" and "cifar10" (inputs (N, C, H, W), a mean and standard deviation per channel)
-    are read from `<cache>/<name>.npz`, see `cache_dir`.
+    are read from `<cache>/<name>.npz`, see `cache_dir`. `standardise=False` leaves pixels in 0..1,
+    which networks trained elsewhere may expect.
 
     Raises:
         ValueError: an unknown name or split.
@@ -66,7 +73,9 @@ def load_dataset(name: str, *, split: str = "train", data_dir: str | Path | None
         raise ValueError(f"name must be one of {', '.join(DATASETS)}, got {name!r}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    return _digits(split) if name == "digits" else _cached_images(name, split, data_dir)
+    if name == "digits":
+        return _digits(split, standardise)
+    return _cached_images(name, split, standardise, data_dir)
 
 
 def batches(
@@ -106,20 +115,23 @@ def channel_moments(
     return mean, std
 
 
-def _digits(split: str) -> Dataset:
+def _digits(split: str, standardise: bool) -> Dataset:
     from sklearn.datasets import load_digits  # a second to import, and only needed here
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
     rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     train, chosen = rows[0], rows[SPLITS.index(split)]
-    inputs = (pixels[chosen] - pixels[train].mean()) / pixels[train].std()
+    mean, std = (pixels[train].mean(), pixels[train].std()) if standardise else (0.0, 16.0)
+    inputs = (pixels[chosen] - mean) / std
     return Dataset(
         "digits", torch.from_numpy(inputs).float(), torch.from_numpy(labels[chosen]).long(), 10
     )
 
 
-def _cached_images(name: str, split: str, data_dir: str | Path | None) -> Dataset:
+def _cached_images(
+    name: str, split: str, standardise: bool, data_dir: str | Path | None
+) -> Dataset:
     path = cache_dir(data_dir) / f"{name}.npz"
     if not path.is_file():
         command = f"python -m perturb_nc.networks.fetch {name}"
@@ -132,6 +144,8 @@ def _cached_images(name: str, split: str, data_dir: str | Path | None) -> Datase
         train = arrays["train_images"]
         images = train if split == "train" else arrays["test_images"]
         labels = torch.from_numpy(arrays[f"{split}_labels"]).long()
-    mean, std = (torch.from_numpy(m).float()[:, None, None] for m in channel_moments(train))
-    inputs = torch.from_numpy(images).float().div_(255).sub_(mean).div_(std)
+    inputs = torch.from_numpy(images).float().div_(255)
+    if standardise:
+        mean, std = (torch.from_numpy(m).float()[:, None, None] for m in channel_moments(train))
+        inputs.sub_(mean).div_(std)
     return Dataset(name, inputs, labels, 10)

@@ -1,21 +1,17 @@
-"""Class statistics of every layer of a torch model, in one pass over the data."""
+"""Class statistics of every layer of a torch model, and how well their class means classify."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from perturb_nc.networks.layers import walk_layers
+from perturb_nc.networks.reductions import Reduction
+from perturb_nc.sample_metrics import nearest_class_mean
+from perturb_nc.span_statistics import MeansBuilder, SpanBuilder
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
-from perturb_nc.validation import as_labels, as_tensor, at_least
-
-Reduction = Callable[[Tensor], Tensor]
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, *_WRAPPERS)
-_SKIPPED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity, nn.Flatten)
 
 
 def collect_statistics(
@@ -26,6 +22,7 @@ def collect_statistics(
     at: str = "output",
     reduce: str | Reduction = "flatten",
     num_classes: int | None = None,
+    covariance: str = "full",
 ) -> dict[str, ClassStatistics]:
     """Statistics of every layer of any torch model, in order of execution, in one pass.
 
@@ -35,7 +32,8 @@ def collect_statistics(
     The k-th call of a module within one forward pass is reported as "name#k" from k = 2 on.
 
     The model runs in eval mode without gradients, on its own device; training flags are restored
-    and hooks removed whatever happens. No activation outlives its layer: memory is O(d²) a layer.
+    and hooks removed whatever happens. No activation outlives its layer: memory is O(Kd + d²) a
+    layer, O(Kd) with `covariance="span"`.
 
     Args:
         loader: (inputs, labels) batches, inputs a tensor, labels integers 0..K-1.
@@ -46,215 +44,96 @@ def collect_statistics(
             their mean over all axes after the second (channels), or a function, see
             `random_projection`.
         num_classes: K; None takes the largest label.
+        covariance: "full" (d×d), or "span" for features too wide for that, as unpooled
+            convolutions: statistics of dimension K + 1 with the same metrics, see
+            `span_statistics`, from two passes over the loader.
 
     Raises:
         ValueError: an unknown or unused layer, no batch, a first dimension that is not the batch,
-            NaN or infinity in a layer, or a class without samples.
+            NaN or infinity in a layer, a class without samples, or, with covariance "span", a
+            loader that gives its batches only once.
         TypeError: a layer that gives no tensor of floats.
-        MemoryError: d×d does not fit; reduce d.
+        MemoryError: d×d does not fit; reduce d, or take covariance "span".
     """
-    if at not in ("output", "input"):
-        raise ValueError(f"at must be 'output' or 'input', got {at!r}")
-    reduction = _reduction(reduce)
-    if num_classes is not None:
-        at_least(num_classes, 2, "num_classes")
-    while isinstance(model, _WRAPPERS):
-        model = model.module
-    modules = _found(model) if layers is None else _named(model, layers)
-    recorder = _Recorder(reduction, num_classes)
-    device = next((p.device for p in model.parameters()), None)
-    with _evaluating(model), recorder.attached(modules, at), torch.no_grad():
-        for batch in loader:
-            inputs, labels = _pair(batch, num_classes)
-            recorder.begin(labels)
-            model(inputs.to(device))
-            recorder.end(modules if layers is not None else ())
-    return recorder.results()
+    if covariance not in ("full", "span"):
+        raise ValueError(f"covariance must be 'full' or 'span', got {covariance!r}")
+    walk = partial(
+        walk_layers, model, loader,
+        layers=layers, at=at, reduce=reduce, num_classes=num_classes,
+    )  # fmt: skip
+    if covariance == "full":
+        builders: dict[str, StatisticsBuilder] = {}
+
+        def update(name: str, x: Tensor, y: Tensor) -> None:
+            builders.setdefault(name, StatisticsBuilder(num_classes)).update(x, y)
+
+        walk(update)
+        return {name: builder.result() for name, builder in builders.items()}
+    if iter(loader) is loader:
+        raise ValueError(
+            "loader must give its batches twice with covariance='span', and an iterator gives them "
+            "once; make it a list, a DataLoader, or an object with __iter__"
+        )
+    first: dict[str, MeansBuilder] = {}
+    walk(lambda name, x, y: first.setdefault(name, MeansBuilder(num_classes)).update(x, y))
+    second = {name: SpanBuilder(*builder.result()) for name, builder in first.items()}
+    walk(lambda name, x, y: second[name].update(x, y))
+    return {name: builder.result() for name, builder in second.items()}
 
 
-def random_projection(dim: int, *, seed: int = 0) -> Reduction:
-    """A `reduce` that flattens and multiplies by a Gaussian D×dim matrix with variance 1/dim.
+@dataclass(frozen=True)
+class NearestMeanScores:
+    """What the nearest class mean says at one layer, over the samples of a loader.
 
-    Squared distances are kept in expectation (Johnson & Lindenstrauss), so trace ratios are
-    too; pseudo-inverses and ranks are those of the projection. float32, drawn on the CPU from
-    `seed` when an input dimension D is first met: the same matrix for the same D everywhere.
+    Attributes:
+        accuracy: share of samples given their label (`nc4_accuracy`).
+        against_network: share given another class than the network's (`nc4_vs_network`).
     """
-    at_least(dim, 1, "dim")
-    matrices: dict[tuple[int, torch.device], Tensor] = {}
 
-    def project(x: Float[Tensor, "N *shape"]) -> Float[Tensor, "N d"]:
-        flat = x.reshape(len(x), -1).float()
-        key = (flat.shape[1], flat.device)
-        if key not in matrices:
-            generator = torch.Generator().manual_seed(seed)
-            gaussian = torch.randn(flat.shape[1], dim, generator=generator) / dim**0.5
-            matrices[key] = gaussian.to(flat.device)
-        return flat @ matrices[key]
-
-    return project
+    accuracy: float
+    against_network: float
 
 
-class _Recorder:
-    """Feeds one StatisticsBuilder per layer and call, right in the hooks."""
+def nearest_mean_scores(
+    model: nn.Module,
+    loader: Iterable[Any],
+    statistics: Mapping[str, ClassStatistics],
+    *,
+    layers: Sequence[str] | None = None,
+    at: str = "output",
+    reduce: str | Reduction = "flatten",
+) -> dict[str, NearestMeanScores]:
+    """Nearest-class-mean classification at every layer in one pass.
 
-    def __init__(self, reduction: Reduction, num_classes: int | None) -> None:
-        self._reduction = reduction
-        self._num_classes = num_classes
-        self._labels: Tensor | None = None  # of the batch under way; None between batches
-        self._calls: dict[str, int] = {}  # in the batch under way
-        self._builders: dict[str, StatisticsBuilder] = {}
-        self._expected: set[str] | None = None  # layers of the first batch
+    The class means are those of `statistics`, as `collect_statistics` with the same layers, `at`
+    and `reduce` gave them on the training samples; the loader may hold other samples.
 
-    @contextmanager
-    def attached(self, modules: dict[str, nn.Module], at: str) -> Iterator[None]:
-        with ExitStack() as stack:
-            for name, module in modules.items():
-                # An input is taken before the module runs: in-place modules overwrite it.
-                if at == "input":
-                    handle = module.register_forward_pre_hook(self._input_hook(name))
-                else:
-                    handle = module.register_forward_hook(self._output_hook(name))
-                stack.callback(handle.remove)
-            yield
+    Raises:
+        ValueError: a layer without statistics, and what `collect_statistics` raises.
+    """
+    num_classes = next(iter(statistics.values())).num_classes
+    nearest: dict[str, Tensor] = {}
+    right: dict[str, int] = {}
+    other: dict[str, int] = {}
+    total = 0
 
-    def begin(self, labels: Tensor) -> None:
-        self._labels, self._calls = labels, {}
+    def take(name: str, x: Tensor, y: Tensor) -> None:
+        if name not in statistics:
+            raise ValueError(f"statistics hold no such layer, only {list(statistics)}")
+        nearest[name] = nearest_class_mean(statistics[name], x)
+        right[name] = right.get(name, 0) + int((nearest[name] == y).sum())
 
-    def end(self, requested: Iterable[str]) -> None:
-        """After a batch: every requested layer ran, and the same layers as in the first batch."""
-        self._labels = None
-        never = [name for name in requested if name not in self._calls]
-        if never:
-            raise ValueError(
-                f"layers {never} never ran in the forward pass; leave them out of layers, or name "
-                "the module that is called in their place"
-            )
-        ran = {_call_name(name, k + 1) for name, n in self._calls.items() for k in range(n)}
-        if self._expected is None:
-            self._expected = ran
-        if ran != self._expected:
-            raise ValueError(
-                f"layers {sorted(ran ^ self._expected)} ran in some batches only, so that their "
-                "statistics would miss samples; leave them out with layers=…"
-            )
+    def compare(outputs: Tensor, labels: Tensor) -> None:
+        nonlocal total
+        total += len(labels)
+        for name, classes in nearest.items():
+            differ = classes != outputs.argmax(1).to(classes.device)
+            other[name] = other.get(name, 0) + int(differ.sum())
 
-    def results(self) -> dict[str, ClassStatistics]:
-        if self._expected is None:
-            raise ValueError("loader gave no batch; a used-up iterator must be made anew")
-        if not self._builders:
-            raise ValueError(
-                "no layers were found to run in the model; name them with layers=[…], or wrap a "
-                "single layer in torch.nn.Sequential"
-            )
-        return {name: builder.result() for name, builder in self._builders.items()}
-
-    def _input_hook(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self._record(name, args[0] if args else None)
-
-        return hook
-
-    def _output_hook(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._record(name, output)
-
-        return hook
-
-    def _record(self, name: str, value: Any) -> None:
-        if self._labels is None:
-            return  # someone else runs the model, perhaps the loader
-        self._calls[name] = self._calls.get(name, 0) + 1
-        name = _call_name(name, self._calls[name])
-        x = _activation(value, name, len(self._labels))
-        builder = self._builders.setdefault(name, StatisticsBuilder(self._num_classes))
-        try:
-            features = self._reduction(x)
-            builder.update(features, self._labels.to(x.device))
-        except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from error
-        except MemoryError as error:
-            raise MemoryError(
-                f"layer {name!r}: {error}; or pass reduce=random_projection(512), or layers=…"
-            ) from error
-
-
-def _activation(value: Any, name: str, batch_size: int) -> Tensor:
-    x = value[0] if isinstance(value, tuple | list) and value else value
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"layer {name!r} must give a tensor (or a tuple that starts with one), got "
-            f"{type(x).__name__}; choose modules inside or around it with layers=[…]"
-        )
-    if not x.is_floating_point():
-        raise TypeError(f"layer {name!r} must give floats, got {x.dtype}; leave it out of layers")
-    if x.ndim == 0 or len(x) != batch_size:
-        raise ValueError(
-            f"layer {name!r} must give one row per sample, got shape {tuple(x.shape)} for a batch "
-            f"of {batch_size}; leave it out of layers, or make the batch its first dimension"
-        )
-    return x
-
-
-def _call_name(name: str, call: int) -> str:
-    return name if call == 1 else f"{name}#{call}"
-
-
-def _reduction(reduce: str | Reduction) -> Reduction:
-    if callable(reduce):
-        return reduce
-    if reduce == "flatten":
-        return lambda x: x.reshape(len(x), -1)
-    if reduce == "pool":
-        return _pool
-    raise ValueError(f"reduce must be 'flatten', 'pool' or a function, got {reduce!r}")
-
-
-def _pool(x: Tensor) -> Tensor:
-    # The mean of half-precision features must not be rounded to half precision.
-    return x.flatten(2).mean(2, dtype=torch.float64) if x.ndim > 2 else x.reshape(len(x), -1)
-
-
-def _found(model: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """Layers by the rule of `collect_statistics`; a module under several names has the first."""
-    found: dict[str, nn.Module] = {}
-    for name, child in model.named_children():
-        if isinstance(child, _CONTAINERS):
-            inside = _found(child, f"{prefix}{name}.")
-        else:
-            inside = {} if isinstance(child, _SKIPPED) else {f"{prefix}{name}": child}
-        known = {id(module) for module in found.values()}
-        found |= {n: module for n, module in inside.items() if id(module) not in known}
-    return found
-
-
-def _named(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    if isinstance(layers, str) or not layers:
-        raise ValueError(f"layers must be a list of at least one name, got {layers!r}")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for name in layers:
-        if name not in modules:
-            names = [n for n in modules if n]
-            close = get_close_matches(name, names) or names[:20]
-            raise ValueError(f"layers must name modules, got {name!r}; there are {close}")
-    return {name: modules[name] for name in layers}
-
-
-def _pair(batch: Any, num_classes: int | None) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ValueError(
-            f"loader must give (inputs, labels) pairs, got {type(batch).__name__}; wrap it in a "
-            "generator that picks the two"
-        )
-    inputs = as_tensor(batch[0], "inputs")
-    return inputs, as_labels(batch[1], len(inputs), num_classes=num_classes)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
+    walk_layers(
+        model, loader, take, layers=layers, at=at, reduce=reduce, num_classes=num_classes,
+        after_batch=compare,
+    )  # fmt: skip
+    return {
+        name: NearestMeanScores(count / total, other[name] / total) for name, count in right.items()
+    }

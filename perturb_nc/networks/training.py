@@ -1,7 +1,6 @@
 """Training by SGD, with a weight decay of its own for the last layer; resumable."""
 
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perturb_nc.networks.checkpoints import EpochRecord, Run
 from perturb_nc.networks.data import Dataset, batches
-from perturb_nc.storage import replacing
+from perturb_nc.networks.parallel import data_parallel, part_of, summed, world
+from perturb_nc.networks.schedules import SCHEDULES, milestones, one_cycle
 from perturb_nc.validation import at_least, nonnegative, positive
+
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,17 @@ class TrainingConfig:
         epochs: passes over the data.
         batch_size: B.
         learning_rate, momentum: of SGD (no dampening, not Nesterov).
+        schedule: "milestones", or "one_cycle": up to `learning_rate` and down again, see
+            `schedules.one_cycle`.
         milestones: after these epochs (increasing) the learning rate is multiplied by `gamma`.
         gamma: factor > 0.
         weight_decay: adds (weight_decay/2)|θ|² for all parameters but those of the last layer.
         last_layer_weight_decay: the same for the last layer; None takes `weight_decay`.
         loss: "mse" (`squared_loss`) or "cross_entropy" (mean over the batch).
+        precision: "float32", or "bfloat16" for torch's automatic mixed precision (the parameters
+            and the loss stay float32).
+        channels_last: whether images and convolutions keep their channels in the last place in
+            memory, which is faster on GPUs; results differ by rounding.
         seed: of the order of the samples; the caller initialises the model.
 
     Raises:
@@ -39,11 +48,14 @@ class TrainingConfig:
     batch_size: int = 128
     learning_rate: float = 0.05
     momentum: float = 0.9
+    schedule: str = "milestones"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     weight_decay: float = 5e-4
     last_layer_weight_decay: float | None = None
     loss: str = "mse"
+    precision: str = "float32"
+    channels_last: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,22 +72,15 @@ class TrainingConfig:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if list(self.milestones) != sorted({at_least(m, 1, "milestones") for m in self.milestones}):
             raise ValueError(f"milestones must increase, got {self.milestones}")
-        if self.loss not in _LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(_LOSSES)}, got {self.loss!r}")
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch: its number (from 1), and loss and accuracy as met while training.
-
-    `loss` is the mean over the samples, without weight decay; `accuracy` is a share in 0..1.
-    Both were taken in training mode with the parameters of the moment.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    learning_rate: float
+        for name, known in (
+            ("loss", _LOSSES), ("schedule", SCHEDULES), ("precision", _PRECISIONS),
+        ):  # fmt: skip
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.schedule != "milestones" and self.milestones:
+            raise ValueError(
+                f"milestones must be empty with {self.schedule}, got {self.milestones}"
+            )
 
 
 def squared_loss(outputs: Float[Tensor, "B K"], labels: Int[Tensor, "B"]) -> Float[Tensor, ""]:
@@ -97,7 +102,7 @@ def train(
     *,
     last_layer: str = "head",
     checkpoint: str | Path | None = None,
-    checkpoint_every: int = 10,
+    checkpoint_every: int = 1,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
     """Train `model` in place on its own device; returns the record of every epoch.
@@ -109,82 +114,48 @@ def train(
     With `checkpoint`, a file with all that decides the rest of the run is written, atomically,
     every `checkpoint_every` epochs and at the end. If it exists, training goes on from it; on the
     CPU the result is the same, bit for bit, as without the interruption. `config` must then
-    be the one of the file, but may ask for more epochs.
+    be the one of the file, but may ask for more epochs if its schedule has milestones.
+
+    Under torchrun (see `parallel`) every process calls this with the same arguments. Each takes its
+    part of every batch; the first one writes the checkpoints and calls `on_epoch`.
 
     Args:
         last_layer: name of the module whose parameters get `last_layer_weight_decay`.
-        on_epoch: called after each epoch (and after its checkpoint); what it raises ends the run.
+        on_epoch: called after each epoch and before its checkpoint, so that an interruption
+            repeats an epoch and never skips one; what it raises ends the run. A `CollapseMonitor`
+            measures here.
 
     Raises:
-        ValueError: no module `last_layer`, outputs not (B, K), or a checkpoint of another run.
+        ValueError: no module `last_layer`, outputs not (B, K), a checkpoint of another run, or a
+            last batch with fewer samples than processes.
         FloatingPointError: the loss is no longer finite; the last checkpoint is from before that.
     """
     at_least(checkpoint_every, 1, "checkpoint_every")
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         _parameter_groups(model, last_layer, config),
         lr=config.learning_rate,
         momentum=config.momentum,
     )
     data = dataset.to(next(model.parameters()).device)
-    run = _Run(model, optimizer, torch.Generator().manual_seed(config.seed), [])
+    first = world()[0] == 0
+    _check_batches(data, config)
+    run = Run(model, optimizer, torch.Generator().manual_seed(config.seed), [])
     identity = {**asdict(config), "last_layer": last_layer, "dataset": dataset.name}
     if checkpoint is not None and Path(checkpoint).exists():
         run.restore(Path(checkpoint), identity)
-    model.train()
+    runner = data_parallel(model)
     for epoch in range(len(run.history) + 1, config.epochs + 1):
-        run.history.append(_run_epoch(run, data, config, epoch))
-        if checkpoint is not None and (epoch % checkpoint_every == 0 or epoch == config.epochs):
-            run.save(Path(checkpoint), identity)
-        if on_epoch is not None:
+        model.train()
+        run.history.append(_run_epoch(run, runner, data, config, epoch))
+        if on_epoch is not None and first:
             on_epoch(run.history[-1])
+        due = epoch % checkpoint_every == 0 or epoch == config.epochs
+        if checkpoint is not None and due and first:
+            run.save(Path(checkpoint), identity)
+    model.train()
     return run.history
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """What changes while training, and its file."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    history: list[EpochRecord]
-
-    def save(self, path: Path, identity: dict[str, Any]) -> None:
-        state = {
-            "identity": identity,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "global_generator": torch.get_rng_state(),  # dropout draws from it
-            "history": [asdict(record) for record in self.history],
-        }
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
-
-    def restore(self, path: Path, identity: dict[str, Any]) -> None:
-        remedy = "delete the file or give another checkpoint path to start anew"
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            saved, records = state["identity"], state["history"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
-            raise ValueError(f"{path} is not a checkpoint of train(); {remedy}") from error
-        different = [
-            f"{name} (file {saved.get(name)!r}, now {value!r})"
-            for name, value in identity.items()
-            if name != "epochs" and saved.get(name) != value
-        ]
-        if identity["epochs"] < len(records):
-            different.append(f"epochs (file has done {len(records)}, now {identity['epochs']})")
-        if different:
-            raise ValueError(f"checkpoint {path} differs in {', '.join(different)}; {remedy}")
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ValueError(f"checkpoint {path} is of another model; {remedy}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["global_generator"])
-        self.history.extend(EpochRecord(**record) for record in records)
 
 
 def _parameter_groups(
@@ -208,29 +179,64 @@ def _parameter_groups(
     ]
 
 
-def _run_epoch(run: _Run, data: Dataset, config: TrainingConfig, epoch: int) -> EpochRecord:
-    rate = config.learning_rate * config.gamma ** sum(m < epoch for m in config.milestones)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    criterion = _LOSSES[config.loss]
+def _check_batches(data: Dataset, config: TrainingConfig) -> None:
+    size = world()[1]
+    smallest = len(data) % config.batch_size or config.batch_size
+    if smallest < size:
+        raise ValueError(
+            f"batch_size must leave every batch at least one sample for each of {size} processes, "
+            f"got {config.batch_size}, which leaves {smallest} of {len(data)} for the last batch"
+        )
+    if config.channels_last and data.inputs.ndim != 4:
+        raise ValueError(
+            f"channels_last needs inputs (N, C, H, W), got {tuple(data.inputs.shape)}; turn it off"
+        )
+
+
+def _run_epoch(
+    run: Run, runner: nn.Module, data: Dataset, config: TrainingConfig, epoch: int
+) -> EpochRecord:
+    size, (_, parts) = len(data), world()
+    steps = -(-size // config.batch_size)
     # Summed on the device: one synchronisation per epoch.
     totals = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
-    for inputs, labels in batches(data, config.batch_size, generator=run.generator):
-        outputs = run.model(inputs)
+    for step, batch in enumerate(batches(data, config.batch_size, generator=run.generator)):
+        rate = _rate(config, epoch, step, steps)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        inputs, labels = part_of(*batch)
+        outputs = _outputs(runner, inputs, config)
         if outputs.shape != (len(labels), data.num_classes):
             raise ValueError(
                 f"model must return outputs of shape {(len(labels), data.num_classes)}, "
                 f"got {tuple(outputs.shape)}; give its last layer one output per class"
             )
-        loss = criterion(outputs, labels)
+        loss = _LOSSES[config.loss](outputs, labels)
         run.optimizer.zero_grad()
-        loss.backward()
+        # Gradients are averaged over processes, whose parts may differ by one sample.
+        (loss * (len(labels) * parts / len(batch[1])) if parts > 1 else loss).backward()
         run.optimizer.step()
         hits = (outputs.detach().argmax(1) == labels).sum()
         totals += torch.stack([loss.detach().double() * len(labels), hits.double()])
-    mean_loss, accuracy = (totals / len(data)).tolist()
+    mean_loss, accuracy = (summed(totals) / size).tolist()
     if not math.isfinite(mean_loss):
         raise FloatingPointError(
             f"the loss became {mean_loss} in epoch {epoch}; lower learning_rate (now {rate:g})"
         )
     return EpochRecord(epoch, mean_loss, accuracy, rate)
+
+
+def _outputs(runner: nn.Module, inputs: Tensor, config: TrainingConfig) -> Tensor:
+    if config.channels_last:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if config.precision == "float32":
+        return runner(inputs)
+    with torch.autocast(inputs.device.type, dtype=_PRECISIONS[config.precision]):
+        return runner(inputs).float()
+
+
+def _rate(config: TrainingConfig, epoch: int, step: int, steps: int) -> float:
+    if config.schedule == "one_cycle":
+        done = (epoch - 1) * steps + step
+        return one_cycle(done, config.epochs * steps, peak=config.learning_rate)
+    return milestones(epoch, start=config.learning_rate, at=config.milestones, gamma=config.gamma)

@@ -37,7 +37,7 @@ def test_residual_blocks_start_as_the_identity():
 def test_the_head_is_a_linear_layer_with_a_bias_only_on_request(build):
     assert build().head.bias is None
     assert build(bias_last=True).head.bias.shape == (3,)
-    with pytest.raises(ValueError, match="one of relu, gelu, tanh, got 'swish'"):
+    with pytest.raises(ValueError, match="one of relu, leaky_relu, gelu, silu, tanh, got 'swish'"):
         build(activation="swish")
 
 

@@ -121,3 +121,14 @@ def test_batches_with_a_generator_are_a_reproducible_permutation_with_its_labels
 def test_batches_refuse_a_size_below_one():
     with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
         next(batches(small_dataset(), 0))
+
+
+def test_pixels_may_stay_as_they_are(tmp_path):
+    digits = load_dataset("digits", standardise=False)
+    assert digits.inputs.aminmax() == (0.0, 1.0)
+    whole = load_dataset("digits")
+    scaled = (digits.inputs - digits.inputs.double().mean()) / digits.inputs.double().std()
+    torch.testing.assert_close(scaled.float(), whole.inputs, rtol=1e-4, atol=1e-4)
+    arrays = write_cache(tmp_path, "cifar10", np.random.default_rng(0))
+    found = load_dataset("cifar10", split="test", standardise=False, data_dir=tmp_path)
+    np.testing.assert_allclose(found.inputs, arrays["test_images"] / 255, atol=1e-7)

@@ -6,9 +6,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from perturb_nc.metrics import collapse_metrics
 from perturb_nc.networks.architectures import MLP, ResidualMLP
+from perturb_nc.networks.convolutional import VGG, ConvNet
 from perturb_nc.networks.data import Dataset, batches
-from perturb_nc.networks.extraction import collect_statistics, random_projection
+from perturb_nc.networks.extraction import collect_statistics, nearest_mean_scores
+from perturb_nc.networks.reductions import random_projection
+from perturb_nc.networks.resnet import ResNet
 from perturb_nc.statistics import ClassStatistics
 
 N, K = 60, 3
@@ -376,10 +380,10 @@ def test_layers_that_run_in_some_batches_only_are_named():
         collect_statistics(model, loader())
 
 
-def test_half_precision_is_accumulated_exactly():
+def test_half_precision_is_pooled_in_single_precision():
     model = nn.Sequential(Lambda(lambda x: x.bfloat16()))
     found = collect_statistics(model, loader(), reduce="pool")["0"]
-    assert_close(found, features(images()[0].bfloat16().double().mean((2, 3))))
+    assert_close(found, features(images()[0].bfloat16().double().mean((2, 3))), rtol=1e-6)
 
 
 def test_a_reduction_must_give_one_row_of_features_per_sample():
@@ -390,3 +394,123 @@ def test_a_reduction_must_give_one_row_of_features_per_sample():
         ValueError, match=r"layer 'blocks.0': labels must have one entry per sample"
     ):
         collect_statistics(model, loader(), reduce=lambda x: x[:5])
+
+
+class Odd(nn.Module):
+    """Reused modules, functional ReLUs, a module that gives a tuple, a residual sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.again = nn.Conv2d(4, 4, 3, padding=1)
+        self.pair = Lambda(lambda h: (h.mean((2, 3)), h.shape))
+        self.head = nn.Linear(4, K)
+
+    def forward(self, x):
+        h = nn.functional.relu(self.conv(x))
+        h = h + nn.functional.relu(self.again(h))
+        h = nn.functional.relu(self.again(h))
+        return self.head(self.pair(h)[0])
+
+
+MODELS = {
+    "mlp": lambda: MLP(32, (7, 6), K, batch_norm=True, activation="silu"),
+    "residual": lambda: ResidualMLP(32, 6, 2, K, activation="leaky_relu"),
+    "convnet": lambda: ConvNet(2, K, width=3, depth=2),
+    "vgg": lambda: VGG(2, K, stages=(1, 1), width=3, hidden=(5,)),
+    "resnet": lambda: ResNet(2, K, stages=(1, 1), width=3),
+    "odd": Odd,
+}
+
+
+def plain_loop(model, reduce):
+    """One pass for every layer: keep its outputs in a list, then compute by the definitions."""
+    names = [n for n in collect_statistics(model, loader()) if "#" not in n]
+    wanted = {}
+    for name in names:
+        kept = []
+        module = model.get_submodule(name)
+        handle = module.register_forward_hook(lambda m, a, out, kept=kept: kept.append(out))
+        model.eval()
+        with torch.no_grad():
+            model(images()[0])
+        handle.remove()
+        for call, out in enumerate(kept, start=1):
+            out = out[0] if isinstance(out, tuple) else out
+            x = out.double()
+            x = x.mean((2, 3)) if reduce == "pool" and x.ndim == 4 else x.flatten(1)
+            y = images()[1]
+            means = torch.stack([x[y == k].mean(0) for k in range(K)])
+            deviations = x - means[y]
+            variance = torch.stack([deviations[y == k].square().sum(1).mean() for k in range(K)])
+            wanted[name if call == 1 else f"{name}#{call}"] = ClassStatistics(
+                torch.bincount(y), means, deviations.mT @ deviations / N, variance
+            )
+    return wanted
+
+
+@pytest.mark.parametrize("reduce", ["flatten", "pool"])
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_every_architecture_gives_what_a_plain_loop_per_layer_gives(build, reduce):
+    model = build()
+    found, wanted = collect_statistics(model, loader(), reduce=reduce), plain_loop(model, reduce)
+    assert found.keys() == wanted.keys()
+    for name, statistics in found.items():
+        for field in ("counts", "means", "within", "class_variance"):
+            x, y = getattr(statistics, field).double(), getattr(wanted[name], field).double()
+            assert (x - y).abs().max() <= 1e-6 * y.abs().max(), (name, field)
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_in_the_span_of_the_means_the_metrics_are_the_same_without_square_matrices(build):
+    model = build()
+    full = collect_statistics(model, loader())
+    span = collect_statistics(model, loader(13), covariance="span")
+    assert full.keys() == span.keys()
+    for name, statistics in span.items():
+        assert statistics.dim <= K + 1
+        for metric, value in collapse_metrics(full[name]).as_dict().items():
+            found = getattr(collapse_metrics(statistics), metric)
+            if metric == "dnc2":  # infinite for dependent means, as those after a dead ReLU
+                found, value = 1 / found, 1 / value
+            assert found == pytest.approx(value, rel=1e-4, abs=1e-8, nan_ok=True), (name, metric)
+
+
+def test_the_span_needs_a_loader_that_can_be_read_twice():
+    model = MLP(32, (6,), K)
+    with pytest.raises(ValueError, match="loader must give its batches twice"):
+        collect_statistics(model, iter(loader()), covariance="span")
+    with pytest.raises(ValueError, match="covariance must be 'full' or 'span', got 'none'"):
+        collect_statistics(model, loader(), covariance="none")
+    with pytest.raises(ValueError, match=r"classes \[3\] of 4 have none"):
+        collect_statistics(model, loader(), covariance="span", num_classes=4)
+
+
+def test_nearest_means_classify_every_layer_of_other_samples_in_one_pass():
+    model = ConvNet(2, K, width=4, depth=1)
+    statistics = collect_statistics(model, loader(), reduce="pool")
+    x, y = images(n=45, seed=5)
+    other = list(zip(x.split(20), y.split(20), strict=True))
+    scores = nearest_mean_scores(model, other, statistics, reduce="pool")
+    assert list(scores) == ["blocks.0", "blocks.1", "blocks.2", "head"]
+    model.eval()
+    with torch.no_grad():
+        h, predicted = x, model(x).argmax(1)
+        for name, block in zip(scores, model.blocks, strict=False):
+            h = block(h)
+            distances = torch.cdist(h.mean((2, 3)).double(), statistics[name].means)
+            nearest = distances.argmin(1)
+            assert scores[name].accuracy == pytest.approx((nearest == y).double().mean().item())
+            against = (nearest != predicted).double().mean().item()
+            assert scores[name].against_network == pytest.approx(against)
+    assert len({score.accuracy for score in scores.values()}) > 1
+
+
+def test_layers_without_statistics_are_named():
+    model = MLP(32, (6, 5), K)
+    statistics = collect_statistics(model, loader(), layers=["head"])
+    with pytest.raises(
+        ValueError, match=r"'blocks.0': statistics hold no such layer, only \['head"
+    ):
+        nearest_mean_scores(model, loader(), statistics)
+    assert list(nearest_mean_scores(model, loader(), statistics, layers=["head"])) == ["head"]

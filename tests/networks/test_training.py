@@ -8,6 +8,8 @@ from torch import nn
 
 from perturb_nc.networks.architectures import MLP, ResidualMLP
 from perturb_nc.networks.data import Dataset, load_dataset
+from perturb_nc.networks.resnet import ResNet
+from perturb_nc.networks.schedules import one_cycle
 from perturb_nc.networks.training import TrainingConfig, squared_loss, train
 
 
@@ -108,6 +110,74 @@ def test_records_weigh_a_smaller_last_batch_by_its_samples():
 def test_the_learning_rate_falls_after_its_milestones():
     rates = [record.learning_rate for record in train(fresh(), clusters(), CONFIG)]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
+
+
+ONE_CYCLE = replace(CONFIG, schedule="one_cycle", milestones=(), learning_rate=0.2)
+
+
+def test_one_cycle_sets_the_rate_of_every_step():
+    data = clusters()
+    history = train(fresh(), data, ONE_CYCLE)
+    steps = [one_cycle(step, 24, peak=0.2) for step in range(24)]
+    assert [record.learning_rate for record in history] == steps[3::4]
+    # Without momentum and decay the first step is rate · gradient: its size shows the rate.
+    plain = replace(ONE_CYCLE, momentum=0.0, weight_decay=0.0, batch_size=60)
+    one, two = fresh(), fresh()
+    loss = squared_loss(two(data.inputs), data.labels)
+    (gradient,) = torch.autograd.grad(loss, two.head.weight)
+    start = two.head.weight.detach().clone()
+
+    def stop(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(one, data, plain, on_epoch=stop)
+    torch.testing.assert_close(one.head.weight.detach(), start - 0.2 / 25 * gradient)
+
+
+def test_a_one_cycle_run_resumes_to_the_same_bits_but_not_with_more_epochs(tmp_path):
+    data, straight, again, path = clusters(), fresh(), fresh(seed=8), tmp_path / "run.pt"
+    wanted = train(straight, data, ONE_CYCLE)
+
+    def stop(record):
+        if record.epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), data, ONE_CYCLE, checkpoint=path, on_epoch=stop)
+    assert len(torch.load(path, weights_only=True)["history"]) == 3
+    assert train(again, data, ONE_CYCLE, checkpoint=path) == wanted
+    assert_same_parameters(straight, again)
+    with pytest.raises(ValueError, match=r"differs in epochs \(file 6, now 7\)"):
+        train(fresh(), data, replace(ONE_CYCLE, epochs=7), checkpoint=path)
+
+
+def images(n=40):
+    x = torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    return Dataset("images", x, torch.arange(n) % 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "rtol"), [({"channels_last": True}, 1e-4), ({"precision": "bfloat16"}, 0.05)]
+)
+def test_fast_paths_train_the_same_network_up_to_rounding(options, rtol):
+    config = TrainingConfig(epochs=3, batch_size=10, learning_rate=0.05)
+    histories, models = [], []
+    for changes in ({}, options):
+        torch.manual_seed(4)
+        models.append(ResNet(3, 4, stages=(1, 1), width=4))
+        histories.append(train(models[-1], images(), replace(config, **changes)))
+    losses = [[record.loss for record in history] for history in histories]
+    assert losses[1] == pytest.approx(losses[0], rel=rtol)
+    assert losses[1] != losses[0]  # the other path was taken
+    assert all(p.dtype == torch.float32 for p in models[1].parameters())
+    last = models[1].stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert last == ("channels_last" in options)
+
+
+def test_channels_last_needs_images():
+    with pytest.raises(ValueError, match=r"needs inputs \(N, C, H, W\), got \(60, 6\)"):
+        train(fresh(), clusters(), replace(CONFIG, channels_last=True))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -213,6 +283,9 @@ def test_outputs_must_match_the_classes():
         ("milestones", (3, 3), r"milestones must increase, got \(3, 3\)"),
         ("loss", "hinge", "loss must be one of mse, cross_entropy, got 'hinge'"),
         ("seed", -1, "seed must be >= 0, got -1"),
+        ("schedule", "cosine", "schedule must be one of milestones, one_cycle, got 'cosine'"),
+        ("schedule", "one_cycle", r"milestones must be empty with one_cycle, got \(2, 4\)"),
+        ("precision", "half", "precision must be one of float32, bfloat16, got 'half'"),
     ],
 )
 def test_a_config_is_checked_when_it_is_made(field, value, message):

@@ -1,0 +1,158 @@
+"""What the experiments on trained networks share: options, and runs that are kept and resumed."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import perturb_nc as pnc
+from perturb_nc.networks import (
+    CollapseMonitor,
+    Dataset,
+    TrainingConfig,
+    batches,
+    collect_statistics,
+    load_dataset,
+    nearest_mean_scores,
+    read_epochs,
+    train,
+)
+from perturb_nc.storage import json_text, write_json
+
+BATCH = 250
+
+
+def options(doc: str, folder: Path, quick: str, full: str | None = None) -> argparse.Namespace:
+    """--quick, --full, --output and --device, and the settings of torch that go with them."""
+    parser = argparse.ArgumentParser(description=doc)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help=quick)
+    if full is not None:
+        size.add_argument("--full", action="store_true", help=full)
+    parser.add_argument("--output", type=Path, default=folder)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help="cuda where there is one")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)  # on a busy machine two threads can be slower than one
+    return chosen
+
+
+def data_for(
+    name: str, samples: int | None, device: str = "cpu", *, split: str = "train"
+) -> Dataset:
+    """A data set on the device; the first `samples` of it, or all."""
+    data = load_dataset(name, split=split)
+    if samples is not None:
+        data = Dataset(data.name, data.inputs[:samples], data.labels[:samples], data.num_classes)
+    return data.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network, its metrics at every epoch, and its layers at the end."""
+
+    epochs: list[dict[str, Any]]
+    statistics: dict[str, pnc.ClassStatistics]
+    measured: Mapping[str, Any]  # the arguments of the measurement
+
+    def record(self, model: nn.Module, train: Dataset, test: Dataset) -> dict[str, Any]:
+        """Metrics per epoch and at the end, with nearest-class-mean accuracy on both splits."""
+        scores = {
+            split: nearest_mean_scores(
+                model, list(batches(data, BATCH)), self.statistics, **self.measured
+            )
+            for split, data in (("train", train), ("test", test))
+        }
+        return {
+            "epochs": self.epochs,
+            "final": {
+                name: pnc.collapse_metrics(s).as_dict() for name, s in self.statistics.items()
+            },
+            "nearest_mean": {
+                split: {
+                    name: {"accuracy": s.accuracy, "against_network": s.against_network}
+                    for name, s in of_split.items()
+                }
+                for split, of_split in scores.items()
+            },
+            "test_accuracy": accuracy(model, test),
+        }
+
+
+def trained(
+    model: nn.Module,
+    data: Dataset,
+    config: TrainingConfig,
+    files: Path,
+    *,
+    monitored: int | None = None,
+    layers: Sequence[str] | None = None,
+    reduce: str = "pool",
+    weights: Mapping[str, str] | None = None,
+    at: str = "output",
+) -> Trained:
+    """Train with a monitor on the first `monitored` samples; measure all samples at the end.
+
+    `files` with the suffixes .pt and .jsonl keep the run, which goes on from them if interrupted;
+    `kept` removes them when the result is written.
+    """
+    part = Dataset(data.name, data.inputs[:monitored], data.labels[:monitored], data.num_classes)
+    path = files.with_suffix(".jsonl")
+    measured = {"layers": layers, "reduce": reduce, "at": at}
+    loader = list(batches(part, BATCH))
+    monitor = CollapseMonitor(model, loader, path=path, weights=weights, **measured)
+
+    def on_epoch(record: Any) -> None:
+        monitor.on_epoch(record)
+        print(f"{files.name} {record}", flush=True)
+
+    train(model, data, config, checkpoint=files.with_suffix(".pt"), on_epoch=on_epoch)
+    statistics = collect_statistics(model, batches(data, BATCH), **measured)
+    on_cpu = {name: s.to("cpu") for name, s in statistics.items()}
+    return Trained([_rounded(r) for r in read_epochs(path)], on_cpu, measured)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Dataset) -> float:
+    """Share of samples classified right, in eval mode."""
+    model.eval()
+    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches(data, BATCH))
+    return hits / len(data)
+
+
+def runs_folder(output: Path, config: Any) -> Path:
+    """The folder of the finished runs of a configuration, for `kept`.
+
+    Raises:
+        ValueError: it holds runs of another configuration.
+    """
+    path = output / "runs" / "config.json"
+    text = json_text(asdict(config))
+    if path.is_file() and json.loads(path.read_text(encoding="utf8")) != json.loads(text):
+        raise ValueError(
+            f"{path.parent} holds runs of another configuration; delete it or give another --output"
+        )
+    write_json(path, asdict(config))
+    return path.parent
+
+
+def kept(path: Path, make: Callable[[Path], Any]) -> Any:
+    """The record in a JSON file; made by `make(path)` and written first if it is not there."""
+    if not path.is_file():
+        write_json(path, make(path))
+        for suffix in (".pt", ".jsonl"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        print(f"{path.stem}: done", flush=True)
+    return json.loads(path.read_text(encoding="utf8"))
+
+
+def _rounded(value: Any) -> Any:
+    """Six significant digits: files of metrics per epoch are large otherwise."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,41 @@
+"""Draw NC1, ÑC1 and NC2 after each added layer (Tirer et al. 2023, Figure 2)."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULT = HERE.parent / "experiments" / "results" / "depthwise_layerwise" / "result.json"
+OUTPUT = HERE / "depthwise_layerwise.png"
+PANELS = {
+    "nc1": r"NC1 = tr$(\Sigma_W\Sigma_B^\dagger)/K$",
+    "nc1_trace": r"$\widetilde{\mathrm{NC1}}$ = tr$\,\Sigma_W/$tr$\,\Sigma_B$",
+    "nc2_etf": "NC2: distance to a simplex ETF",
+}
+STYLES = {"cifar10": ("#1b3a5c", "o-"), "fashion_mnist": ("#d1495b", "D-")}
+NAMES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
+
+
+def draw(result: dict) -> Figure:
+    """A panel for each metric, a line for each run; layer 0 are the inputs."""
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    for axis, (metric, title) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
+        for run in result["runs"]:
+            colour, style = STYLES[run["data"]]
+            values = [run["inputs"][metric], *(layer[metric] for layer in run["layers"])]
+            label = NAMES[run["data"]] if run["seed"] == 0 else None
+            axis.plot(values, style, color=colour, ms=3.5, lw=1.2, alpha=0.75, label=label)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("layers added (0: inputs)")
+        axis.set_xticks(range(0, len(values), 2))
+        if metric != "nc2_etf":
+            axis.set_yscale("log")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+if __name__ == "__main__":
+    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
+    print(f"wrote {OUTPUT}")

@@ -1,0 +1,54 @@
+"""Draw nearest-class-mean errors by layer, and the effective depth by the number of layers."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULT = HERE.parent / "experiments" / "results" / "effective_depth" / "result.json"
+OUTPUT = HERE / "effective_depth.png"
+
+
+def draw(result: dict) -> Figure:
+    """Left: error by layer, a line a network. Right: the first layer with error at most ε."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    depths = sorted({run["depth"] for run in result["runs"]})
+    colours = matplotlib.colormaps["viridis"].resampled(len(depths) + 1)
+    for run in result["runs"]:
+        scores = run["nearest_mean"]["train"].values()
+        errors = [max(1 - s["accuracy"], 1e-5) for s in scores]
+        label = f"L = {run['depth']}" if run["seed"] == 0 else None
+        colour = colours(depths.index(run["depth"]))
+        left.plot(range(1, len(errors) + 1), errors, "o-", color=colour, ms=3, lw=1.2, label=label)
+    left.set_yscale("log")
+    left.set_xticks(range(0, max(depths) + 1, 4))
+    left.set_xlabel("layer")
+    left.set_title("error of the nearest class mean, training set", fontsize=10)
+    left.legend(frameon=False, fontsize=8)
+    epsilons = list(result["table"][0]["effective_depth"])
+    colours = ["#1b3a5c", "#d1495b", "#e8a13a", "#2a9d8f", "#7b5ea7", "#5c677d"]
+    for i, epsilon in enumerate(epsilons):
+        for seed in sorted({row["seed"] for row in result["table"]}):
+            rows = [row for row in result["table"] if row["seed"] == seed]
+            points = [(row["depth"], row["effective_depth"][epsilon]) for row in rows]
+            points = [(x, y) for x, y in points if y is not None]
+            label = f"ε = {float(epsilon):g}" if seed == 0 else None
+            x, y = zip(*points, strict=True) if points else ((), ())
+            right.plot(x, y, "o-", color=colours[i], ms=4.5, lw=1.2, alpha=0.8, label=label)
+    right.plot(depths, depths, ":", color="#8d99ae", lw=1, label="the last layer")
+    right.set_xticks(depths)
+    right.set_yticks(range(0, max(depths) + 1, 4))
+    right.set_xlabel("number of layers L")
+    right.set_title("first layer with error at most ε", fontsize=10)
+    right.legend(frameon=False, fontsize=8)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
+    print(f"wrote {OUTPUT}")

@@ -1,0 +1,192 @@
+"""The experiments, run at sizes of seconds, and what they committed."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import perturb_nc as pnc
+from perturb_nc.networks import ResNet, collect_statistics
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from experiments import (  # noqa: E402
+    depthwise_layerwise,
+    effective_depth,
+    feature_learning,
+    intermediate_collapse,
+    public_resnet,
+    running,
+    weight_decay,
+)
+
+
+@pytest.fixture
+def small_cifar10(monkeypatch, tmp_path):
+    """Random images with a hint of their class, in the cache."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 200), ("test", 40)):
+        labels = np.arange(n, dtype=np.uint8) % 10
+        images = rng.integers(0, 200, (n, 3, 32, 32)) + 5 * labels[:, None, None, None]
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    monkeypatch.setenv("PERTURB_NC_DATA", str(tmp_path))
+
+
+def quick(module, monkeypatch, output):
+    monkeypatch.setattr(sys, "argv", [module.__name__, "--quick", "--output", str(output)])
+    module.main()
+    result = json.loads((output / "result.json").read_text(encoding="utf8"))
+    assert result["manifest"]["config"]
+    left = {path.suffix for path in (output / "runs").iterdir()}
+    assert left == {".json"}  # checkpoints are gone with the end of their run
+    return result
+
+
+def test_layerwise_training_lowers_the_trace_ratio_with_every_layer(monkeypatch, tmp_path):
+    result = quick(depthwise_layerwise, monkeypatch, tmp_path)
+    (run,) = result["runs"]
+    values = [run["inputs"]["nc1_trace"], *(layer["nc1_trace"] for layer in run["layers"])]
+    assert len(values) == 4
+    assert values == sorted(values, reverse=True)
+    # A finished run is read, not made again.
+    path = tmp_path / "runs" / "digits-seed0.json"
+    changed = {**run, "seed": 7}
+    path.write_text(json.dumps(changed), encoding="utf8")
+    assert quick(depthwise_layerwise, monkeypatch, tmp_path)["runs"] == [changed]
+
+
+def test_runs_of_another_configuration_are_not_taken_over(tmp_path):
+    config = effective_depth.Config()
+    assert running.runs_folder(tmp_path, config) == running.runs_folder(tmp_path, config)
+    with pytest.raises(ValueError, match="holds runs of another configuration; delete it"):
+        running.runs_folder(tmp_path, effective_depth.full())
+
+
+def test_effective_depth_is_the_first_layer_below_the_error(monkeypatch, tmp_path):
+    result = quick(effective_depth, monkeypatch, tmp_path)
+    assert [row["depth"] for row in result["table"]] == [2, 4]
+    for row, run in zip(result["table"], result["runs"], strict=True):
+        scores = [s["accuracy"] for s in run["nearest_mean"]["train"].values()]
+        assert len(scores) == row["depth"]
+        for epsilon, layer in row["effective_depth"].items():
+            good = [i + 1 for i, score in enumerate(scores) if 1 - score <= float(epsilon)]
+            assert layer == (good[0] if good else None)
+        assert row["effective_depth"]["0.1"] == 1
+
+
+def test_every_layer_is_measured_at_every_epoch(monkeypatch, tmp_path):
+    result = quick(intermediate_collapse, monkeypatch, tmp_path)
+    for run, summary in zip(result["runs"], result["summaries"], strict=True):
+        assert [epoch["epoch"] for epoch in run["epochs"]] == [1, 2]
+        assert all(len(epoch["layers"]) == 6 for epoch in run["epochs"])
+        assert run["epochs"][1]["share"] > 0
+        assert summary["nc1_trace"] == [layer["nc1_trace"] for layer in run["final"].values()]
+        assert summary["collapse_depth"] is None or 1 <= summary["collapse_depth"] <= 6
+
+
+def test_feature_learning_reads_weights_against_means(monkeypatch, tmp_path):
+    result = quick(feature_learning, monkeypatch, tmp_path)
+    (run,) = result["layers"]
+    assert len(run["weights"]) == 3
+    for row in run["weights"]:
+        assert 0 < row["alignment"] <= 1
+        assert row["memory_cosine"] <= row["memory_cosine_in_span"] <= 1
+        assert row["singular_values"][0] == 1
+    for name, traces in run["traces"].items():
+        ratio = traces["within"] / traces["between"]
+        assert run["final"][name]["nc1_trace"] == pytest.approx(ratio)
+    layers = pnc.load_layers(tmp_path / "layers-mlp-digits-seed0.safetensors")
+    found = pnc.collapse_metrics(layers["blocks.3"]).nc1
+    assert found == pytest.approx(run["final"]["blocks.3"]["nc1"], rel=1e-4)
+    (before,) = result["untrained"]
+    for one, other in zip(run["weights"], before["weights"], strict=True):
+        assert one["alignment"] > other["alignment"]  # learning aligns weights with means
+    assert [row["trained_layers"] for row in result["fixed"]] == [1, 3]
+    assert min(row["train_accuracy"] for row in result["fixed"]) > 0.5
+
+
+def test_fixed_layers_are_chains_of_frames_and_stay():
+    config = feature_learning.Config(depth=3, width=12)
+    data = running.data_for("digits", 100)
+    model = feature_learning.mlp(config, data)
+    feature_learning.fix_top(model, 1, seed=0)
+    gram = model.head.weight @ model.head.weight.T * 12
+    wanted = (torch.eye(10) - 0.1) * 10 / 9  # unit columns with cosines -1/9
+    torch.testing.assert_close(gram, wanted, atol=1e-5, rtol=0)
+    # The chain takes the frame before block 1 to a multiple of the frame before the head.
+    product = model.head.weight @ model.blocks[2].linear.weight @ model.blocks[1].linear.weight
+    assert torch.linalg.matrix_rank(product, rtol=1e-4) == 9
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert all(name.startswith("blocks.0.") for name in trainable)
+    before = model.blocks[2].linear.weight.clone()
+    feature_learning.train(model, data, feature_learning.TrainingConfig(epochs=1))
+    assert torch.equal(model.blocks[2].linear.weight, before)
+
+
+def test_weight_decays_are_those_of_the_parts(monkeypatch, tmp_path, small_cifar10):
+    seen = []
+
+    def spy(model, data, config, files, **measured):
+        seen.append((config.weight_decay, config.last_layer_weight_decay, config.loss))
+        return running.trained(model, data, config, files, **measured)
+
+    monkeypatch.setattr(weight_decay, "trained", spy)
+    result = quick(weight_decay, monkeypatch, tmp_path / "out")
+    assert seen == [(5e-4, 5e-4, "mse"), (0.0, 5e-4, "mse")]
+    assert [run["decay"] for run in result["runs"]] == ["baseline", "features 0"]
+    moved = weight_decay.moves(result["runs"], "nc1")
+    values = [run["final"]["blocks.2"]["nc1"] for run in result["runs"]]
+    assert moved == {"features 0": pytest.approx(abs(np.log(values[1] / values[0])))}
+    assert weight_decay.full().stages == (2, 2, 2, 2)
+
+
+def test_an_interrupted_measurement_of_the_public_network_goes_on(
+    monkeypatch, tmp_path, small_cifar10
+):
+    # A narrow stand-in: the measurement does not depend on the width.
+    model = ResNet(3, 10, width=4, bias_last=True).eval()
+    monkeypatch.setattr(public_resnet, "public_resnet18", lambda: model)
+    config = public_resnet.Config(num_samples=60, piece=20, batch_size=10)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    public_resnet.run(config, whole)
+    parts = public_resnet.pieces(config, cut / "pieces")
+    next(parts)  # one piece, then a kill
+    files = list((cut / "pieces").iterdir())
+    assert [path.name for path in files] == ["piece-0.safetensors"]
+    public_resnet.run(config, cut)
+    assert not (cut / "pieces").exists()
+    one, other = (pnc.load_layers(folder / "layers.safetensors") for folder in (whole, cut))
+    assert list(one) == ["stem", *(f"blocks.{i}" for i in range(8)), "head"]
+    assert all(torch.equal(one[name].within, other[name].within) for name in one)
+    assert one["stem"].num_samples == 60
+    public_resnet.unpooled(replace(config, unpooled=50), whole)
+    record = json.loads((whole / "unpooled.json").read_text(encoding="utf8"))
+    data = public_resnet.public_inputs()
+    wide = collect_statistics(model, [(data.inputs[:50], data.labels[:50])], layers=["blocks.2"])
+    wanted = pnc.collapse_metrics(wide["blocks.2"])
+    assert wide["blocks.2"].dim == 8 * 16 * 16
+    assert record["layers"]["blocks.2"]["nc1"] == pytest.approx(wanted.nc1, rel=1e-3)
+    direct = collect_statistics(model, [(data.inputs[:60], data.labels[:60])], reduce="pool")
+    for found, wanted in ((one["stem"], direct["stem"]), (one["blocks.7"], direct["blocks.7"])):
+        torch.testing.assert_close(found.means, wanted.means, rtol=1e-4, atol=1e-6)
+
+
+def test_the_committed_statistics_of_the_public_network_have_the_committed_metrics():
+    folder = ROOT / "experiments" / "results" / "public_resnet"
+    layers = pnc.load_layers(folder / "layers.safetensors")
+    record = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
+    assert record["train_accuracy"] == 49_992 / 50_000
+    assert (folder / "layers.safetensors").stat().st_size < 6e6
+    for name, statistics in layers.items():
+        assert statistics.counts.tolist() == [5000] * 10
+        found = pnc.collapse_metrics(statistics)
+        for metric in ("nc1", "nc1_trace", "nc2_etf", "cdnv"):
+            wanted = record["layers"][name][metric]
+            assert getattr(found, metric) == pytest.approx(wanted, rel=1e-3), (name, metric)
+    assert record["layers"]["blocks.7"]["nc1_trace"] == pytest.approx(0.330, abs=1e-3)

@@ -1,0 +1,107 @@
+import math
+
+import pytest
+import torch
+
+from perturb_nc.metrics import collapse_metrics
+from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, span_statistics
+from perturb_nc.statistics import ClassStatistics
+
+WITH_WEIGHT = ("nc3_duality", "nc3_alignment", "dnc3")
+
+
+def sample(n=120, d=30, k=4, offset=0.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, k, (n,), generator=generator)
+    labels[:k] = torch.arange(k)
+    shape = torch.randn(d, d, generator=generator, dtype=torch.float64) / d**0.5
+    means = torch.randn(k, d, generator=generator, dtype=torch.float64)
+    noise = torch.randn(n, d, generator=generator, dtype=torch.float64) @ shape
+    return means[labels] + noise + offset, labels
+
+
+def assert_same_metrics(features, labels, rel=1e-10):
+    full = collapse_metrics(ClassStatistics.from_features(features, labels)).as_dict()
+    span = collapse_metrics(span_statistics(features, labels)).as_dict()
+    for name, value in full.items():
+        if name == "dnc2":  # infinite for dependent means
+            assert 1 / span[name] == pytest.approx(1 / value, rel=rel, abs=1e-13)
+        elif name not in WITH_WEIGHT:
+            assert span[name] == pytest.approx(value, rel=rel, abs=1e-13), name
+
+
+@pytest.mark.parametrize("d", [2, 3, 4, 5, 30])
+def test_every_metric_of_the_features_is_that_of_the_full_statistics(d):
+    features, labels = sample(d=d)
+    assert_same_metrics(features, labels)
+    assert span_statistics(features, labels).dim == (d if d <= 4 else 5)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e6])
+def test_a_common_offset_does_no_harm(offset):
+    assert_same_metrics(*sample(offset=offset), rel=1e-9 * offset)
+
+
+def test_dependent_class_means_are_no_obstacle():
+    features, labels = sample()
+    features[labels == 3] += (2 * features[labels == 0].mean(0)) - features[labels == 3].mean(0)
+    assert_same_metrics(features, labels)
+
+
+def test_collapsed_features_have_no_variability():
+    features, labels = sample()
+    statistics = ClassStatistics.from_features(features, labels)
+    assert collapse_metrics(span_statistics(statistics.means[labels], labels)).nc1 < 1e-25
+
+
+def test_a_component_off_the_span_moves_the_trace_and_not_nc1():
+    features, labels = sample(d=10, k=3)
+    wide = torch.cat([features, torch.zeros(120, 1, dtype=torch.float64)], dim=1)
+    for k in range(3):  # a new direction without means
+        rows = (labels == k).nonzero().flatten()
+        rows = rows[: len(rows) // 2 * 2]
+        wide[rows, 10] = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(rows) // 2)
+    before, after = (collapse_metrics(span_statistics(x, labels)) for x in (features, wide))
+    assert after.nc1 == pytest.approx(before.nc1, rel=1e-10)
+    assert after.nc1_trace > 1.01 * before.nc1_trace
+
+
+def test_batches_in_any_order_and_classes_that_come_late():
+    features, labels = sample()
+    order = labels.argsort()
+    first = MeansBuilder()
+    for rows in order.split(17):
+        first.update(features[rows], labels[rows])
+    counts, means = first.result()
+    second = SpanBuilder(counts, means)
+    for rows in torch.randperm(120).split(31):
+        second.update(features[rows], labels[rows])
+    found, wanted = second.result(), span_statistics(features, labels)
+    for name in ("means", "within", "class_variance"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
+
+
+def test_other_samples_in_the_second_pass_are_refused():
+    features, labels = sample()
+    first = MeansBuilder(4)
+    first.update(features, labels)
+    second = SpanBuilder(*first.result())
+    second.update(features[1:], labels[1:])
+    with pytest.raises(ValueError, match=r"the second pass had .* give the same samples twice"):
+        second.result()
+    with pytest.raises(ValueError, match=r"classes \[4\] of 5 have none"):
+        span_statistics(features, labels, 5)
+
+
+def test_wide_features_need_no_square_matrix():
+    d = 300_000  # its covariance would take 720 GB
+    labels = torch.arange(12) % 3
+    features = torch.randn(12, d)
+    statistics = span_statistics(features, labels)
+    x = features.double()
+    means = torch.stack([x[labels == k].mean(0) for k in range(3)])
+    within = (x - means[labels]).square().sum() / 12
+    between = (means - means.mean(0)).square().sum() / 3
+    metrics = collapse_metrics(statistics)
+    assert metrics.nc1_trace == pytest.approx((within / between).item(), rel=1e-10)
+    assert math.isfinite(metrics.nc1)
