@@ -4,6 +4,7 @@ from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
+from perturb_nc.theory.batch import SolutionBatch, minimize_batch
 from perturb_nc.theory.certificate import Certificate, certify
 from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
 from perturb_nc.theory.depth import cascade, effective_complexity
@@ -30,6 +31,7 @@ __all__ = [
     "NearCollapseProblem",
     "NearCollapseSpectrum",
     "Solution",
+    "SolutionBatch",
     "StatisticsBuilder",
     "Status",
     "calibrate_depth",
@@ -45,6 +47,7 @@ __all__ = [
     "load_layers",
     "load_metadata",
     "minimize",
+    "minimize_batch",
     "near_collapse_spectrum",
     "save_layers",
 ]
