@@ -4,6 +4,7 @@ from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
+from perturb_nc.study.sweep import sweep
 from perturb_nc.theory.batch import SolutionBatch, minimize_batch
 from perturb_nc.theory.certificate import Certificate, certify
 from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
@@ -50,4 +51,5 @@ __all__ = [
     "minimize_batch",
     "near_collapse_spectrum",
     "save_layers",
+    "sweep",
 ]

@@ -77,7 +77,7 @@ def minimize_batch(
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)
 
-    w, h, b = column(settings).T
+    w, h, b = torch.tensor(settings, dtype=torch.float64).T
     certificates = [s.certificate for s in solutions]
     return SolutionBatch(
         lambda_w=w,
