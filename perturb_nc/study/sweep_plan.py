@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.flow import FlowStatus
+from perturb_nc.theory.integrators import FlowStatus
 from perturb_nc.theory.minimize import Status
 from perturb_nc.theory.response import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike, at_least, nonnegative, positive
@@ -70,7 +70,7 @@ class SweepPlan:
         for value in w:
             positive(value, "lambda_w")
         times = () if flow_times is None else tuple(_axis(flow_times, "flow_times").tolist())
-        if any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(times)):
             raise ValueError(f"flow_times must increase, got {list(times[:10])}")
         axes = {"lambda_w": w, "lambda_h": h, "beta": b}
         if options["zipped"]:

@@ -33,15 +33,13 @@ class SweepStore:
         ValueError: a store of another sweep, or something else, at `path`.
     """
 
-    def __init__(
-        self, path: str | Path, empty: xr.Dataset, block_shape: Mapping[str, int]
-    ) -> None:
+    def __init__(self, path: str | Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
         self._path = Path(path)
         if not self._path.exists():
             _create(self._path, empty, block_shape)
         self.dataset = open_sweep(self._path)
         _check_same(self._path, self.dataset, empty)
-        self._group = zarr.open_group(self._path, mode="r+")
+        self._arrays = dict(zarr.open_group(self._path, mode="r+").arrays())
 
     def write(self, region: Region, names: list[str]) -> None:
         """Write a piece of `dataset`, its status last."""
@@ -49,7 +47,7 @@ class SweepStore:
             variable = self.dataset[name]
             index = tuple(region.get(str(dim), slice(None)) for dim in variable.dims)
             values: NDArray[np.generic] = variable.values[index]
-            self._group[name][index] = values
+            self._arrays[name][index] = values
 
 
 def open_sweep(path: str | Path) -> xr.Dataset:

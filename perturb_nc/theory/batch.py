@@ -41,7 +41,9 @@ class SolutionBatch:
     def derivatives(self) -> dict[str, dict[str, Float64[Tensor, "B"]]]:
         """Metric or "objective" → parameter → derivative in the log of the parameter."""
         names = [*(f.name for f in fields(CollapseMetrics)), "objective"]
-        found = {n: {p: torch.full_like(self.beta, math.nan) for p in HYPERPARAMETERS} for n in names}
+        found = {
+            n: {p: torch.full_like(self.beta, math.nan) for p in HYPERPARAMETERS} for n in names
+        }
         for i, solution in enumerate(self.solutions):
             try:
                 response = hyperparameter_response(solution)

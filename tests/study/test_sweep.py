@@ -108,7 +108,9 @@ def test_the_unanchored_model_is_a_cell_like_any_other(statistics):
     assert (dataset["status"] == CONVERGED).all()
     free = dataset.sel(beta=0.0)
     assert free["nc1"].sel(lambda_w=0.5) == 0
-    assert float(free["singular_values"].sel(lambda_w=4.0).max()) == 0  # λ_W λ_H >= 1: collapse to 0
+    assert (
+        float(free["singular_values"].sel(lambda_w=4.0).max()) == 0
+    )  # λ_W λ_H >= 1: collapse to 0
     assert free["nc1_derivative"].isnull().all()
     assert dataset["nc1_derivative"].sel(beta=1.0).notnull().all()
 
@@ -117,7 +119,7 @@ def test_a_setting_that_fails_is_a_cell_that_says_so(statistics, grid, monkeypat
     solve = sweep_module.minimize_batch
 
     def fails_somewhere(statistics, **settings):
-        if any(w == 1e-2 and b == 1.0 for w, b in zip(settings["lambda_w"], settings["beta"])):
+        if (1e-2, 1.0) in zip(settings["lambda_w"], settings["beta"], strict=True):
             raise ValueError("too badly scaled here")
         return solve(statistics, **settings)
 
@@ -284,9 +286,7 @@ def test_a_dask_cluster_gives_the_same_dataset(statistics, tmp_path):
         distributed.Client(c) as client,
     ):
         store = tmp_path / "sweep.zarr"
-        found = pnc.sweep(
-            statistics, **GRID, chunk=6, executor=client.get_executor(), store=store
-        )
+        found = pnc.sweep(statistics, **GRID, chunk=6, executor=client.get_executor(), store=store)
     xr.testing.assert_allclose(found, here, rtol=1e-8, atol=1e-8)
     xr.testing.assert_identical(open_sweep(store), found)
 
