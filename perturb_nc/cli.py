@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 from typer.exceptions import TyperException
 
-from perturb_nc import tables
+from perturb_nc import cli_sweep, tables
 from perturb_nc.layer_files import load_layers, save_layers
 from perturb_nc.metrics import collapse_metrics
 from perturb_nc.statistics import ClassStatistics
@@ -271,6 +271,10 @@ def depth(
             tables.show(tables.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
     write_json(output / "depth.json", records)
     print(json_text(records) if as_json else f"wrote {output / 'depth.json'}")
+
+
+app.command()(cli_sweep.sweep)
+app.command()(cli_sweep.plot)
 
 
 def _layers(file: Path) -> dict[str, ClassStatistics]:

@@ -253,6 +253,7 @@ def test_threads_give_the_same_dataset(statistics, grid):
     xr.testing.assert_allclose(found, grid, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_dataset(statistics, tmp_path):
     here = pnc.sweep(statistics, **GRID, chunk=6, store=tmp_path / "here.zarr")
     context = multiprocessing.get_context("spawn")
@@ -277,7 +278,6 @@ def test_an_error_in_a_worker_stops_the_rest(statistics, tmp_path):
     assert [future.cancelled() for future in Failing.submitted] == [False, True, True]
 
 
-@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_dataset(statistics, tmp_path):
     distributed = pytest.importorskip("distributed")
     here = pnc.sweep(statistics, **GRID, chunk=6)
