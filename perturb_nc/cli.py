@@ -44,7 +44,8 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables
 def main() -> None:
     """Entry point: exit code 2 and one line on stderr for whatever the user can mend."""
     try:
-        app(standalone_mode=False)
+        if code := app(standalone_mode=False):  # of Ctrl-C, which typer does not raise again
+            sys.exit(code)
     except TyperException as error:
         _fail(error.format_message())
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import LogNorm, SymLogNorm, TwoSlopeNorm
+from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
 from perturb_nc.study.sweep_plan import DERIVED, STATUSES
 
@@ -46,10 +48,11 @@ def plot_maps(
     figure = Figure(figsize=(1.8 + 3.2 * len(chosen), 6.6), layout="constrained")
     axes = figure.subplots(2, len(chosen), sharex=True, sharey=True, squeeze=False)
     symbol = _SYMBOLS[metric]
-    norm = _norm(np.concatenate([part[metric].values.ravel() for part in slices]))
+    low, high = _range(np.concatenate([part[metric].values.ravel() for part in slices]))
+    scale = {"norm": LogNorm(low, high), "cmap": colormaps["viridis"].with_extremes(under="black")}
     for column, (b, part) in enumerate(zip(chosen, slices, strict=True)):
         above, below = axes[:, column]
-        values = _mesh(above, part, part[metric].values, norm=norm, cmap="viridis")
+        values = _mesh(above, part, np.maximum(part[metric].values, 0.99 * low), **scale)
         above.set_title(f"β = {b:.3g}", fontsize=10, loc="left")
         _mark_global(above, part)
         ratio, shares = _sensitivity(part, metric)
@@ -60,7 +63,9 @@ def plot_maps(
         below.set_xlabel(r"$\lambda_W$")
     for row, name in zip(axes, (symbol, f"sensitivity of {symbol}"), strict=True):
         row[0].set_ylabel(f"{name}\n" + r"$\lambda_H$")
-    figure.colorbar(values, ax=axes[0].tolist(), label=symbol, pad=0.01)
+    figure.colorbar(
+        values, ax=axes[0].tolist(), label=f"{symbol} (black: 0)", extend="min", pad=0.01
+    )
     label = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
     figure.colorbar(ratios, ax=axes[1].tolist(), label=label, extend="both", pad=0.01)
     figure.legend(handles=_legend(grid), loc="outside lower center", ncols=3, fontsize=9)
@@ -96,19 +101,15 @@ def _betas(grid: xr.Dataset, betas: Sequence[float] | None) -> list[float]:
     return sorted(nearest)
 
 
-def _norm(values: np.ndarray) -> LogNorm | SymLogNorm:
-    """A logarithmic scale, with 0 on it where there are zeros (exact collapse at β = 0)."""
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Limits of a logarithmic scale; what is 0 (exact collapse, at β = 0) lies below it."""
     finite = values[np.isfinite(values)]
     positive = finite[finite > 1e-12 * finite.max(initial=0.0)]
-    if not len(positive):
-        return LogNorm(1e-3, 1.0)
-    low, high = float(positive.min()), float(max(positive.max(), 1.01 * positive.min()))
-    return (
-        SymLogNorm(low, vmin=0.0, vmax=high) if len(positive) < len(finite) else LogNorm(low, high)
-    )
+    low = float(positive.min(initial=np.inf))
+    return (low, max(float(positive.max()), 1.01 * low)) if len(positive) else (0.1, 1.0)
 
 
-def _mesh(axis: Axes, part: xr.Dataset, values: np.ndarray, **style: Any) -> QuadMesh:
+def _mesh(axis: Axes, part: xr.Dataset, values: NDArray[np.float64], **style: Any) -> QuadMesh:
     w, h = part["lambda_w"].values, part["lambda_h"].values
     axis.set_facecolor("#d9d9d9")  # where nothing is known
     mesh = axis.pcolormesh(w, h, values.T, shading="nearest", rasterized=True, **style)
@@ -144,26 +145,32 @@ def _mark_signs(axis: Axes, part: xr.Dataset, metric: str) -> None:
         _curve(axis, w, h, values, colors="black", linestyles=line, linewidths=1.2)
 
 
-def _curve(axis: Axes, w: np.ndarray, h: np.ndarray, values: np.ndarray, **style: Any) -> None:
+def _curve(
+    axis: Axes,
+    w: NDArray[np.float64],
+    h: NDArray[np.float64],
+    values: NDArray[np.float64],
+    **style: Any,
+) -> None:
     """Where the values change their sign, if they do."""
     finite = values[np.isfinite(values)]
     if len(finite) and finite.min() < 0 < finite.max():
         axis.contour(w, h, values, [0.0], **style)
 
 
-def _zero(part: xr.Dataset) -> np.ndarray:
+def _zero(part: xr.Dataset) -> NDArray[np.bool_]:
     largest = part["singular_values"].max("singular_value")
     return (largest <= 1e-6 * largest.max()).values
 
 
-def _sensitivity(part: xr.Dataset, metric: str) -> tuple[np.ndarray, str]:
+def _sensitivity(part: xr.Dataset, metric: str) -> tuple[NDArray[np.float64], str]:
     slopes = part[f"{metric}_derivative"]
     by_h, by_w = (np.abs(slopes.sel(parameter=name).values) for name in ("lambda_h", "lambda_w"))
     known = np.isfinite(by_h) & np.isfinite(by_w) & (by_h > 0) & (by_w > 0)
     ratio = np.full(by_h.shape, np.nan)
     ratio[known] = np.log10(by_h[known] / by_w[known])
     if not known.any():
-        return ratio, "no derivatives"
+        return ratio, "no derivatives here"
     return ratio, f"$\\lambda_H$ moves it more: {(ratio[known] > 0).mean():.0%}"
 
 
