@@ -4,6 +4,7 @@ from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
+from perturb_nc.study.sweep import sweep
 from perturb_nc.theory.anchored import (
     AnchoredDeepProblem,
     AnchoredSolution,
@@ -73,4 +74,5 @@ __all__ = [
     "near_collapse_spectrum",
     "save_layers",
     "strongly_regular_solution",
+    "sweep",
 ]

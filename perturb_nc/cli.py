@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 from typer.exceptions import TyperException
 
-from perturb_nc import tables
+from perturb_nc import cli_sweep, tables
 from perturb_nc.deep_ufm_command import deep_ufm
 from perturb_nc.layer_files import load_layers, save_layers
 from perturb_nc.metrics import collapse_metrics
@@ -47,7 +47,8 @@ app.command()(deep_ufm)
 def main() -> None:
     """Entry point: exit code 2 and one line on stderr for whatever the user can mend."""
     try:
-        app(standalone_mode=False)
+        if code := app(standalone_mode=False):  # of Ctrl-C, which typer does not raise again
+            sys.exit(code)
     except TyperException as error:
         _fail(error.format_message())
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
@@ -274,6 +275,10 @@ def depth(
             tables.show(tables.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
     write_json(output / "depth.json", records)
     print(json_text(records) if as_json else f"wrote {output / 'depth.json'}")
+
+
+app.command()(cli_sweep.sweep)
+app.command()(cli_sweep.plot)
 
 
 def _layers(file: Path) -> dict[str, ClassStatistics]:

@@ -36,7 +36,7 @@ LAYERS = {  # what each part may import from the package, beside itself
         "networks",
     },
 }
-ALONE = {"cvxpy": {"theory/lifted.py"}, "matplotlib": {"study/plots.py"}}
+ALONE = {"cvxpy": {"theory/lifted.py"}, "matplotlib": {"study/plots.py", "study/maps.py"}}
 
 
 def imports(path):

@@ -1,0 +1,190 @@
+"""Maps of a sweep over (λ_W, λ_H) at several β."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from perturb_nc.study.sweep_plan import DERIVED, STATUSES
+
+MAPPED = tuple(name for name in DERIVED if name != "objective")
+_MOST = 4  # maps side by side
+_SYMBOLS = {"nc1": "NC1", "nc1_trace": "ÑC1", "nc2_etf": "NC2", "cdnv": "CDNV"}
+_CERTIFIED, _FREE_ZERO, _ZERO = "white", "#ffb703", "#3a3a3a"
+
+
+def plot_maps(
+    dataset: xr.Dataset, *, metric: str = "nc1", betas: Sequence[float] | None = None, title: str
+) -> Figure:
+    """A metric over (λ_W, λ_H), and below it which of the two moves it more.
+
+    Above: the metric on a logarithmic scale, the boundary r = 1 of certified global optimality,
+    W = 0 hatched, and λ_W λ_H = 1, beyond which the model without anchor (β = 0) collapses to zero.
+    (With an anchor W vanishes only in the limit, as long as class means differ.)
+    Below: log10 of |∂metric/∂log λ_H| / |∂metric/∂log λ_W|, positive where λ_H moves it more, with
+    the curves on which either derivative changes its sign.
+
+    Args:
+        dataset: of `sweep`, a grid with at least two values of λ_W and of λ_H.
+        metric: nc1, nc1_trace, nc2_etf or cdnv.
+        betas: which β to draw, the nearest ones of the grid; by default up to four over its range.
+        title: of the figure.
+
+    Raises:
+        ValueError: a sweep that is not such a grid, or a metric without derivatives.
+    """
+    grid = _checked(dataset, metric)
+    chosen = _betas(grid, betas)
+    slices = [grid.sel(beta=b) for b in chosen]
+    figure = Figure(figsize=(1.8 + 3.2 * len(chosen), 6.6), layout="constrained")
+    axes = figure.subplots(2, len(chosen), sharex=True, sharey=True, squeeze=False)
+    symbol = _SYMBOLS[metric]
+    low, high = _range(np.concatenate([part[metric].values.ravel() for part in slices]))
+    scale = {"norm": LogNorm(low, high), "cmap": colormaps["viridis"].with_extremes(under="black")}
+    for column, (b, part) in enumerate(zip(chosen, slices, strict=True)):
+        above, below = axes[:, column]
+        values = _mesh(above, part, np.maximum(part[metric].values, 0.99 * low), **scale)
+        above.set_title(f"β = {b:.3g}", fontsize=10, loc="left")
+        _mark_global(above, part)
+        ratio, shares = _sensitivity(part, metric)
+        slope = TwoSlopeNorm(0.0, -2.0, 2.0)
+        ratios = _mesh(below, part, ratio, norm=slope, cmap="RdBu_r")
+        _mark_signs(below, part, metric)
+        below.set_title(shares, fontsize=9, loc="left")
+        below.set_xlabel(r"$\lambda_W$")
+    for row, name in zip(axes, (symbol, f"sensitivity of {symbol}"), strict=True):
+        row[0].set_ylabel(f"{name}\n" + r"$\lambda_H$")
+    figure.colorbar(
+        values, ax=axes[0].tolist(), label=f"{symbol} (black: 0)", extend="min", pad=0.01
+    )
+    label = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
+    figure.colorbar(ratios, ax=axes[1].tolist(), label=label, extend="both", pad=0.01)
+    figure.legend(handles=_legend(grid), loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _checked(dataset: xr.Dataset, metric: str) -> xr.Dataset:
+    """The grid in increasing order."""
+    if metric not in MAPPED:
+        raise ValueError(f"metric must be one of {', '.join(MAPPED)}, got {metric!r}")
+    if "setting" in dataset.dims:
+        raise ValueError("a map needs a grid of lambda_w and lambda_h, got zipped settings")
+    for name in ("lambda_w", "lambda_h"):
+        if (dataset[name] > 0).sum() < 2:
+            raise ValueError(
+                f"a map needs at least 2 values > 0 of {name}, got {dataset[name].values}"
+            )
+    if (dataset["status"] == STATUSES.index("pending")).all():
+        raise ValueError("no setting of the sweep is finished yet; run it first")
+    ordered = dataset.sortby(["lambda_w", "lambda_h", "beta"])
+    return ordered.sel(lambda_h=ordered["lambda_h"] > 0)  # axes are logarithmic
+
+
+def _betas(grid: xr.Dataset, betas: Sequence[float] | None) -> list[float]:
+    available = grid["beta"].values
+    if betas is None:
+        places = np.linspace(0, len(available) - 1, min(_MOST, len(available)))
+        return [float(available[i]) for i in np.unique(places.round().astype(int))]
+    nearest = {float(available[np.abs(available - b).argmin()]) for b in betas}
+    if not nearest:
+        raise ValueError("betas must hold at least one value, got none")
+    return sorted(nearest)
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Limits of a logarithmic scale; what is 0 (exact collapse, at β = 0) lies below it."""
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 1e-12 * finite.max(initial=0.0)]
+    low = float(positive.min(initial=np.inf))
+    return (low, max(float(positive.max()), 1.01 * low)) if len(positive) else (0.1, 1.0)
+
+
+def _mesh(axis: Axes, part: xr.Dataset, values: NDArray[np.float64], **style: Any) -> QuadMesh:
+    w, h = part["lambda_w"].values, part["lambda_h"].values
+    axis.set_facecolor("#d9d9d9")  # where nothing is known
+    mesh = axis.pcolormesh(w, h, values.T, shading="nearest", rasterized=True, **style)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    unsolved = (part["status"] != STATUSES.index("converged")).values
+    rows, columns = np.nonzero(unsolved)
+    axis.plot(w[rows], h[columns], "x", color="black", ms=4)
+    return mesh
+
+
+def _mark_global(axis: Axes, part: xr.Dataset) -> None:
+    w, h = part["lambda_w"].values, part["lambda_h"].values
+    ratio = part["spectral_ratio"].values.T
+    # At β = 0 r is 1 to rounding everywhere: the level lies a little above it.
+    _curve(axis, w, h, ratio - (1 + 1e-6), colors=_CERTIFIED, linewidths=1.8)
+    shown = np.isfinite(ratio) & ~part["is_global"].values.T
+    axis.contourf(w, h, shown.astype(float), [0.5, 1.5], colors="none", hatches=["...."])
+    zero = _zero(part)
+    if zero.any():
+        axis.contourf(w, h, zero.T.astype(float), [0.5, 1.5], colors="none", hatches=["xx"])
+    inside = (h > 1 / w.max()) & (h < 1 / w.min())
+    if inside.any():
+        edge = np.clip([1 / w.max(), 1 / w.min()], h.min(), h.max())
+        axis.plot(1 / edge, edge, "--", color=_FREE_ZERO, lw=1.5)
+
+
+def _mark_signs(axis: Axes, part: xr.Dataset, metric: str) -> None:
+    w, h = part["lambda_w"].values, part["lambda_h"].values
+    slopes = part[f"{metric}_derivative"]
+    for parameter, line in (("lambda_h", "-"), ("lambda_w", ":")):
+        values = slopes.sel(parameter=parameter).values.T
+        _curve(axis, w, h, values, colors="black", linestyles=line, linewidths=1.2)
+
+
+def _curve(
+    axis: Axes,
+    w: NDArray[np.float64],
+    h: NDArray[np.float64],
+    values: NDArray[np.float64],
+    **style: Any,
+) -> None:
+    """Where the values change their sign, if they do."""
+    finite = values[np.isfinite(values)]
+    if len(finite) and finite.min() < 0 < finite.max():
+        axis.contour(w, h, values, [0.0], **style)
+
+
+def _zero(part: xr.Dataset) -> NDArray[np.bool_]:
+    largest = part["singular_values"].max("singular_value")
+    return (largest <= 1e-6 * largest.max()).values
+
+
+def _sensitivity(part: xr.Dataset, metric: str) -> tuple[NDArray[np.float64], str]:
+    slopes = part[f"{metric}_derivative"]
+    by_h, by_w = (np.abs(slopes.sel(parameter=name).values) for name in ("lambda_h", "lambda_w"))
+    known = np.isfinite(by_h) & np.isfinite(by_w) & (by_h > 0) & (by_w > 0)
+    ratio = np.full(by_h.shape, np.nan)
+    ratio[known] = np.log10(by_h[known] / by_w[known])
+    if not known.any():
+        return ratio, "no derivatives here"
+    return ratio, f"$\\lambda_H$ moves it more: {(ratio[known] > 0).mean():.0%}"
+
+
+def _legend(grid: xr.Dataset) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color="grey", lw=1.8, label="r = 1 (white): certified on the undotted side"),
+        Line2D([], [], color=_FREE_ZERO, ls="--", label=r"$\lambda_W\lambda_H = 1$"),
+        Line2D([], [], color="black", label=r"$\partial_{\log\lambda_H}$ changes sign"),
+        Line2D([], [], color="black", ls=":", label=r"$\partial_{\log\lambda_W}$ changes sign"),
+    ]
+    if any(_zero(grid.isel(beta=i)).any() for i in range(grid.sizes["beta"])):
+        handles.append(Patch(facecolor="none", edgecolor=_ZERO, hatch="xx", label="W = 0"))
+    if (grid["status"] != STATUSES.index("converged")).any():
+        handles.append(
+            Line2D([], [], color="black", marker="x", ls="", label="not converged (see status)")
+        )
+    return handles

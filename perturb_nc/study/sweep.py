@@ -1,0 +1,208 @@
+"""Maps of the optimum over the hyper-parameters, in pieces that run anywhere and resume."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, as_completed
+from dataclasses import fields
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.sweep_plan import (
+    DERIVED,
+    FLOW_METRICS,
+    FLOW_STATUSES,
+    METRICS,
+    STATUSES,
+    Region,
+    SweepPlan,
+    empty_dataset,
+)
+from perturb_nc.study.sweep_store import SweepStore
+from perturb_nc.theory.batch import minimize_batch
+from perturb_nc.theory.flow import central_path_flows
+from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.validation import ArrayLike
+
+Values = dict[str, NDArray[np.generic]]
+_FORWARD_MODE = Lock()  # torch's forward-mode differentiation is not safe in several threads
+_PENDING, _FAILED = STATUSES.index("pending"), STATUSES.index("failed")
+
+
+def sweep(
+    statistics: ClassStatistics,
+    *,
+    lambda_w: ArrayLike,
+    lambda_h: ArrayLike,
+    beta: ArrayLike,
+    zipped: bool = False,
+    bias: bool = False,
+    flow_times: ArrayLike | None = None,
+    executor: Executor | None = None,
+    store: str | Path | None = None,
+    chunk: int = 256,
+    tol: float = 1e-10,
+    on_chunk: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """The certified optimum of (1) at every setting of λ_W, λ_H and β.
+
+    Dimensions are lambda_w, lambda_h and beta (their grid), or "setting" if zipped. Variables:
+    every metric of the optimum, objective, gap, spectral_ratio, gradient_norm, is_global, steps,
+    singular_values of W, and NAME_derivative, the exact derivative of nc1, nc1_trace, nc2_etf, cdnv
+    and objective in log λ_W, log λ_H, log β (dimension "parameter"). `status` says of every setting
+    how it ended: converged, max_steps, stalled, or failed (too badly scaled for float64: NaN).
+    With flow_times, flow_METRIC holds metrics of the central path (β = 0) at these times.
+
+    Args:
+        statistics: class statistics of H0.
+        lambda_w, lambda_h, beta: numbers or lists of them, λ_W > 0, λ_H and β >= 0.
+        zipped: take the three lists together, setting by setting, instead of their grid.
+        bias: whether the last layer has a bias.
+        flow_times: increasing flow times >= 0.
+        executor: any concurrent.futures.Executor, for instance `dask_client.get_executor()`.
+            Its workers get NumPy arrays and use one thread each; by default all runs here, on
+            the device of the statistics.
+        store: folder of a zarr store. Finished chunks are kept in it, and a call with the same
+            arguments goes on from them.
+        chunk: settings solved together (and lost at most, by a kill, per worker).
+        tol: relative gradient norm to reach.
+        on_chunk: called as on_chunk(finished, total) settings at the start and after every chunk.
+
+    Raises:
+        ValueError: arguments out of range; a store of another sweep; statistics so badly scaled
+            that every setting fails.
+
+    Source: DESIGN §4.1-4.3, 4.5.
+    """
+    plan = SweepPlan.checked(
+        lambda_w, lambda_h, beta, flow_times, zipped=zipped, bias=bias, tol=tol, chunk=chunk
+    )
+    dataset = empty_dataset(statistics, plan)
+    kept = None if store is None else SweepStore(store, dataset, plan.block_shape)
+    if kept is not None:
+        dataset = kept.dataset
+    status = dataset["status"]
+    pending = [r for r in plan.regions() if (status[r] == _PENDING).any()]
+    report = on_chunk or (lambda finished, total: None)
+    report(int((status != _PENDING).sum()), status.size)
+    for region, values in _computed(statistics, plan, pending, executor):
+        for name, value in values.items():
+            part = dataset[name][{d: s for d, s in region.items() if d in dataset[name].dims}]
+            part.values[...] = value.reshape(part.shape)
+        if kept is not None:
+            kept.write(region, list(values))
+        report(int((status != _PENDING).sum()), status.size)
+    if bool((status == _FAILED).all()):
+        _solve(statistics, plan.settings(plan.regions()[0])[:1], bias, tol)  # raises the reason
+    return dataset
+
+
+def _computed(
+    statistics: ClassStatistics, plan: SweepPlan, regions: list[Region], executor: Executor | None
+) -> Iterator[tuple[Region, Values]]:
+    """The pieces as they get done."""
+
+    def arguments(region: Region) -> tuple[NDArray[np.float64], NDArray[np.float64], SweepPlan]:
+        return plan.settings(region), plan.flow_settings(region), plan
+
+    if executor is None:
+        for region in regions:
+            yield region, _piece(statistics, *arguments(region))
+        return
+    arrays = {f.name: getattr(statistics, f.name).cpu().numpy() for f in fields(statistics)}
+    futures = {executor.submit(_remote_piece, arrays, *arguments(r)): r for r in regions}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:  # an error or Ctrl-C: what has not begun never does
+        for future in futures:
+            future.cancel()
+
+
+def _remote_piece(
+    arrays: dict[str, NDArray[np.generic]],
+    settings: NDArray[np.float64],
+    flow_settings: NDArray[np.float64],
+    plan: SweepPlan,
+) -> Values:
+    """`_piece` in a worker, of which there is one per core."""
+    torch.set_num_threads(1)
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    return _piece(ClassStatistics(**tensors), settings, flow_settings, plan)
+
+
+def _piece(
+    statistics: ClassStatistics,
+    settings: NDArray[np.float64],
+    flow_settings: NDArray[np.float64],
+    plan: SweepPlan,
+) -> Values:
+    values = _solved(statistics, settings, plan.bias, plan.tol)
+    if len(flow_settings):
+        values |= _flows(statistics, flow_settings, plan.flow_times)
+    return values
+
+
+def _solved(
+    statistics: ClassStatistics, settings: NDArray[np.float64], bias: bool, tol: float
+) -> Values:
+    """The variables at some settings; one that float64 cannot hold does not spoil the others."""
+    try:
+        return _solve(statistics, settings, bias, tol)
+    except (ValueError, LinAlgError):
+        if len(settings) == 1:
+            return {"status": np.array([_FAILED], np.int8)} | _undefined(statistics.num_classes)
+        halves = np.array_split(settings, 2)
+        first, second = (_solved(statistics, half, bias, tol) for half in halves)
+        return {name: np.concatenate([first[name], second[name]]) for name in first}
+
+
+def _solve(
+    statistics: ClassStatistics, settings: NDArray[np.float64], bias: bool, tol: float
+) -> Values:
+    w, h, b = settings.T.tolist()
+    batch = minimize_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias, tol=tol)
+    with _FORWARD_MODE:
+        derivatives = batch.derivatives()
+    tensors = {name: batch.metrics[name] for name in METRICS}
+    for name in _PER_SETTING:
+        tensors[name] = getattr(batch, name)
+    for name in DERIVED:
+        columns = [derivatives[name][parameter] for parameter in HYPERPARAMETERS]
+        tensors[f"{name}_derivative"] = torch.stack(columns, dim=1)
+    codes = [STATUSES.index(status.name.lower()) for status in batch.status]
+    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    return {**arrays, "status": np.array(codes, np.int8)}
+
+
+_PER_SETTING = (
+    "objective", "gap", "spectral_ratio", "gradient_norm", "is_global", "steps", "singular_values",
+)  # fmt: skip
+
+
+def _undefined(num_classes: int) -> Values:
+    """One setting without a solution."""
+    values: Values = {name: np.full(1, np.nan) for name in (*METRICS, *_PER_SETTING)}
+    values["is_global"], values["steps"] = np.zeros(1, bool), np.zeros(1, np.int64)
+    values["singular_values"] = np.full((1, num_classes), np.nan)
+    return values | {f"{n}_derivative": np.full((1, len(HYPERPARAMETERS)), np.nan) for n in DERIVED}
+
+
+def _flows(
+    statistics: ClassStatistics, settings: NDArray[np.float64], times: tuple[float, ...]
+) -> Values:
+    """Metrics along the central paths; NaN at times that the integration did not reach."""
+    w, h = settings.T.tolist()
+    paths = central_path_flows(statistics, lambda_w=w, lambda_h=h, times=times)
+    values: Values = {f"flow_{m}": np.full((len(paths), len(times)), np.nan) for m in FLOW_METRICS}
+    for i, path in enumerate(paths):
+        for t, metrics in enumerate(path.metrics):
+            for name in FLOW_METRICS:
+                values[f"flow_{name}"][i, t] = getattr(metrics, name)
+    codes = [FLOW_STATUSES.index(path.status.name.lower()) for path in paths]
+    return {**values, "flow_status": np.array(codes, np.int8)}

@@ -1,0 +1,95 @@
+"""A sweep on disk: a zarr store that fills chunk by chunk, and tells what is still to do.
+
+Every chunk of every array belongs to one piece of the sweep and is one file, which zarr replaces at
+once. `status` is written last, so that a piece whose status is not "pending" is there as a whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from perturb_nc.study.sweep_plan import Region
+
+_COMPARED = ("perturb_nc_version", "statistics_sha256")
+
+
+class SweepStore:
+    """The zarr store of one sweep, made if it is not there.
+
+    Args:
+        path: folder of the store.
+        empty: the dataset of the sweep with nothing in it, for its layout and provenance.
+        block_shape: dimension → size of a piece.
+
+    Raises:
+        ValueError: a store of another sweep, or something else, at `path`.
+    """
+
+    def __init__(self, path: str | Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
+        self._path = Path(path)
+        if not self._path.exists():
+            _create(self._path, empty, block_shape)
+        self.dataset = open_sweep(self._path)
+        _check_same(self._path, self.dataset, empty)
+        self._arrays = dict(zarr.open_group(self._path, mode="r+").arrays())
+
+    def write(self, region: Region, names: list[str]) -> None:
+        """Write a piece of `dataset`, its status last."""
+        for name in sorted(names, key=lambda name: name == "status"):
+            variable = self.dataset[name]
+            index = tuple(region.get(str(dim), slice(None)) for dim in variable.dims)
+            values: NDArray[np.generic] = variable.values[index]
+            self._arrays[name][index] = values
+
+
+def open_sweep(path: str | Path) -> xr.Dataset:
+    """The dataset of a store written by `sweep`, finished or not, in memory.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing at `path`, or not a sweep.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no store at {path}; make one with sweep(..., store=...)")
+    remedy = f"{path} is not the store of a sweep; give another path"
+    if not (path / ".zmetadata").is_file():
+        raise ValueError(remedy)
+    dataset = xr.open_zarr(path, chunks=None, consolidated=True).load().drop_encoding()
+    if not {*_COMPARED, "arguments"} <= set(dataset.attrs):
+        raise ValueError(remedy)
+    return dataset
+
+
+def _create(path: Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
+    """The store beside `path` and then in its place: no half-made one is ever there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid4().hex}-{path.name}")
+    encoding = {
+        name: {"chunks": tuple(block_shape.get(str(d), n) for d, n in variable.sizes.items())}
+        for name, variable in empty.data_vars.items()
+    }
+    try:
+        # Format 2, in which strings and consolidated metadata have a specification.
+        empty.to_zarr(temporary, zarr_format=2, consolidated=True, encoding=encoding)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_same(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
+    theirs, own = (json.loads(dataset.attrs["arguments"]) for dataset in (found, wanted))
+    differing = [name for name in _COMPARED if found.attrs[name] != wanted.attrs[name]]
+    differing += [name for name in own if own[name] != theirs.get(name)]
+    if differing:
+        raise ValueError(
+            f"{path} holds a sweep with other {', '.join(differing)}; "
+            "repeat its arguments to go on with it, or give another store"
+        )
