@@ -1,10 +1,11 @@
 """Perturbation analysis of near neural collapse (Tirer, Huang & Niles-Weed 2023)."""
 
+from typing import TYPE_CHECKING, Any
+
 from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
-from perturb_nc.study.sweep import sweep
 from perturb_nc.theory.anchored import (
     AnchoredDeepProblem,
     AnchoredSolution,
@@ -29,6 +30,9 @@ from perturb_nc.theory.response import (
 )
 from perturb_nc.theory.spectrum import NearCollapseSpectrum, near_collapse_spectrum
 from perturb_nc.theory.strongly_regular import StronglyRegular, strongly_regular_solution
+
+if TYPE_CHECKING:
+    from perturb_nc.study.sweep import sweep
 
 __all__ = [
     "AnchoredDeepProblem",
@@ -76,3 +80,12 @@ __all__ = [
     "strongly_regular_solution",
     "sweep",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`sweep`, when it is first asked for: xarray takes a third of a second to load."""
+    if name != "sweep":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from perturb_nc.study import sweep as module
+
+    return module.sweep
