@@ -155,8 +155,8 @@ def minimize_batch(
     """`minimize` for B settings of the hyper-parameters, on the device of the statistics.
 
     All settings are solved together on a subspace of some 11 K dimensions that holds their weights
-    (see `perturb_nc.theory.compression`), where the features are much wider than that. Settings
-    whose gradient in all d dimensions is not below `tol` there are finished in all d dimensions.
+    (see `perturb_nc.theory.compression`), where the features are much wider than that. The subspace
+    grows for those whose gradient in all d dimensions is not below `tol`.
 
     Args:
         statistics: of H0.
@@ -176,33 +176,35 @@ def minimize_batch(
         shape = (len(settings), *statistics.means.shape)
         initial_weight = as_matrix(initial_weight, shape, name="initial_weight").to(settings)
     space = compress(statistics, settings)
-    whole = Compression(None, statistics, None)
     steps = torch.zeros(len(settings), dtype=torch.int64, device=settings.device)
     products = torch.zeros_like(steps)
     status = [Status.CONVERGED] * len(settings)
     parts: list[_Part] = []
-
-    def solve(space: Compression, index: Tensor, weight: Tensor) -> None:
-        own = settings[index]
-        found = descend(space.statistics, weight, own, bias, tol, max_steps)
-        steps[index] += found.steps
-        products[index] += found.products
-        for i, ended in zip(index.tolist(), found.status, strict=True):
-            status[i] = ended
-        point = ReducedPoint(space.statistics, found.weight, own, bias)
-        rough = (space.gradient_norm(point) > tol) & (space.basis is not None)
-        parts.append(_Part(index[~rough], space, found.weight[~rough]))
-        lifted, rest = space.lifted(found.weight[rough]), index[rough]
-        for rows in _chunks(len(rest), statistics.dim):
-            solve(whole, rest[rows], lifted[rows])
-
-    for rows in _chunks(len(settings), space.statistics.dim):
-        index = torch.arange(len(settings), device=settings.device)[rows]
-        if initial_weight is None:
-            start = _starts(space.statistics, settings[rows], bias)
-        else:
-            start = space.compressed(initial_weight[rows])
-        solve(space, index, start)
+    rest = torch.arange(len(settings), device=settings.device)
+    if initial_weight is None:
+        weight = _starts(space.statistics, settings, bias)
+    else:
+        weight = space.compressed(initial_weight)
+    while True:
+        rough = torch.zeros_like(rest, dtype=torch.bool)
+        for rows in _chunks(len(rest), space.statistics.dim):
+            index = rest[rows]
+            own = settings[index]
+            found = descend(space.statistics, weight[rows], own, bias, tol, max_steps)
+            steps[index] += found.steps
+            products[index] += found.products
+            for i, ended in zip(index.tolist(), found.status, strict=True):
+                status[i] = ended
+            weight[rows] = found.weight
+            point = ReducedPoint(space.statistics, found.weight, own, bias)
+            rough[rows] = (space.gradient_norm(point) > tol) & (space.basis is not None)
+        parts.append(_Part(rest[~rough], space, weight[~rough]))
+        if not rough.any():
+            break
+        rest = rest[rough]
+        point = ReducedPoint(space.statistics, weight[rough], settings[rest], bias)
+        wider = space.grown(statistics, point)
+        space, weight = wider, wider.compressed(space.lifted(point.weight))
     counted = {"steps": steps, "products": products, "status": status}
     return _collect(statistics, settings, bias, parts, counted)
 
