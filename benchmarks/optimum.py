@@ -5,6 +5,7 @@ limit. A second part compares settings solved one by one with `minimize_batch`.
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -118,6 +119,8 @@ def measure(case: Case, config: Config) -> dict[str, Any]:
 
 def _peer(peer: Callable[[Case, Recorder], None], case: Case, config: Config) -> dict[str, Any]:
     """A run of a peer; "seconds" is None where it does not get there."""
+    with suppress(Stopped):  # what is loaded at first use is not the peer's time
+        peer(case, Recorder(case.problem, tolerance=math.inf, limit=0.0))
     record = Recorder(case.problem, config.tolerance, config.limit)
     with suppress(Stopped):
         peer(case, record)
