@@ -1,0 +1,24 @@
+"""Draw the map of NC1 over (λ_W, λ_H) from experiments/results/regularization_map/map.json."""
+
+import json
+from pathlib import Path
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from perturb_nc.study.maps import plot_maps
+
+HERE = Path(__file__).parent
+RESULT = HERE.parent / "experiments" / "results" / "regularization_map" / "map.json"
+OUTPUT = HERE / "regularization_map.png"
+
+
+def draw(result: dict) -> Figure:
+    """As `perturb-nc plot` draws a sweep."""
+    title = "H0: last block of a public ResNet-18 on CIFAR-10 (K = 10, d = 512)"
+    return plot_maps(xr.Dataset.from_dict(result["dataset"]), metric="nc1", title=title)
+
+
+if __name__ == "__main__":
+    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
+    print(f"wrote {OUTPUT}")
