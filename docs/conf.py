@@ -38,12 +38,14 @@ python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes of dataclasses stand in their docstring, once
+napoleon_attr_annotations = False  # types of fields stand in the signature
 napoleon_use_rtype = False
 
 # Without the inventories of other projects (a build uses no network) their names have no pages;
 # nor have shapes ("K d") and private names in annotations.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|jaxtyping|collections|concurrent|pathlib|typing|xarray|matplotlib)\..*"),
+    ("py:.*", r"(torch|numpy|jaxtyping|xarray|matplotlib)\..*"),
+    ("py:.*", r"(collections|concurrent|pathlib|typing)\..*"),
     ("py:class", r"Tensor|np\.ndarray|'.*|.*'"),
     ("py:class", r"perturb_nc\.(.*\.)?_.*"),
 ]
@@ -79,7 +81,8 @@ def displayed(lines: list[str]) -> list[str]:
 def setup(app: object) -> None:
     """Display formulas before napoleon reads the sections (priority 500); link files as files."""
 
-    def process(_app: object, _what: str, _name: str, _obj: object, _options: object, lines) -> None:
+    def process(*arguments: list[str]) -> None:
+        lines = arguments[-1]
         lines[:] = displayed(lines)
 
     def link(_app: object, _name: str, source: list[str]) -> None:
