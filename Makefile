@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow check figures experiments bench data clean
+.PHONY: help demo test test-slow check figures experiments bench data docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,5 +50,10 @@ bench: .venv/installed  ## time everything against peers (minutes); writes bench
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and a network into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch
 
-clean:  ## remove the environment and what the demo wrote
-	rm -rf .venv results
+docs: .venv/installed  ## build the documentation in build/docs; any warning is an error
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/sphinx-build -E -W --keep-going -n -q -d build/doctrees -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+clean:  ## remove the environment, the documentation and what the demo wrote
+	rm -rf .venv results build

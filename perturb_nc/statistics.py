@@ -117,7 +117,7 @@ class ClassStatistics:
 
     @property
     def centered_means(self) -> Float64[Tensor, "... K d"]:
-        """M̃: rows μ_k - μ_G."""
+        """M̃ with rows μ_k - μ_G."""
         return self.means - self.means.mean(-2, keepdim=True)
 
     @property

@@ -106,7 +106,7 @@ class ReducedPoint:
 
     @cached_property
     def targets(self) -> Float64[Tensor, "K K"]:
-        """Row k: e_k - π with bias, e_k without."""
+        """Row k is e_k - π with bias, e_k without."""
         identity = torch.eye(len(self.reference.priors)).to(self.weight)
         return identity - self.reference.priors if self.has_bias else identity
 
@@ -133,7 +133,7 @@ class ReducedPoint:
 
     @cached_property
     def residuals(self) -> Square:
-        """Row k: the class mean of E = WH + b1ᵀ - Y, which is -c G (t_k - (β/c) W μ0_k)."""
+        """Row k is the class mean of E = WH + b1ᵀ - Y, which is -c G (t_k - (β/c) W μ0_k)."""
         return -self.c * (self._pull @ self.gain)
 
     @cached_property

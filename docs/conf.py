@@ -1,0 +1,92 @@
+"""Configuration of Sphinx: `make docs` builds the site in build/docs."""
+
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+project = "perturb_nc"
+author = "The perturb_nc authors"
+release = importlib.metadata.version("perturb-nc")
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.bibtex",
+    "sphinx-mathjax-offline",  # the site needs no network
+]
+html_theme = "furo"
+html_title = "perturb_nc"
+html_copy_source = False
+html_show_copyright = False
+exclude_patterns = ["README.md"]
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # pages may begin below a heading of level 1
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+
+default_role = "code"  # single backticks in docstrings are code
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes of dataclasses stand in their docstring, once
+napoleon_attr_annotations = False  # types of fields stand in the signature
+napoleon_use_rtype = False
+
+# Without the inventories of other projects (a build uses no network) their names have no pages;
+# nor have shapes ("K d") and private names in annotations.
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|jaxtyping|xarray|matplotlib)\..*"),
+    ("py:.*", r"(collections|concurrent|pathlib|typing)\..*"),
+    ("py:class", r"Tensor|np\.ndarray|'.*|.*'"),
+    ("py:class", r"perturb_nc\.(.*\.)?_.*"),
+]
+
+_NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
+_FILES = re.compile(r"\]\((\.\./(?:benchmarks|experiments)/[^)]+)\)")  # tables that are not pages
+_SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
+
+
+def displayed(lines: list[str]) -> list[str]:
+    """A docstring with its indented formulas as literal blocks and bars that are just bars."""
+    result: list[str] = []
+    section, literal, before = False, False, ""
+    for line in lines:
+        indented = line.startswith(" ")
+        if section:
+            line = _NAMES.sub(",", line)
+        if line.strip() and not indented:
+            section, literal = bool(_SECTION.match(line)), False
+        elif line.strip() and not section and not literal and not before.strip():
+            result += ["::", ""]
+            literal = True
+        if not literal:
+            # Outside of `code`, where a backslash would show.
+            parts = re.split(r"(`[^`]*`)", line)
+            parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+            line = "".join(parts)
+        result.append(line)
+        before = line
+    return result
+
+
+def setup(app: object) -> None:
+    """Display formulas before napoleon reads the sections (priority 500); link files as files."""
+
+    def process(*arguments: list[str]) -> None:
+        lines = arguments[-1]
+        lines[:] = displayed(lines)
+
+    def link(_app: object, _name: str, source: list[str]) -> None:
+        source[0] = _FILES.sub(r"](path:\1)", source[0])
+
+    app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("source-read", link)

@@ -1,0 +1,147 @@
+"""The documentation: its code runs, and what it names is there. None of this needs Sphinx."""
+
+import ast
+import importlib
+import inspect
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import perturb_nc as pnc
+from perturb_nc import networks
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = ["tutorial.md", "numerical.md", *(f"howto/{n}.md" for n in ("metric", "huge", "monitor"))]
+
+
+def read(page):
+    return (DOCS / page).read_text(encoding="utf8")
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", read(page), re.DOTALL)
+
+
+def documented(pages):
+    """Qualified names of the directives of autodoc on some pages."""
+    return [name for p in pages for name in re.findall(r"^\.\. auto\w+:: (\S+)", read(p), re.M)]
+
+
+def attribute(name):
+    """What a dotted name stands for."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part)
+        return found
+    raise AttributeError(name)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, unchecked):
+    code = "\n".join(blocks(page))
+    assert code
+    exec(compile(code, page, "exec"), {"__name__": "page"})
+
+
+def test_the_tutorial_says_what_its_code_prints(capsys, unchecked):
+    page = read("tutorial.md")
+    names = {}
+    exec("\n".join(blocks("tutorial.md")), names)
+    measured = {n: pnc.collapse_metrics(s) for n, s in names["layers"].items()}
+    said = re.search(r"NC1 falls from layer to layer, ([.\d, ]+) \(", page)[1]
+    for text, metrics in zip(said.split(", "), measured.values(), strict=True):
+        assert float(text) == pytest.approx(metrics.nc1, abs=2e-3)
+    rows = {"NC1": "nc1", "ÑC1": "nc1_trace", "NC2": "nc2_etf"}
+    for label, metric in rows.items():
+        cells = re.search(rf"^\| {label} \| (\S+) \| (\S+) \| (\S+) \|$", page, re.M).groups()
+        sides = (measured["blocks.2"], names["predicted"], names["measured"])
+        for text, side in zip(cells, sides, strict=True):
+            assert float(text) == pytest.approx(getattr(side, metric), abs=2e-3)
+    assert names["solution"].certificate.spectral_ratio == pytest.approx(1.30, abs=0.01)
+    assert not names["solution"].certificate.is_global
+
+
+def test_the_sweep_on_a_cluster_has_the_arguments_of_sweep():
+    (code,) = blocks("howto/cluster.md")
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "sweep"
+    )
+    inspect.signature(pnc.sweep).bind(None, **{k.arg: None for k in call.keywords})
+
+
+def test_every_public_name_is_in_the_reference_once():
+    names = documented([f"api/{path.name}" for path in (DOCS / "api").glob("*.md")])
+    assert len(names) == len(set(names))
+    wanted = {f"perturb_nc.{name}" for name in pnc.__all__}
+    wanted |= {f"perturb_nc.networks.{name}" for name in networks.__all__}
+    assert wanted - set(names) == set()
+    for name in names:
+        assert attribute(name).__doc__, name
+
+
+def test_every_figure_is_in_the_gallery_with_its_command():
+    gallery = read("gallery.md")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf8")
+    shown = re.findall(r"```\{figure\} \.\./paper_figs/(\w+)\.png", gallery)
+    assert sorted(shown) == sorted(path.stem for path in (ROOT / "paper_figs").glob("*.png"))
+    commands = re.findall(
+        r"^    python -m experiments\.(\w+)\n    python paper_figs/(\w+)\.py$", gallery, re.M
+    )
+    assert [figure for _, figure in commands] == shown
+    for experiment, figure in commands:
+        assert f"-m experiments.{experiment}\n" in makefile
+        script = (ROOT / "paper_figs" / f"{figure}.py").read_text(encoding="utf8")
+        assert re.search(rf'/ "{experiment}(\.json)?"', script), (experiment, figure)
+
+
+def test_every_formula_lives_and_is_checked_where_the_page_says():
+    page = read("mathematics.md")
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(tests) > 40
+    for path, test in tests:
+        assert f"\ndef {test}(" in (ROOT / path).read_text(encoding="utf8"), test
+    for line in re.findall(r"^- Code:.*(?:\n  .*)*", page, re.M):
+        names = re.findall(r"`(perturb_nc\.[\w.]+)`", line)
+        assert names, line
+        for name in names:
+            attribute(name)
+    assert page.count("\n- Code:") == page.count("\n- Checked:")
+
+
+def test_pages_link_to_files_that_exist():
+    for path in DOCS.rglob("*.md"):
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf8")):
+            assert (path.parent / link.partition("#")[0]).exists(), f"{path.name}: {link}"
+
+
+def test_a_docstring_shows_its_formulas(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    displayed = runpy.run_path(str(DOCS / "conf.py"))["displayed"]
+    lines = ["Size |W|² of `|x|`:", "", "    f = |W|", "", "Args:", "    a, b: |c|."]
+    assert displayed(lines) == [
+        r"Size \|W\|² of `|x|`:", "", "::", "", "    f = |W|", "", "Args:", r"    a,b: \|c\|.",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="needs the extra `docs`, see `make docs`")
+    command = [sys.executable, "-m", "sphinx", "-E", "-W", "--keep-going", "-n", "-q", "-b", "html"]
+    result = subprocess.run(
+        [*command, "-d", tmp_path / "doctrees", DOCS, tmp_path / "site"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "NearCollapseProblem" in (tmp_path / "site" / "api" / "theory.html").read_text("utf8")
