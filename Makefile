@@ -29,6 +29,7 @@ check: .venv/installed  ## linter, formatter, type checker
 experiments: .venv/installed  ## run every experiment (after make data; an hour on 2 cores)
 	$(BIN)/python -m experiments.near_collapse_spectrum
 	$(BIN)/python -m experiments.depth_calibration
+	$(BIN)/python -m experiments.regularization_map
 	$(BIN)/python -m experiments.binary_dnc
 	$(BIN)/python -m experiments.width_and_decay
 	$(BIN)/python -m experiments.low_rank_bias

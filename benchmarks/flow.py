@@ -74,7 +74,10 @@ def run(config: Config) -> dict[str, Any]:
 
 def make_case(name: str, config: Config, size: tuple[int, int], *, spread: float) -> Case:
     """Balanced classes; noise of standard deviation 0.3, or 1 where there are no class means."""
-    features, labels = make_features(*size, config.num_classes, spread=spread, seed=config.seed)
+    noise = 0.3 if spread else 1.0
+    features, labels = make_features(
+        *size, config.num_classes, spread=spread, noise=noise, seed=config.seed
+    )
     found = pnc.ClassStatistics.from_features(features, labels, config.num_classes)
     return Case(name, features, labels, found, config.lambda_w, config.lambda_h, config.time)
 
@@ -137,7 +140,7 @@ def scale(samples: int, config: Config) -> dict[str, Any]:
     dim, streaming = config.large[1], 0.0
     builder = pnc.StatisticsBuilder(config.num_classes)
     for features, labels in feature_chunks(
-        samples, dim, config.num_classes, spread=3.0, seed=config.seed
+        samples, dim, config.num_classes, spread=3.0, noise=0.3, seed=config.seed
     ):
         start = time.perf_counter()
         builder.update(features, labels)

@@ -189,14 +189,16 @@ def minimize_batch(
         for rows in _chunks(len(rest), space.statistics.dim):
             index = rest[rows]
             own = settings[index]
-            found = descend(space.statistics, weight[rows], own, bias, tol, max_steps)
+            found = descend(
+                space.statistics, weight[rows], own, bias, tol, max_steps, space.neglected
+            )
             steps[index] += found.steps
             products[index] += found.products
             for i, ended in zip(index.tolist(), found.status, strict=True):
                 status[i] = ended
             weight[rows] = found.weight
             point = ReducedPoint(space.statistics, found.weight, own, bias)
-            rough[rows] = (space.gradient_norm(point) > tol) & (space.basis is not None)
+            rough[rows] = (_norm(space, point) > tol) & (space.basis is not None)
         parts.append(_Part(rest[~rough], space, weight[~rough]))
         if not rough.any():
             break
@@ -265,7 +267,7 @@ def _collect(
         certificate = certify_batch(point)
         for field in fields(certificate):
             put(field.name, index, getattr(certificate, field.name))
-        put("gradient_norm", index, part.space.gradient_norm(point))
+        put("gradient_norm", index, _norm(part.space, point))
         put("singular_values", index, torch.linalg.svdvals(point.weight))
         outcome = _outcome(point)
         put("objective", index, outcome.pop("objective"))
@@ -295,6 +297,11 @@ def _points(
         for rows in _chunks(len(part.index), part.space.statistics.dim):
             own = settings[part.index[rows]]
             yield part, rows, ReducedPoint(part.space.statistics, part.weight[rows], own, bias)
+
+
+def _norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
+    """ReducedPoint.gradient_norm of lifted weights, in all d dimensions."""
+    return torch.hypot(point.gradient_norm, space.neglected(point))
 
 
 def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:

@@ -22,7 +22,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.reduced import ReducedPoint, total
+from perturb_nc.theory.reduced import ReducedPoint, relative, total
 
 _POLES, _ROUNDS = 3, 3
 _GROWTH = 2  # rounds
@@ -54,15 +54,11 @@ class Compression:
             return weight
         return torch.nn.functional.pad(weight @ self.basis, (0, 1))
 
-    def gradient_norm(self, point: ReducedPoint) -> Float64[Tensor, "..."]:
-        """ReducedPoint.gradient_norm of the lifted weight, in all d dimensions."""
+    def neglected(self, point: ReducedPoint) -> Float64[Tensor, "..."]:
+        """Norm of the gradient outside of V, relative to the bound of the whole gradient."""
         if self.leak is None:
-            return point.gradient_norm
-        neglected = _neglected(point) @ self.leak.mT
-        inside = total(point.gradient.square())
-        grown = ((inside + total(neglected.square())) / inside).sqrt()
-        # Both norms have the same scale. A gradient of exactly 0 is that of W = 0: nothing leaks.
-        return torch.where(inside > 0, point.gradient_norm * grown, 0.0)
+            return torch.zeros_like(point.gradient_norm)
+        return relative(_neglected(point) @ self.leak.mT, point.gradient_bound)
 
     def grown(self, statistics: ClassStatistics, point: ReducedPoint) -> "Compression":
         """V continued from what the gradients at some points miss; all d dimensions in the end."""

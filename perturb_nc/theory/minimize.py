@@ -188,14 +188,25 @@ def descend(
     bias: bool,
     tol: float,
     max_steps: int,
+    neglected: Callable[[ReducedPoint], Float64[Tensor, "b"]] | None = None,
 ) -> Descent:
-    """Newton steps from given weights, for B settings at once; those that have ended retire."""
+    """Newton steps from given weights, for B settings at once; those that have ended retire.
+
+    What is `neglected` of the gradient (see `perturb_nc.theory.compression`) is for a larger space:
+    where it is above tol a gradient well below it is small enough, whatever its curvature.
+    """
     steps = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
     products, status = torch.zeros_like(steps), [Status.CONVERGED] * len(weight)
     final, live = weight.clone(), torch.arange(len(weight), device=weight.device)
 
     def points(of: Int64[Tensor, "b"]) -> Evaluate:
         return lambda w: ReducedPoint(statistics, w, hyperparameters[of], bias)
+
+    def level(point: ReducedPoint) -> Float64[Tensor, "b"]:
+        if neglected is None:
+            return torch.full_like(point.gradient_norm, tol)
+        beyond = neglected(point)
+        return torch.where(beyond > tol, 0.1 * beyond, 0.0).clamp(min=tol)
 
     def check(values: Tensor) -> None:
         if not values.isfinite().all():
@@ -209,11 +220,12 @@ def descend(
     point = points(live)(weight)
     check(point.gradient_norm)
     while len(live):
-        far = point.gradient_norm > tol
-        if (turning := far & (steps[live] > 1)).any():
+        enough = level(point)
+        if (turning := (point.gradient_norm > enough) & (steps[live] > 1)).any():
             point = realigned(points(live), point, turning)
-            far = point.gradient_norm > tol
-        move, expand, taken = _directions(points, point, live, far, tol)
+            enough = level(point)
+        far = point.gradient_norm > enough
+        move, expand, taken = _directions(points, point, live, enough, enough <= tol)
         check(move)
         products[live] += taken
         moving = move.flatten(1).any(1)
@@ -241,10 +253,15 @@ def _directions(
     points: Callable[[Int64[Tensor, "b"]], Evaluate],
     point: ReducedPoint,
     live: Int64[Tensor, "b"],
-    far: Mask,
-    tol: float,
+    enough: Float64[Tensor, "b"],
+    final: Mask,
 ) -> tuple[Float64[Tensor, "b K d"], Mask, Int64[Tensor, "b"]]:
-    """Where to move each member (0: it has arrived), whether to expand, and the products taken."""
+    """Where to move each member (0: it has arrived), whether to expand, and the products taken.
+
+    Newton's direction where the gradient norm is above `enough`, negative curvature elsewhere if
+    the member is `final`.
+    """
+    far = point.gradient_norm > enough
     move, expand = torch.zeros_like(point.weight), torch.zeros_like(far)
     taken = torch.zeros_like(live)
 
@@ -253,12 +270,14 @@ def _directions(
 
     if far.any():
         norm = point.gradient_norm[far]
-        forcing = torch.maximum(norm.clamp(max=0.1), 0.1 * tol / norm)
+        forcing = torch.maximum(norm.clamp(max=0.1), 0.1 * enough[far] / norm)
         own = part(far)
         found = solve_hessian(own, -own.gradient, forcing)
         move[far], taken[far] = found.solution, found.products
         expand[far] = found.bent & (found.products == 1)
-    improvable = ~far if far.all() else ~far & ~certify_batch(point).is_global
+    improvable = ~far & final
+    if improvable.any():
+        improvable &= ~certify_batch(point).is_global
     if improvable.any():
         found = seek_negative_curvature(part(improvable))
         move[improvable], taken[improvable] = found.negative, found.products

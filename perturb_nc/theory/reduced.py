@@ -217,14 +217,17 @@ class ReducedPoint:
         """∇g = EHᵀ/N + (λ_W/K)W."""
         return self.residuals.mT @ self._weighted_means + self.weight_within + self._decay
 
-    @property
-    def gradient_norm(self) -> Scalar:
-        """‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|; 0 when both vanish."""
+    @cached_property
+    def gradient_bound(self) -> Scalar:
+        """|E||H|/N + (λ_W/K)|W|, which bounds ‖∇g‖_F."""
         size = total(self._weighted_means * self.own_means) + self.within_trace
         fit = trace(self.residual_moment)
-        scale = (fit * size).sqrt() + total(self._decay.square()).sqrt()
-        norm = total(self.gradient.square()).sqrt()
-        return torch.where(scale == 0, 0.0, norm / scale)
+        return (fit * size).sqrt() + total(self._decay.square()).sqrt()
+
+    @cached_property
+    def gradient_norm(self) -> Scalar:
+        """‖∇g‖_F relative to its bound; 0 when both vanish."""
+        return relative(self.gradient, self.gradient_bound)
 
     @property
     def _ridge(self) -> Factor:
@@ -281,3 +284,8 @@ def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
 def total(matrix: Float64[Tensor, "... m n"]) -> Scalar:
     """Sum over the last two dimensions."""
     return matrix.sum((-2, -1))
+
+
+def relative(matrix: Float64[Tensor, "... m n"], bound: Scalar) -> Scalar:
+    """Frobenius norm over a bound, 0 where that is 0."""
+    return torch.where(bound == 0, 0.0, total(matrix.square()).sqrt() / bound)
