@@ -23,7 +23,8 @@ from torch import Tensor
 from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows
 
 Generator = Float64[Tensor, "... p p"]
-Exponent = Callable[[Sequence[Generator]], Generator]
+Generators = Float64[Tensor, "s ... p p"]
+Exponent = Callable[[Generators], Generator]
 
 
 def magnus_step(
@@ -72,7 +73,8 @@ def _moved(
     """
     basis = torch.linalg.qr(torch.cat([w.mT for w in weights], dim=-1)).Q
     k, q = len(model.priors), basis.shape[-1]
-    small = torch.linalg.matrix_exp(exponent([_generator(model, w @ basis, step) for w in weights]))
+    generators = _generators(model, torch.stack(tuple(weights)) @ basis, step)
+    small = torch.linalg.matrix_exp(exponent(generators))
     alpha = torch.exp(-model.c * fraction * step)
     identity = torch.eye(q).to(basis)
     change, forcing = small[..., :q, :q] - alpha * identity, small[..., :q, q : q + k]
@@ -94,15 +96,17 @@ def _moved(
     return FlowState(means, propagator, outer + gamma)
 
 
-def _generator(model: FlowModel, weight: Float64[Tensor, "... K q"], step: float) -> Generator:
-    """step · A(t) on (Qᵀh, e_k, Qᵀh0); the last block only where the flow is anchored."""
-    q = weight.shape[-1]
-    identity = torch.eye(q).to(weight)
-    top = [-(weight.mT @ weight) - model.c * identity, weight.mT]
+def _generators(model: FlowModel, weights: Float64[Tensor, "s ... K q"], step: float) -> Generators:
+    """step · A on (Qᵀh, e_k, Qᵀh0) at s weights; the last block only where the flow is anchored."""
+    k, q = weights.shape[-2:]
+    size = q + k + (q if model.anchored else 0)
+    found = weights.new_zeros(*weights.shape[:-2], size, size)
+    found[..., :q, :q] = weights.mT @ (-step * weights)
+    found.diagonal(dim1=-2, dim2=-1)[..., :q] -= step * model.c[..., 0]
+    found[..., :q, q : q + k] = step * weights.mT
     if model.anchored:
-        top.append(model.beta * identity)
-    rows = torch.cat(top, dim=-1)
-    return step * torch.nn.functional.pad(rows, (0, 0, 0, rows.shape[-1] - q))
+        found.diagonal(q + k, dim1=-2, dim2=-1)[:] = step * model.beta[..., 0]
+    return found
 
 
 def _commutator(a: Generator, b: Generator) -> Generator:
@@ -112,17 +116,17 @@ def _commutator(a: Generator, b: Generator) -> Generator:
 # Casas & Iserles 2006, "Explicit Magnus expansions for nonlinear equations", in terms of
 # k_i = step·A(stage i). Order 4: the symmetric part of the last exponent is Simpson's rule
 # (k1 + 4 k5 + k6)/6, a convex combination, so that the step contracts.
-def _third(k: Sequence[Generator]) -> Generator:
+def _third(k: Generators) -> Generator:
     q1, q2, q3, q4 = k[0], k[1] - k[0], k[2] - k[1], k[3] - 2 * k[1] + k[0]
     return q1 + q2 + 2 / 3 * q3 + q4 / 6 - _commutator(q1, q2) / 6
 
 
-def _half(k: Sequence[Generator]) -> Generator:
+def _half(k: Generators) -> Generator:
     q1, q2, q3, q4 = k[0], k[1] - k[0], k[2] - k[1], k[3] - 2 * k[1] + k[0]
     return q1 / 2 + q2 / 4 + q3 / 3 - q4 / 24 - _commutator(q1, q2) / 48
 
 
-def _fourth(k: Sequence[Generator]) -> Generator:
+def _fourth(k: Generators) -> Generator:
     q1, q2, q3, q5, q6 = k[0], k[1] - k[0], k[2] - k[1], k[4] - k[1], k[5] - 2 * k[1] + k[0]
     return q1 + q2 + 2 / 3 * q5 + q6 / 6 - _commutator(q1, q2 - q3 + q5 + q6 / 2) / 6
 

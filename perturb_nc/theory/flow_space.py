@@ -106,10 +106,11 @@ class FlowSpace:
         return torch.linalg.cholesky(moment)
 
     @cached_property
-    def _leak(self) -> Basis:
-        """A root of C times C⁻¹(I - VVᵀ)Σ_W0V."""
+    def _leak(self) -> Float64[Tensor, "... m m"]:
+        """Triangular factor of L⁻¹(I - VVᵀ)Σ_W0V, C = LLᵀ."""
         leak = self._image - self.basis @ self.model.within
-        return torch.linalg.solve_triangular(self._root, leak, upper=False)
+        solved = torch.linalg.solve_triangular(self._root, leak, upper=False)
+        return torch.linalg.qr(solved, mode="r").R
 
     def hold(self, state: FlowState, allowed: float) -> tuple[float, Rows]:
         """What is neglected at a state, and W* there in a space that grows if that is too much."""
