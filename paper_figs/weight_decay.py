@@ -24,7 +24,9 @@ STYLES = {
 }
 LOSSES = {"mse": "squared loss, no bias", "cross_entropy": "cross-entropy, bias"}
 SETS = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
+SHORT = {"mse": "squared loss", "cross_entropy": "cross-entropy"}
 MARKS = {"mse": "o", "cross_entropy": "s"}
+COLOURS = ("#4f9d69", "#9bc53d", "#2e5e3e", "#8a5aa8", "#c77dba")
 
 
 def draw(result: dict) -> Figure:
@@ -52,7 +54,7 @@ def draw(result: dict) -> Figure:
     )  # fmt: skip
     handles, labels = grid[-1, 0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9,
+        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9,
         title="mean over seeds, bars: two standard errors", title_fontsize=8,
     )  # fmt: skip
     return figure
@@ -77,14 +79,14 @@ def _effects(axis: Axes, summaries: list[dict], metric: str) -> None:
     axis.axhline(0, color="0.6", lw=0.8)
     for i, row in enumerate(summaries):
         found = row["effects"][metric]
-        place = [k + 0.16 * (i - (len(summaries) - 1) / 2) for k in range(len(found))]
+        place = [k + 0.14 * (i - (len(summaries) - 1) / 2) for k in range(len(found))]
         axis.errorbar(
             place,
             [effect["mean"] for effect in found.values()],
             [2 * effect["error"] for effect in found.values()],
             fmt=MARKS[row["loss"]], ms=4, lw=1, capsize=2,
-            color="#4f9d69" if row["data"] == "digits" else "#8a5aa8",
-            label=f"{SETS[row['data']]}, {LOSSES[row['loss']]}",
+            color=COLOURS[i],
+            label=f"{SETS[row['data']]}, {SHORT[row['loss']]}, {row['epochs']} epochs",
         )  # fmt: skip
     names = [STYLES[decay][2].replace(" layer", "\nlayer", 1) for decay in found]
     axis.set_xticks(range(len(names)), names)
