@@ -52,7 +52,7 @@ class Config:
     settings: tuple[Setting, ...] = (
         Setting("digits", "mse", 100, 12),
         Setting("digits", "cross_entropy", 100, 12),
-        Setting("digits", "cross_entropy", 400, 8, learning_rate=0.1),
+        Setting("digits", "cross_entropy", 400, 4, learning_rate=0.1),
         Setting("fashion_mnist", "mse", 60, 8, samples=1_000),
         Setting("fashion_mnist", "cross_entropy", 60, 8, samples=1_000),
     )
