@@ -8,7 +8,7 @@ are within `accuracy` of a tight reference; that run is timed. The reference is 
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import perturb_nc as pnc
+from benchmarks.features import feature_chunks, make_features
 from benchmarks.machine import machine
 from benchmarks.peers import PEERS, Answer, Case, NotAvailable, flow, flow_from_features
 from perturb_nc.storage import replacing, write_json
@@ -73,23 +74,9 @@ def run(config: Config) -> dict[str, Any]:
 
 def make_case(name: str, config: Config, size: tuple[int, int], *, spread: float) -> Case:
     """Balanced classes; noise of standard deviation 0.3, or 1 where there are no class means."""
-    parts = list(_chunks(config, size, spread))
-    features = torch.cat([x for x, _ in parts]).double()
-    labels = torch.cat([y for _, y in parts])
+    features, labels = make_features(*size, config.num_classes, spread=spread, seed=config.seed)
     found = pnc.ClassStatistics.from_features(features, labels, config.num_classes)
     return Case(name, features, labels, found, config.lambda_w, config.lambda_h, config.time)
-
-
-def _chunks(
-    config: Config, size: tuple[int, int], spread: float
-) -> Iterator[tuple[Tensor, Tensor]]:
-    (samples, dim), k = size, config.num_classes
-    generator = torch.Generator().manual_seed(config.seed)
-    frame = torch.linalg.qr(torch.randn(dim, k, generator=generator)).Q.mT * spread
-    for start in range(0, samples, 10_000):
-        labels = torch.arange(start, min(start + 10_000, samples)) % k
-        noise = torch.randn(len(labels), dim, generator=generator)
-        yield frame[labels] + (0.3 if spread else 1.0) * noise, labels
 
 
 def measure(case: Case, config: Config) -> dict[str, Any]:
@@ -149,7 +136,9 @@ def scale(samples: int, config: Config) -> dict[str, Any]:
     """Time to stream N features into statistics (their making excluded), and of the flow."""
     dim, streaming = config.large[1], 0.0
     builder = pnc.StatisticsBuilder(config.num_classes)
-    for features, labels in _chunks(config, (samples, dim), spread=3.0):
+    for features, labels in feature_chunks(
+        samples, dim, config.num_classes, spread=3.0, seed=config.seed
+    ):
         start = time.perf_counter()
         builder.update(features, labels)
         streaming += time.perf_counter() - start

@@ -6,6 +6,7 @@ from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
+from perturb_nc.study.fit import FitStatus, RegularizationFit, fit_regularization
 from perturb_nc.theory.anchored import (
     AnchoredDeepProblem,
     AnchoredSolution,
@@ -45,11 +46,13 @@ __all__ = [
     "DeepUFM",
     "DepthCalibration",
     "ExactCollapse",
+    "FitStatus",
     "FlowPath",
     "HyperparameterResponse",
     "LinearResponse",
     "NearCollapseProblem",
     "NearCollapseSpectrum",
+    "RegularizationFit",
     "Solution",
     "SolutionBatch",
     "StatisticsBuilder",
@@ -66,6 +69,7 @@ __all__ = [
     "deep_penalties",
     "effective_complexity",
     "exact_collapse",
+    "fit_regularization",
     "gradient_descent",
     "hyperparameter_response",
     "lbfgs",

@@ -139,7 +139,7 @@ def metrics(
     if as_json:
         print(json_text(records))
         return
-    tables.show(tables.metrics_table(records, title=str(file)))
+    tables.show(*tables.metrics_tables(records, title=str(file)))
 
 
 @app.command()

@@ -31,6 +31,7 @@ _SYMBOLS = {
 _OF_A_LAYER = ("nc1_trace", "nc1", "nc2_etf", "nc3_duality", "cdnv")
 _ALONG_A_PATH = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
 _ROWS = 8  # times of a path in its table
+_ACROSS = 5  # layers side by side
 
 
 def show(*parts: Table | str) -> None:
@@ -53,14 +54,18 @@ def of_one_width(
     return kept, [name for name in later if name not in kept]
 
 
-def metrics_table(records: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
-    """Metrics down, layers across."""
-    table = Table(Column("metric", no_wrap=True), title=title, box=SIMPLE_HEAD)
-    for name in records:
-        table.add_column(name, justify="right", overflow="fold")
-    for metric in next(iter(records.values())):
-        table.add_row(metric, *(_number(record[metric]) for record in records.values()))
-    return table
+def metrics_tables(records: Mapping[str, Mapping[str, float]], *, title: str) -> list[Table]:
+    """Metrics down, layers across, as many tables as it takes to keep numbers on one line."""
+    tables, names = [], list(records)
+    for start in range(0, len(names), _ACROSS):
+        layers = names[start : start + _ACROSS]
+        table = Table(Column("metric", no_wrap=True), title=title, box=SIMPLE_HEAD)
+        for name in layers:
+            table.add_column(name, justify="right", overflow="fold")
+        for metric in records[layers[0]]:
+            table.add_row(metric, *(_number(records[name][metric]) for name in layers))
+        tables.append(table)
+    return tables
 
 
 def prediction_table(

@@ -1,7 +1,11 @@
+import hypothesis
 import jaxtyping
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
+
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.load_profile("fixed")
 
 # Shapes and types in annotations are enforced while the tests run. An int is a float (PEP 484).
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))

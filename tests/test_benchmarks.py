@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks import extraction, flow, peers  # noqa: E402
+from benchmarks import extraction, flow, optimum, optimum_peers, peers  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +98,29 @@ def test_other_statistics_are_told_apart():
     wanted = extraction.all_kept(case)[0]
     other = extraction.all_kept(extraction.cases(replace(extraction.QUICK, seed=1))[0])[0]
     assert extraction.difference(other, wanted) > 0.01
+
+
+def test_every_peer_finds_the_optimum(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["optimum", "--quick", "--output", str(tmp_path)])
+    optimum.main()
+    result = json.loads((tmp_path / "optimum.json").read_text(encoding="utf8"))
+    assert [case["case"] for case in result["cases"]] == list(optimum.KINDS)
+    for case in result["cases"]:
+        assert [row["method"] for row in case["methods"]] == [optimum.NAME, *optimum_peers.PEERS]
+        for row in case["methods"]:
+            assert row["gradient_norm"] <= result["config"]["tolerance"]
+            assert row["seconds"] > 0
+            assert [s for s, _ in row["trace"]] == sorted(s for s, _ in row["trace"])
+    (batch,) = result["batches"]
+    assert batch["settings"] == batch["converged"] == 8
+    assert batch["difference_of_objective"] < 1e-9
+    table = (tmp_path / "optimum.md").read_text(encoding="utf8")
+    assert all(table.count(f"| {name} |") == 2 for name in optimum_peers.PEERS)
+
+
+def test_a_peer_out_of_time_is_reported_as_such():
+    config = replace(optimum.QUICK, limit=0.0, tolerance=1e-12)
+    case = optimum.make_case("random", 60, config)
+    row = optimum._peer(optimum_peers.alternating, case, config)
+    assert row["seconds"] is None
+    assert row["gradient_norm"] > 1e-12

@@ -13,10 +13,9 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
 from perturb_nc.theory.minimize import Solution, Status, descend, solution_at, starting_weight
-from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.theory.reduced import ReducedPoint, total
-from perturb_nc.theory.response import HYPERPARAMETERS, differentiable
+from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.response import HYPERPARAMETERS, differentiable, weight_response
 from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
@@ -130,7 +129,7 @@ class SolutionBatch:
         result = self.statistics.means.new_empty(len(self), *self.statistics.means.shape)
         for part, rows, point in self._points():
             index = part.index[rows]
-            change, isolated = _response(point, HYPERPARAMETERS.index("beta"))
+            change, isolated = weight_response(point, _unit(point, HYPERPARAMETERS.index("beta")))
             shift = torch.where(isolated, (wanted / self.beta).log()[index], 0.0)
             moved = point.weight + shift[:, None, None] * change
             result[index] = part.space.lifted(moved)
@@ -155,8 +154,8 @@ def minimize_batch(
     """`minimize` for B settings of the hyper-parameters, on the device of the statistics.
 
     All settings are solved together on a subspace of some 11 K dimensions that holds their weights
-    (see `perturb_nc.theory.compression`), where the features are much wider than that. Settings
-    whose gradient in all d dimensions is not below `tol` there are finished in all d dimensions.
+    (see `perturb_nc.theory.compression`), where the features are much wider than that. The subspace
+    grows for those whose gradient in all d dimensions is not below `tol`.
 
     Args:
         statistics: of H0.
@@ -176,33 +175,35 @@ def minimize_batch(
         shape = (len(settings), *statistics.means.shape)
         initial_weight = as_matrix(initial_weight, shape, name="initial_weight").to(settings)
     space = compress(statistics, settings)
-    whole = Compression(None, statistics, None)
     steps = torch.zeros(len(settings), dtype=torch.int64, device=settings.device)
     products = torch.zeros_like(steps)
     status = [Status.CONVERGED] * len(settings)
     parts: list[_Part] = []
-
-    def solve(space: Compression, index: Tensor, weight: Tensor) -> None:
-        own = settings[index]
-        found = descend(space.statistics, weight, own, bias, tol, max_steps)
-        steps[index] += found.steps
-        products[index] += found.products
-        for i, ended in zip(index.tolist(), found.status, strict=True):
-            status[i] = ended
-        point = ReducedPoint(space.statistics, found.weight, own, bias)
-        rough = (space.gradient_norm(point) > tol) & (space.basis is not None)
-        parts.append(_Part(index[~rough], space, found.weight[~rough]))
-        lifted, rest = space.lifted(found.weight[rough]), index[rough]
-        for rows in _chunks(len(rest), statistics.dim):
-            solve(whole, rest[rows], lifted[rows])
-
-    for rows in _chunks(len(settings), space.statistics.dim):
-        index = torch.arange(len(settings), device=settings.device)[rows]
-        if initial_weight is None:
-            start = _starts(space.statistics, settings[rows], bias)
-        else:
-            start = space.compressed(initial_weight[rows])
-        solve(space, index, start)
+    rest = torch.arange(len(settings), device=settings.device)
+    if initial_weight is None:
+        weight = _starts(space.statistics, settings, bias)
+    else:
+        weight = space.compressed(initial_weight)
+    while True:
+        rough = torch.zeros_like(rest, dtype=torch.bool)
+        for rows in _chunks(len(rest), space.statistics.dim):
+            index = rest[rows]
+            own = settings[index]
+            found = descend(space.statistics, weight[rows], own, bias, tol, max_steps)
+            steps[index] += found.steps
+            products[index] += found.products
+            for i, ended in zip(index.tolist(), found.status, strict=True):
+                status[i] = ended
+            weight[rows] = found.weight
+            point = ReducedPoint(space.statistics, found.weight, own, bias)
+            rough[rows] = (space.gradient_norm(point) > tol) & (space.basis is not None)
+        parts.append(_Part(rest[~rough], space, weight[~rough]))
+        if not rough.any():
+            break
+        rest = rest[rough]
+        point = ReducedPoint(space.statistics, weight[rough], settings[rest], bias)
+        wider = space.grown(statistics, point)
+        space, weight = wider, wider.compressed(space.lifted(point.weight))
     counted = {"steps": steps, "products": products, "status": status}
     return _collect(statistics, settings, bias, parts, counted)
 
@@ -306,11 +307,12 @@ def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
 
 def _logarithmic(point: ReducedPoint, parameter: int) -> dict[str, Float64[Tensor, "b"]]:
     """Derivatives of the outcome in the log of a hyper-parameter, NaN where not defined."""
-    slope, isolated = _response(point, parameter)
+    unit = _unit(point, parameter)
+    slope, isolated = weight_response(point, unit)
     values, slopes = torch.func.jvp(
-        lambda w, p: _outcome(_moved(point, w, p)),
+        lambda w, p: _outcome(replace(point, weight=w, hyperparameters=p)),
         (point.weight, point.hyperparameters),
-        (slope, _unit(point, parameter)),
+        (slope, unit),
     )[:2]
     return {
         name: torch.where(isolated & differentiable(values[name]), slope, torch.nan)
@@ -318,25 +320,7 @@ def _logarithmic(point: ReducedPoint, parameter: int) -> dict[str, Float64[Tenso
     }
 
 
-def _response(
-    point: ReducedPoint, parameter: int
-) -> tuple[Float64[Tensor, "b K n"], Bool[Tensor, "b"]]:
-    """dW*/dlog of a hyper-parameter, and whether the optimum is isolated."""
-    forcing = torch.func.jvp(
-        lambda p: _moved(point, point.weight, p).gradient,
-        (point.hyperparameters,),
-        (_unit(point, parameter),),
-    )[1]
-    slope = solve_hessian(point, -forcing, 1e-12).solution
-    residual = total((forcing + point.hessian_vector_product(slope)).square())
-    return slope, residual <= 1e-12 * total(forcing.square())
-
-
 def _unit(point: ReducedPoint, parameter: int) -> Float64[Tensor, "b 3"]:
     unit = torch.zeros_like(point.hyperparameters)
     unit[:, parameter] = point.hyperparameters[:, parameter]
     return unit
-
-
-def _moved(point: ReducedPoint, weight: Tensor, hyperparameters: Tensor) -> ReducedPoint:
-    return replace(point, weight=weight, hyperparameters=hyperparameters)

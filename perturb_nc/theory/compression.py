@@ -7,7 +7,9 @@ A stationary weight of (1) solves W(σI + Σ_W0) = (rows in the span of M0, W an
 so that it lies close to a rational Krylov space of Σ_W0 and M0 with poles in the range of these σ.
 On an orthonormal basis V (d×m) of such a space problem (1) is the same problem for the statistics
 V gives: M0V and VᵀΣ_W0V, and one more coordinate without class means that carries the rest of
-tr Σ_W0. What that neglects of the gradient, W P⁻¹ V·VᵀΣ_W0(I - VVᵀ), is known at every point.
+tr Σ_W0. What that neglects of the gradient, β²/c · FV · VᵀΣ_W0(I - VVᵀ) with F of
+`perturb_nc.theory.reduced`, is known at every point. Where it is too large V grows by the main
+directions of its Newton step.
 
 V also holds the K directions outside the Krylov space in which the features vary least: there a
 saddle is left if anywhere outside of it, so that second-order conditions are those of all d.
@@ -23,6 +25,7 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.reduced import ReducedPoint, total
 
 _POLES, _ROUNDS = 3, 3
+_GROWTH = 2  # rounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +35,13 @@ class Compression:
     Attributes:
         basis: V, (d, m); None where nothing is compressed.
         statistics: of dimension m + 1 (of dimension d where nothing is compressed).
-        leak: triangular R (m×m) with RᵀR = B(I - VVᵀ)Bᵀ, B = VᵀΣ_W0.
+        outside: (I - VVᵀ)Σ_W0V, (d, m); None where nothing is compressed.
+        leak: its triangular factor, (m, m).
     """
 
     basis: Float64[Tensor, "d m"] | None
     statistics: ClassStatistics
+    outside: Float64[Tensor, "d m"] | None
     leak: Float64[Tensor, "r m"] | None
 
     def lifted(self, weight: Float64[Tensor, "... K n"]) -> Float64[Tensor, "... K d"]:
@@ -53,40 +58,83 @@ class Compression:
         """ReducedPoint.gradient_norm of the lifted weight, in all d dimensions."""
         if self.leak is None:
             return point.gradient_norm
-        outside = point.beta**2 / point.c * point.lift[..., :-1] @ self.leak.mT
+        neglected = _neglected(point) @ self.leak.mT
         inside = total(point.gradient.square())
-        grown = ((inside + total(outside.square())) / inside).sqrt()
+        grown = ((inside + total(neglected.square())) / inside).sqrt()
         # Both norms have the same scale. A gradient of exactly 0 is that of W = 0: nothing leaks.
         return torch.where(inside > 0, point.gradient_norm * grown, 0.0)
+
+    def grown(self, statistics: ClassStatistics, point: ReducedPoint) -> "Compression":
+        """V continued from what the gradients at some points miss; all d dimensions in the end."""
+        if self.basis is None or self.outside is None:
+            return self
+        k, d = statistics.means.shape
+        basis, poles = self.basis, _poles(point.hyperparameters, statistics)
+        if 4 * (basis.shape[1] + _GROWTH * len(poles) * k) > 3 * d:
+            return uncompressed(statistics)
+        rows = _neglected(point) @ self.outside.mT
+        rows = rows / total(rows.square()).sqrt()[:, None, None].clamp(min=1e-300)
+        block = torch.linalg.svd(rows.flatten(0, 1).mT, full_matrices=False).U[:, :k]
+        return _on_basis(statistics, _continued(statistics, basis, block, poles.repeat(_GROWTH)))
+
+
+def uncompressed(statistics: ClassStatistics) -> Compression:
+    """All d dimensions."""
+    return Compression(None, statistics, None, None)
 
 
 def compress(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"]) -> Compression:
     """A subspace for settings (λ_W, λ_H, β); none where it would be most of space."""
     (k, d), within = statistics.means.shape, statistics.within
     if 2 * (_POLES * _ROUNDS + 2) * k > d:
-        return Compression(None, statistics, None)
-    lambda_w, lambda_h, beta = hyperparameters.unbind(1)
-    values, vectors = torch.linalg.eigh(within)
-    largest = values[-1].clamp(min=torch.finfo(values.dtype).tiny)
-    ratio = torch.where(beta > 0, lambda_h / beta, 0.0)  # at β = 0 H0 does not matter
-    wanted = torch.minimum((lambda_w / k * (1 + ratio) ** 2).clamp(min=1e-7 * largest), largest)
-    ends = torch.stack([wanted.min(), wanted.max()]).log()
-    shares = torch.linspace(0, 1, _POLES).to(ends)
-    poles = ((1 - shares) * ends[0] + shares * ends[1]).exp()
-
-    basis = block = torch.linalg.qr(statistics.means.mT).Q
-    for pole in poles.repeat(_ROUNDS):
-        # (Σ_W0 + σI)⁻¹ of the last block.
-        block = (vectors / (values + pole)) @ (vectors.mT @ block)
-        block = _orthonormal(block, basis)
-        basis = torch.cat([basis, block], dim=1)
+        return uncompressed(statistics)
+    poles = _poles(hyperparameters, statistics)
+    basis = torch.linalg.qr(statistics.means.mT).Q
+    basis = _continued(statistics, basis, basis, poles.repeat(_ROUNDS))
     # Least variance outside: project, lift what lies inside out of the way, take the smallest.
     image = within @ basis
     core = basis.mT @ image
+    largest = torch.linalg.matrix_norm(within)
     moved = within - image @ basis.mT - basis @ image.mT
     moved = moved + basis @ (core + 2 * largest * torch.eye(len(core)).to(core)) @ basis.mT
     least = torch.linalg.eigh(0.5 * (moved + moved.mT)).eigenvectors[:, :k]
     return _on_basis(statistics, torch.cat([basis, _orthonormal(least, basis)], dim=1))
+
+
+def _poles(
+    hyperparameters: Float64[Tensor, "B 3"], statistics: ClassStatistics
+) -> Float64[Tensor, "p"]:
+    """Shifts over the range of σ, within float64."""
+    lambda_w, lambda_h, beta = hyperparameters.unbind(1)
+    ratio = torch.where(beta > 0, lambda_h / beta, 0.0)  # at β = 0 H0 does not matter
+    sigma = lambda_w / statistics.num_classes * (1 + ratio) ** 2
+    largest = torch.linalg.matrix_norm(statistics.within, 2).clamp(min=1e-300)
+    wanted = torch.minimum(sigma.clamp(min=1e-7 * largest), largest)
+    ends = torch.stack([wanted.min(), wanted.max()]).log()
+    shares = torch.linspace(0, 1, _POLES).to(ends)
+    return ((1 - shares) * ends[0] + shares * ends[1]).exp()
+
+
+def _continued(
+    statistics: ClassStatistics,
+    basis: Float64[Tensor, "d m"],
+    block: Float64[Tensor, "d k"],
+    poles: Float64[Tensor, "p"],
+) -> Float64[Tensor, "d n"]:
+    """The basis with (Σ_W0 + σI)⁻¹ of the last block, for pole after pole."""
+    identity = torch.eye(statistics.dim).to(basis)
+    roots = {
+        p: torch.linalg.cholesky(statistics.within + p * identity) for p in set(poles.tolist())
+    }
+    for pole in poles.tolist():
+        block = _orthonormal(torch.cholesky_solve(block, roots[pole]), basis)
+        basis = torch.cat([basis, block], dim=1)
+    return basis
+
+
+def _neglected(point: ReducedPoint) -> Float64[Tensor, "... K m"]:
+    """β²/c · FV, of which the gradient outside of V is a multiple."""
+    return point.beta**2 / point.c * point.lift[..., :-1]
 
 
 def _orthonormal(
@@ -105,5 +153,5 @@ def _on_basis(statistics: ClassStatistics, basis: Float64[Tensor, "d m"]) -> Com
     within = torch.block_diag(0.5 * (core + core.mT), outside)
     means = torch.nn.functional.pad(statistics.means @ basis, (0, 1))
     own = ClassStatistics(statistics.counts, means, within, statistics.class_variance)
-    leak = torch.linalg.qr(image - basis @ core, mode="r").R
-    return Compression(basis, own, leak)
+    rest = image - basis @ core
+    return Compression(basis, own, rest, torch.linalg.qr(rest, mode="r").R)

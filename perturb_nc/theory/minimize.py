@@ -197,20 +197,24 @@ def descend(
     def points(of: Int64[Tensor, "b"]) -> Evaluate:
         return lambda w: ReducedPoint(statistics, w, hyperparameters[of], bias)
 
+    def check(values: Tensor) -> None:
+        if not values.isfinite().all():
+            raise ValueError(
+                "statistics are too badly scaled for float64 (class means of size "
+                f"{statistics.means.abs().max().item():.1e}, lambda_w = "
+                f"{hyperparameters[:, 0].min().item():g}); rescale the features so that |H0|²/N "
+                "is near 1, and subtract a common offset"
+            )
+
     point = points(live)(weight)
-    if not point.gradient_norm.isfinite().all():
-        raise ValueError(
-            "statistics are too badly scaled for float64 (class means of size "
-            f"{statistics.means.abs().max().item():.1e}, lambda_w = "
-            f"{hyperparameters[:, 0].min().item():g}); rescale the features so that |H0|²/N is "
-            "near 1, and subtract a common offset"
-        )
+    check(point.gradient_norm)
     while len(live):
         far = point.gradient_norm > tol
         if (turning := far & (steps[live] > 1)).any():
             point = realigned(points(live), point, turning)
             far = point.gradient_norm > tol
         move, expand, taken = _directions(points, point, live, far, tol)
+        check(move)
         products[live] += taken
         moving = move.flatten(1).any(1)
         late = moving & (steps[live] == max_steps)

@@ -41,11 +41,11 @@ def solve_hessian(
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
     residual is measured. A direction of negative curvature ends the solve; if it is the first one,
-    it serves as the solution too.
+    it serves as the solution too. NaN where that Hessian is not definite in float64.
     """
-    solution = negative = torch.zeros_like(right)
     residual, direction = right, point.precondition(right)
     inner = total(residual * direction)
+    solution = negative = torch.where(_wide(inner.isnan()), torch.nan, torch.zeros_like(right))
     stiffness = inner  # of `direction` at fixed H, by the recurrence below
     target = relative**2 * inner
     active = inner > 0

@@ -1,7 +1,7 @@
 """First-order response of the optimum of (1) (Tirer et al. 2023, Theorem 4.1)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +13,7 @@ from perturb_nc.metrics import metric_tensors
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.minimize import Solution, Status
 from perturb_nc.theory.newton import solve_hessian
-from perturb_nc.theory.reduced import ReducedPoint, Rows
+from perturb_nc.theory.reduced import ReducedPoint, Rows, total
 from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
 
 _TOLERANCE = 1e-12
@@ -217,6 +217,21 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
 def differentiable(metric: Float64[Tensor, "..."]) -> Bool[Tensor, "..."]:
     """Whether a metric is defined, and not a distance that is 0 (which has no derivative)."""
     return metric.abs() > _ZERO
+
+
+def weight_response(
+    point: ReducedPoint, change: Float64[Tensor, "b 3"]
+) -> tuple[Float64[Tensor, "b K d"], Bool[Tensor, "b"]]:
+    """dW* = -∇²g⁻¹ ∂∇g along changes of (λ_W, λ_H, β), at a batch of optima.
+
+    Also whether each optimum is isolated; where it is not, dW* does not exist.
+    """
+    forcing = torch.func.jvp(
+        lambda p: replace(point, hyperparameters=p).gradient, (point.hyperparameters,), (change,)
+    )[1]
+    found = solve_hessian(point, -forcing, _TOLERANCE).solution
+    residual = total((forcing + point.hessian_vector_product(found)).square())
+    return found, residual <= 1e-12 * total(forcing.square())
 
 
 def _solve(solution: Solution, right: Rows) -> Rows:

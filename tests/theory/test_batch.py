@@ -164,3 +164,23 @@ def test_where_r_is_at_most_one_the_gap_closes(logs, seed):
 def test_bad_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         pnc.minimize_batch(statistics(), **{**GRID, **change})
+
+
+def test_a_subspace_grows_where_the_features_ask_for_it():
+    torch.manual_seed(0)
+    spread = torch.arange(1, 161, dtype=torch.float64) ** -1.0  # a heavy tail, as in networks
+    labels = torch.arange(600) % 3
+    features = torch.randn(600, 160, dtype=torch.float64) * spread
+    features[:, :3] += 2 * torch.eye(3, dtype=torch.float64)[labels]
+    reference = pnc.ClassStatistics.from_features(features, labels)
+    settings = {"lambda_w": [1e-4, 1e-2, 1e-1], "lambda_h": [1e-3] * 3, "beta": [1.0] * 3}
+    found = pnc.minimize_batch(reference, **settings)
+    sizes = [part.space.statistics.dim for part in found._parts]
+    assert sizes == sorted(set(sizes))
+    assert 33 < max(sizes) < 160  # it grew, and held all without all dimensions
+    assert float(found.gradient_norm.max()) <= 1e-10
+    for i in range(3):
+        single = pnc.minimize(found.solution(i).problem)
+        assert single.objective == pytest.approx(float(found.objective[i]), rel=1e-12)
+        point = found.solution(i).problem.at(found.weight(i))
+        assert float(point.gradient_norm) <= 1.01e-10

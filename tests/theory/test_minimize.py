@@ -55,7 +55,7 @@ def test_solution_is_the_objective_of_its_own_samples(case):
     seed=st.integers(0, 2**16),
     log_w=st.floats(-3, 0.5),
     log_h=st.floats(-4, 0.5),
-    log_beta=st.floats(-8, 2),
+    log_beta=st.floats(-6, 2),
     bias=st.booleans(),
 )
 def test_converges_over_a_wide_range(seed, log_w, log_h, log_beta, bias):

@@ -1,0 +1,294 @@
+"""Fits: known parameters come back, and what is not known is said to be so."""
+
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from problems import random_problem
+from scipy.optimize import minimize_scalar
+
+import perturb_nc as pnc
+from perturb_nc.study.fit import _Misfit
+
+TRUE = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
+fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
+SOME = [(), *combinations(TRUE, 1), ("lambda_w", "beta")]
+
+
+def statistics(seed=0, **shape):
+    return random_problem(seed=seed, **shape).reduced.statistics
+
+
+def optimum(reference, bias=False, **changed):
+    problem = pnc.NearCollapseProblem(reference, **{**TRUE, **changed}, bias=bias)
+    return pnc.minimize(problem, tol=1e-12).statistics
+
+
+def logs(fit):
+    return np.log([fit.lambda_w, fit.lambda_h, fit.beta])
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """A reference, and what the model predicts for it seen through noise."""
+    reference = statistics(dim=6, counts=(2000, 2000, 2000))
+    predicted = optimum(reference)
+    return reference, sampled(predicted, torch.Generator().manual_seed(1))
+
+
+def sampled(population, generator):
+    """Statistics of as many Gaussian features."""
+    labels = torch.repeat_interleave(torch.arange(population.num_classes), population.counts)
+    noise = torch.randn(len(labels), population.dim, generator=generator, dtype=torch.float64)
+    root = torch.linalg.cholesky(population.within)
+    return pnc.ClassStatistics.from_features(population.means[labels] + noise @ root.mT, labels)
+
+
+@fast
+@pytest.mark.parametrize("fixed", SOME, ids="-".join)
+def test_known_parameters_come_back(fixed):
+    reference = statistics(dim=7, counts=(3, 9, 6))
+    fit = pnc.fit_regularization(reference, optimum(reference), **{n: TRUE[n] for n in fixed})
+    assert fit.status is pnc.FitStatus.CONVERGED
+    assert set(fit.standard_error) == set(TRUE) - set(fixed)
+    for name, value in TRUE.items():
+        assert getattr(fit, name) == pytest.approx(value, rel=1e-6)
+        assert getattr(fit, name) != pytest.approx(1.01 * value, rel=1e-6)
+    assert fit.residual < 1e-7
+    assert fit.unchanged > 0.05
+    assert max(fit.standard_error.values()) < 1e-5
+    assert fit.solution.status is pnc.Status.CONVERGED
+    assert fit.solution.certificate == pnc.minimize(fit.solution.problem).certificate
+
+
+@fast
+@pytest.mark.parametrize(
+    ("bias", "shape", "true"),
+    [
+        (True, {"dim": 7, "counts": (3, 9, 6), "offset": 3.0}, {}),
+        (False, {"dim": 70, "counts": (30, 50, 40)}, {"lambda_w": 0.3, "beta": 4.0}),
+        (False, {"dim": 3, "num_classes": 2}, {"lambda_h": 0.2, "beta": 0.1}),
+        (False, {"dim": 12}, {"lambda_w": 1e-3, "lambda_h": 1e-3, "beta": 0.2}),
+    ],
+)
+def test_known_parameters_come_back_from_other_problems(bias, shape, true):
+    reference = statistics(2, **shape)
+    fit = pnc.fit_regularization(reference, optimum(reference, bias, **true), bias=bias)
+    for name, value in {**TRUE, **true}.items():
+        assert getattr(fit, name) == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_jacobian_is_central_differences(noisy, bias):
+    misfit, x, h = _Misfit(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
+    jacobian = misfit.jacobian(x)
+    for i, unit in enumerate(np.eye(3)):
+        expected = (misfit.residuals(x + h * unit) - misfit.residuals(x - h * unit)) / (2 * h)
+        error = np.linalg.norm(jacobian[:, i] - expected)
+        assert error < 1e-5 * np.linalg.norm(expected)
+        assert np.linalg.norm(1.01 * jacobian[:, i] - expected) > 1e-5 * np.linalg.norm(expected)
+
+
+def misfit_of(reference, observed, **values):
+    """The documented residual, from an optimum solved anew."""
+    s = optimum(reference, **values)
+    p = observed.priors
+    means = (p @ (s.means - observed.means).square().sum(1)) / (p @ observed.means.square().sum(1))
+    within = (s.within - observed.within).norm() / observed.within.norm()
+    return means.sqrt().item(), within.item()
+
+
+@fast
+def test_the_fit_is_the_least_residual_as_documented(noisy):
+    fit = pnc.fit_regularization(*noisy)
+    values = {name: getattr(fit, name) for name in TRUE}
+    means, within = misfit_of(*noisy, **values)
+    assert (fit.means_error, fit.within_error) == pytest.approx((means, within), rel=1e-8)
+    assert fit.residual == pytest.approx(math.hypot(means, within) / math.sqrt(2), rel=1e-8)
+    for name in TRUE:
+        for factor in (0.97, 1.03):
+            moved = misfit_of(*noisy, **{**values, name: factor * values[name]})
+            assert math.hypot(*moved) / math.sqrt(2) > fit.residual * (1 + 1e-7)
+
+
+@fast
+def test_one_parameter_against_a_scalar_minimiser(noisy):
+    fit = pnc.fit_regularization(*noisy, lambda_w=0.1, lambda_h=0.0)
+    assert (fit.lambda_w, fit.lambda_h) == pytest.approx((0.1, 0.0), rel=1e-15)
+    found = minimize_scalar(
+        lambda x: math.hypot(*misfit_of(*noisy, lambda_w=0.1, lambda_h=0.0, beta=math.exp(x))),
+        bounds=(-4, 4),
+        method="bounded",
+        options={"xatol": 1e-8},
+    )
+    assert math.log(fit.beta) == pytest.approx(found.x, abs=1e-5)
+
+
+@fast
+def test_rotations_relabelling_and_scale_change_nothing_else(noisy):
+    reference, observed = noisy
+    fit = pnc.fit_regularization(reference, observed)
+    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    order = torch.tensor([2, 0, 1])
+
+    def turned(s):
+        within = rotation.mT @ s.within @ rotation
+        return replace(s, means=s.means @ rotation, within=0.5 * (within + within.mT))
+
+    def relabelled(s):
+        return pnc.ClassStatistics(
+            s.counts[order], s.means[order], s.within, s.class_variance[order]
+        )
+
+    def scaled(s):
+        return pnc.ClassStatistics(s.counts, 10 * s.means, 100 * s.within, 100 * s.class_variance)
+
+    for change, factors in ((turned, 1), (relabelled, 1), (scaled, [100, 0.01, 0.01])):
+        other = pnc.fit_regularization(change(reference), change(observed))
+        np.testing.assert_allclose(logs(other), logs(fit) + np.log(factors), atol=1e-5)
+        assert other.residual == pytest.approx(fit.residual, rel=1e-8)
+        for name, error in fit.standard_error.items():
+            assert other.standard_error[name] == pytest.approx(error, rel=1e-4)
+
+
+@fast
+def test_standard_errors_are_the_spread_of_the_linearised_fit(noisy):
+    reference = noisy[0]
+    population, generator = optimum(reference), torch.Generator().manual_seed(2)
+    exact = _Misfit(reference, population, {}, False)
+    x = np.log(list(TRUE.values()))
+    inverse = np.linalg.pinv(exact.jacobian(x))
+    draws = [sampled(population, generator) for _ in range(400)]
+    noise = [
+        exact.scaled(s.means - population.means, s.within - population.within).numpy()
+        for s in draws
+    ]
+    spread = np.cov(inverse @ np.array(noise).T)
+    size = math.sqrt(np.mean(np.square(noise).sum(1)))
+    stated = exact.covariance(x, size * np.eye(len(noise[0]))[0])
+    np.testing.assert_allclose(np.sqrt(stated.diagonal() / spread.diagonal()), 1, atol=0.15)
+    a, b = (m / np.sqrt(np.outer(m.diagonal(), m.diagonal())) for m in (stated, spread))
+    np.testing.assert_allclose(a, b, atol=0.15)
+
+
+@pytest.mark.slow
+@fast
+def test_standard_errors_are_the_spread_over_samples(noisy):
+    true = {"lambda_w": 0.5, "lambda_h": 0.1, "beta": 0.5}  # where all are determined well
+    population, generator = optimum(noisy[0], **true), torch.Generator().manual_seed(0)
+    fits = [pnc.fit_regularization(noisy[0], sampled(population, generator)) for _ in range(40)]
+    errors = np.array([list(fit.standard_error.values()) for fit in fits])
+    assert errors.max() < 0.25
+    found = np.array([logs(fit) for fit in fits]) - np.log(list(true.values()))
+    ratio = found.std(0, ddof=1) / np.sqrt(np.square(errors).mean(0))
+    assert ((ratio > 0.65) & (ratio < 1.5)).all(), ratio  # 40 draws: 11 % either way
+    assert np.mean(abs(found) < 2 * errors) > 0.9
+    assert (abs(found) < 4 * errors).all()
+
+
+@fast
+def test_standard_errors_do_not_depend_on_n_but_on_the_misfit(noisy):
+    reference, observed = noisy
+    fit = pnc.fit_regularization(reference, observed)
+    more = [replace(s, counts=100 * s.counts) for s in noisy]
+    again = pnc.fit_regularization(*more)
+    assert again.standard_error == pytest.approx(fit.standard_error, rel=1e-4)
+    predicted = optimum(reference)
+    nearer = observed.moved(
+        predicted.means + 0.01 * (observed.means - predicted.means),
+        predicted.within + 0.01 * (observed.within - predicted.within),
+    )
+    close = pnc.fit_regularization(reference, nearer)
+    for name, error in close.standard_error.items():
+        assert 0.005 < error / fit.standard_error[name] < 0.02
+
+
+def simplex(num_classes, dim, spread):
+    """Orthogonal class means of norm 2, and Σ_W = spread² I."""
+    means = 2 * torch.eye(num_classes, dim, dtype=torch.float64)
+    within = spread**2 * torch.eye(dim, dtype=torch.float64)
+    counts = torch.full((num_classes,), 10)
+    variance = within.trace().repeat(num_classes)
+    return pnc.ClassStatistics(counts, means, within, variance)
+
+
+@fast
+@pytest.mark.parametrize(
+    ("dim", "spread", "numbers"),
+    [(5, 0.3, 3), (3, 0.3, 2), (5, 0.0, 1)],  # size of the means, Σ_W in their span, outside
+)
+def test_orthogonal_means_give_one_number_each(dim, spread, numbers):
+    reference = simplex(3, dim, spread)
+    observed = optimum(reference)
+    for fixed in ((), ("beta",), ("lambda_w", "beta")):
+        fit = pnc.fit_regularization(reference, observed, **{n: TRUE[n] for n in fixed})
+        assert fit.residual < 1e-6
+        if 3 - len(fixed) <= numbers:
+            assert fit.status is pnc.FitStatus.CONVERGED
+            np.testing.assert_allclose(logs(fit), np.log(list(TRUE.values())), atol=1e-5)
+        else:
+            assert fit.status is pnc.FitStatus.NOT_DETERMINED
+            assert math.inf in fit.standard_error.values()
+
+
+@fast
+def test_a_parameter_that_runs_to_its_bound_is_not_determined(noisy):
+    reference = noisy[0]
+    observed = optimum(reference, lambda_h=0.0)
+    fit = pnc.fit_regularization(reference, observed)
+    assert fit.status is pnc.FitStatus.NOT_DETERMINED
+    assert [name for name, e in fit.standard_error.items() if e == math.inf] == ["lambda_h"]
+    assert "fix one of them (λ_H at 0" in fit.status.value
+    fixed = pnc.fit_regularization(reference, observed, lambda_h=0.0)
+    assert fixed.status is pnc.FitStatus.CONVERGED
+    assert (fixed.lambda_w, fixed.beta) == pytest.approx((0.05, 0.5), rel=1e-6)
+
+
+@fast
+def test_covariance_is_symmetric_and_positive(noisy):
+    covariance = pnc.fit_regularization(*noisy, lambda_h=0.02).covariance
+    assert list(covariance) == ["lambda_w", "beta"]
+    matrix = np.array([[covariance[a][b] for b in covariance] for a in covariance])
+    np.testing.assert_allclose(matrix, matrix.T, rtol=1e-10)
+    assert np.linalg.eigvalsh(matrix)[0] > 0
+
+
+def test_a_fit_cut_short_says_so(noisy):
+    assert pnc.fit_regularization(*noisy, max_steps=1).status is pnc.FitStatus.MAX_STEPS
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lambda_w": 0.0}, "lambda_w must be > 0, got 0.0"),
+        ({"lambda_h": -1.0}, "lambda_h must be >= 0, got -1.0"),
+        ({"beta": 0.0}, "beta must be > 0, got 0.0"),
+        ({"beta": math.nan}, "beta must be finite, got nan"),
+        (TRUE, "nothing to fit: leave lambda_w, lambda_h or beta out"),
+        ({"max_steps": 0}, "max_steps must be >= 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(noisy, changed, message):
+    with pytest.raises(ValueError, match=message):
+        pnc.fit_regularization(*noisy, **changed)
+
+
+def test_statistics_that_do_not_fit_together_are_named(noisy):
+    reference, observed = noisy
+    with pytest.raises(ValueError, match=r"shape \(K, d\) of reference, \(3, 6\), got \(4, 6\)"):
+        pnc.fit_regularization(reference, statistics(dim=6))
+    with pytest.raises(ValueError, match=r"reference, \(3, 6\), got \(3, 7\)"):
+        pnc.fit_regularization(reference, statistics(dim=7, num_classes=3))
+    with pytest.raises(ValueError, match=r"counts are \[3, 9, 6\] for \[2000, 2000, 2000\]"):
+        pnc.fit_regularization(reference, statistics(dim=6, counts=(3, 9, 6)))
+    with pytest.raises(ValueError, match="class means must not all be 0"):
+        pnc.fit_regularization(reference, observed.moved(0 * observed.means, observed.within))
+    with pytest.raises(ValueError, match="observed has no within-class variability"):
+        pnc.fit_regularization(reference, observed.moved(observed.means, 0 * observed.within))
+    with pytest.raises(ValueError, match="means must be finite"):
+        pnc.fit_regularization(
+            reference, observed.moved(math.nan * observed.means, observed.within)
+        )
