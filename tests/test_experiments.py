@@ -231,3 +231,35 @@ def test_the_committed_statistics_of_the_public_network_have_the_committed_metri
             wanted = record["layers"][name][metric]
             assert getattr(found, metric) == pytest.approx(wanted, rel=1e-3), (name, metric)
     assert record["layers"]["blocks.7"]["nc1_trace"] == pytest.approx(0.330, abs=1e-3)
+
+
+def test_the_committed_statistics_of_every_layer_have_the_committed_metrics():
+    folder = ROOT / "experiments" / "results" / "every_layer"
+    runs = json.loads((folder / "result.json").read_text(encoding="utf8"))["runs"]
+    assert {(run["data"], run["samples"]) for run in runs} == {
+        ("cifar10", 50_000),
+        ("fashion_mnist", 60_000),
+    }
+    for run in runs:
+        name = f"{run['kind']}-{run['data']}-seed0"
+        layers = pnc.load_layers(folder / f"{name}.safetensors")
+        assert list(layers) == list(run["final"])
+        last, statistics = list(layers.items())[-1]
+        assert statistics.num_samples == run["samples"]
+        found = pnc.collapse_metrics(statistics)
+        for metric in ("nc1", "nc1_trace", "nc2_etf"):
+            wanted = run["final"][last][metric]
+            assert getattr(found, metric) == pytest.approx(wanted, rel=1e-3), (name, metric)
+
+
+def test_the_committed_effects_are_those_of_the_committed_runs():
+    path = ROOT / "experiments" / "results" / "weight_decay_paired" / "result.json"
+    result = json.loads(path.read_text(encoding="utf8"))
+    for row in result["summaries"]:
+        name = f"{row['data']}-{row['loss']}-{row['epochs']}"
+        runs = [run for run in result["runs"] if run["setting"] == name]
+        assert len(runs) == 5 * row["seeds"]
+        assert row["effects"]["nc1"] == weight_decay.effects(runs, "nc1")
+    effects = result["summaries"][0]["effects"]["nc1_trace"]  # digits, squared loss
+    assert effects["features x2"]["mean"] == pytest.approx(-0.385, abs=1e-3)
+    assert effects["last layer x2"]["mean"] == pytest.approx(-0.052, abs=1e-3)
