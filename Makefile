@@ -26,7 +26,7 @@ check: .venv/installed  ## linter, formatter, type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-experiments: .venv/installed  ## run every experiment (after make data; an hour on 2 cores)
+experiments: .venv/installed  ## run every experiment (after make data; two hours on 2 cores)
 	$(BIN)/python -m experiments.near_collapse_spectrum
 	$(BIN)/python -m experiments.depth_calibration
 	$(BIN)/python -m experiments.regularization_map
@@ -37,9 +37,11 @@ experiments: .venv/installed  ## run every experiment (after make data; an hour 
 	$(BIN)/python -m experiments.public_resnet
 	$(BIN)/python -m experiments.depthwise_layerwise
 	$(BIN)/python -m experiments.weight_decay
+	$(BIN)/python -m experiments.weight_decay_paired
 	$(BIN)/python -m experiments.intermediate_collapse
 	$(BIN)/python -m experiments.feature_learning
 	$(BIN)/python -m experiments.effective_depth
+	$(BIN)/python -m experiments.every_layer
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done

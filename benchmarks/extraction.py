@@ -2,7 +2,8 @@
 
 The loops are what a user writes first: register a hook, keep the features, concatenate, then class
 by class means and covariance in float64. One makes a forward pass per layer, the other keeps all
-layers of one pass. All three must agree to 1e-6, and a row says how many bytes of features it held.
+layers of one pass. Accumulators keep none, but need a second pass for the covariance. All must
+agree to 1e-6, and a row says how many bytes of features it held.
 """
 
 import argparse
@@ -102,10 +103,44 @@ def all_kept(case: Case) -> tuple[Found, int]:
     return {name: _by_class(torch.cat(x), labels) for name, x in kept.items()}, _bytes(kept)
 
 
+def accumulators(case: Case) -> tuple[Found, int]:
+    """Class sums in a first pass, deviations from the class means in a second, no features kept.
+
+    What the accumulators of the package neural_collapse do (github.com/rhubarbwu/neural-collapse),
+    written out in float64: it is on no package index, and its own are in float32.
+    """
+    labels = _labels(case)
+    counts = torch.bincount(labels)
+    sums, within, squares = ({name: torch.zeros(()) for name in case.layers} for _ in range(3))
+
+    def one_hot(y: Tensor) -> Tensor:
+        return nn.functional.one_hot(y, len(counts)).double().mT
+
+    def first(name: str, x: Tensor, y: Tensor) -> None:
+        sums[name] = sums[name] + one_hot(y) @ x.double()
+
+    def second(name: str, x: Tensor, y: Tensor) -> None:
+        deviations = x.double() - means[name][y]
+        within[name] = within[name] + deviations.mT @ deviations
+        squares[name] = squares[name] + (one_hot(y) @ deviations.square()).sum(1)
+
+    _walk(case, case.layers, first)
+    means = {name: total / counts[:, None] for name, total in sums.items()}
+    _walk(case, case.layers, second)
+    found = {
+        name: pnc.ClassStatistics(
+            counts, means[name], (w + w.mT) / (2 * len(labels)), squares[name] / counts
+        )
+        for name, w in within.items()
+    }
+    return found, 0
+
+
 METHODS: dict[str, Callable[[Case], tuple[Found, int]]] = {
     OURS: one_pass,
     "loop, a pass per layer": pass_per_layer,
     "loop, all features kept": all_kept,
+    "two-pass accumulators": accumulators,
 }
 
 
@@ -154,21 +189,27 @@ def difference(found: Found, wanted: Found) -> float:
 
 
 @torch.no_grad()
-def _kept(case: Case, names: list[str]) -> dict[str, list[Tensor]]:
-    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+def _walk(case: Case, names: list[str], take: Callable[[str, Tensor, Tensor], None]) -> None:
+    """One forward pass over the data; `take(name, features, labels)` at every layer and batch."""
+    labels = torch.empty(0)
 
-    def keep(name: str) -> Callable[..., None]:
+    def hooked(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             pooled = case.reduce == "pool" and output.ndim == 4
-            kept[name].append(output.mean((2, 3)) if pooled else output.flatten(1))
+            take(name, output.mean((2, 3)) if pooled else output.flatten(1), labels)
 
         return hook
 
-    handles = [case.model.get_submodule(n).register_forward_hook(keep(n)) for n in names]
-    for inputs, _ in case.batches:
+    handles = [case.model.get_submodule(n).register_forward_hook(hooked(n)) for n in names]
+    for inputs, labels in case.batches:  # noqa: B007 - the hooks read them
         case.model(inputs)
     for handle in handles:
         handle.remove()
+
+
+def _kept(case: Case, names: list[str]) -> dict[str, list[Tensor]]:
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    _walk(case, names, lambda name, x, y: kept[name].append(x))
     return kept
 
 

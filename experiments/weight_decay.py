@@ -2,13 +2,14 @@
 
 A ResNet is trained from one initialisation with five pairs of weight decays, with the squared loss
 without a bias and with cross-entropy with a bias. Claim under test: the feature layers' weight
-decay moves NC more than the last layer's. In the model λ_H
-stands for the former.
+decay moves NC more than the last layer's. In the model λ_H stands for the former. Two seeds of a
+ResNet cannot decide it; `experiments.weight_decay_paired` has more.
 """
 
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -98,14 +99,41 @@ def one(config: Config, loss: str, decay: str, seed: int, path: Path, device: st
     return {**about, **run.record(model, data, test)}
 
 
-def moves(runs: list[dict[str, Any]], metric: str) -> dict[str, float]:
-    """|log(metric / its value in the baseline)| at the end, for every other pair of decays."""
-    value = {run["decay"]: run["final"][run["layer"]][metric] for run in runs}
+def log_ratios(runs: list[dict[str, Any]], metric: str) -> dict[str, list[float]]:
+    """log(metric / metric of the baseline with the same seed), for every other pair of decays."""
+    value = {(run["decay"], run["seed"]): run["final"][run["layer"]][metric] for run in runs}
+    seeds = sorted({run["seed"] for run in runs})
+    decays = dict.fromkeys(run["decay"] for run in runs if run["decay"] != "baseline")
     return {
-        decay: abs(math.log(v / value["baseline"]))
-        for decay, v in value.items()
-        if decay != "baseline"
+        decay: [math.log(value[decay, seed] / value["baseline", seed]) for seed in seeds]
+        for decay in decays
     }
+
+
+def effects(runs: list[dict[str, Any]], metric: str) -> dict[str, dict[str, float]]:
+    """Mean over seeds of the log ratios, and its standard error."""
+    return {decay: _mean(ratios) for decay, ratios in log_ratios(runs, metric).items()}
+
+
+def contrast(runs: list[dict[str, Any]], metric: str) -> dict[str, dict[str, float]]:
+    """|log ratio| for the feature layers less that for the last layer: positive is the claim."""
+    ratios = log_ratios(runs, metric)
+    return {
+        change: _mean(
+            [
+                abs(features) - abs(last)
+                for features, last in zip(
+                    ratios[f"features {change}"], ratios[f"last layer {change}"], strict=True
+                )
+            ]
+        )
+        for change in ("x2", "0")
+    }
+
+
+def _mean(values: list[float]) -> dict[str, float]:
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return {"mean": fmean(values), "error": error, "seeds": len(values)}
 
 
 def main() -> None:
@@ -133,9 +161,10 @@ def main() -> None:
                 )
     write_json(chosen.output / "result.json", {"manifest": manifest(config), "runs": runs})
     for loss in config.losses:
-        of_loss = [run for run in runs if run["loss"] == loss and run["seed"] == config.seeds[0]]
+        of_loss = [run for run in runs if run["loss"] == loss]
         for metric in ("nc1", "nc1_trace", "nc2_etf"):
-            print(loss, metric, {k: round(v, 3) for k, v in moves(of_loss, metric).items()})
+            for decay, found in effects(of_loss, metric).items():
+                print(f"{loss} {metric} {decay}: {found['mean']:+.3f} ± {found['error']:.3f}")
 
 
 if __name__ == "__main__":

@@ -85,9 +85,10 @@ def test_the_loops_find_the_same_statistics_and_the_tables_say_so(tmp_path, monk
         assert case["methods"][0]["ratio"] == 1
         assert max(row["difference"] for row in case["methods"]) < 1e-6
         held = [row["features_held"] for row in case["methods"]]
-        # Nothing, the largest layer, all layers; float32.
+        # Nothing, the largest layer, all layers, nothing; float32.
         dims = list(case["dims"].values())
-        assert held == [0, 4 * case["num_samples"] * max(dims), 4 * case["num_samples"] * sum(dims)]
+        kept = [4 * case["num_samples"] * size for size in (max(dims), sum(dims))]
+        assert held == [0, *kept, 0]
     table = (tmp_path / "extraction.md").read_text(encoding="utf8")
     assert table.count("| collect_statistics |") == 2
 

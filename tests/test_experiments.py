@@ -10,18 +10,20 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.networks import ResNet, collect_statistics
+from perturb_nc.networks import Dataset, ResNet, collect_statistics
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from experiments import (  # noqa: E402
     depthwise_layerwise,
     effective_depth,
+    every_layer,
     feature_learning,
     intermediate_collapse,
     public_resnet,
     running,
     weight_decay,
+    weight_decay_paired,
 )
 
 
@@ -140,10 +142,49 @@ def test_weight_decays_are_those_of_the_parts(monkeypatch, tmp_path, small_cifar
     result = quick(weight_decay, monkeypatch, tmp_path / "out")
     assert seen == [(5e-4, 5e-4, "mse"), (0.0, 5e-4, "mse")]
     assert [run["decay"] for run in result["runs"]] == ["baseline", "features 0"]
-    moved = weight_decay.moves(result["runs"], "nc1")
+    (effect,) = weight_decay.effects(result["runs"], "nc1").values()
     values = [run["final"]["blocks.2"]["nc1"] for run in result["runs"]]
-    assert moved == {"features 0": pytest.approx(abs(np.log(values[1] / values[0])))}
+    assert effect["mean"] == pytest.approx(np.log(values[1] / values[0]))
+    assert np.isnan(effect["error"])  # one seed
     assert weight_decay.full().stages == (2, 2, 2, 2)
+
+
+def test_effects_of_weight_decays_are_paired_by_seed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["weight_decay_paired", "--quick", "--output", str(tmp_path)])
+    weight_decay_paired.main()
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf8"))
+    assert [row["loss"] for row in result["summaries"]] == ["mse", "cross_entropy"]
+    runs = [run for run in result["runs"] if run["loss"] == "mse"]
+    assert [run["seed"] for run in runs[::5]] == [0, 1, 2]  # at once: two, then one
+    value = np.array([run["final"]["blocks.0"]["nc1"] for run in runs]).reshape(3, 5)
+    ratios = np.log(value[:, 1:] / value[:, :1])
+    found = list(result["summaries"][0]["effects"]["nc1"].values())
+    assert [f["mean"] for f in found] == pytest.approx(list(ratios.mean(0)))
+    assert [f["error"] for f in found] == pytest.approx(list(ratios.std(0, ddof=1) / 3**0.5))
+    # Columns: last layer x2, last layer 0, features x2, features 0.
+    gaps = abs(ratios[:, 2:]) - abs(ratios[:, :2])
+    contrast = list(result["summaries"][0]["contrast"]["nc1"].values())
+    assert [c["mean"] for c in contrast] == pytest.approx(list(gaps.mean(0)))
+    # The networks of a seed differ by their weight decays only, which four epochs barely show.
+    assert abs(ratios).max() < 0.2 < np.log(value[:, 0].max() / value[:, 0].min())
+
+
+def test_every_layer_ships_the_statistics_of_every_network(monkeypatch, tmp_path):
+    result = quick(every_layer, monkeypatch, tmp_path)
+    assert [run["kind"] for run in result["runs"]] == ["mlp", "residual_mlp"]
+    for run in result["runs"]:
+        layers = pnc.load_layers(tmp_path / f"{run['kind']}-digits-seed0.safetensors")
+        assert list(layers) == list(run["final"])
+        for name, statistics in layers.items():
+            assert statistics.num_samples == run["samples"] == 1437
+            found = pnc.collapse_metrics(statistics).nc1
+            assert found == pytest.approx(run["final"][name]["nc1"], rel=1e-3)
+    images = Dataset("images", torch.zeros(2, 3, 32, 32), torch.arange(2), 10)
+    for network in every_layer.Config().networks + every_layer.full().networks:
+        with torch.device("meta"):
+            model = network.build(images)
+        blocks = {"mlp": 10, "residual_mlp": 5, "convnet": 2 + network.depth, "resnet18": 8}
+        assert len(model.blocks) == blocks[network.kind]
 
 
 def test_an_interrupted_measurement_of_the_public_network_goes_on(
@@ -190,3 +231,35 @@ def test_the_committed_statistics_of_the_public_network_have_the_committed_metri
             wanted = record["layers"][name][metric]
             assert getattr(found, metric) == pytest.approx(wanted, rel=1e-3), (name, metric)
     assert record["layers"]["blocks.7"]["nc1_trace"] == pytest.approx(0.330, abs=1e-3)
+
+
+def test_the_committed_statistics_of_every_layer_have_the_committed_metrics():
+    folder = ROOT / "experiments" / "results" / "every_layer"
+    runs = json.loads((folder / "result.json").read_text(encoding="utf8"))["runs"]
+    assert {(run["data"], run["samples"]) for run in runs} == {
+        ("cifar10", 50_000),
+        ("fashion_mnist", 60_000),
+    }
+    for run in runs:
+        name = f"{run['kind']}-{run['data']}-seed0"
+        layers = pnc.load_layers(folder / f"{name}.safetensors")
+        assert list(layers) == list(run["final"])
+        last, statistics = list(layers.items())[-1]
+        assert statistics.num_samples == run["samples"]
+        found = pnc.collapse_metrics(statistics)
+        for metric in ("nc1", "nc1_trace", "nc2_etf"):
+            wanted = run["final"][last][metric]
+            assert getattr(found, metric) == pytest.approx(wanted, rel=1e-3), (name, metric)
+
+
+def test_the_committed_effects_are_those_of_the_committed_runs():
+    path = ROOT / "experiments" / "results" / "weight_decay_paired" / "result.json"
+    result = json.loads(path.read_text(encoding="utf8"))
+    for row in result["summaries"]:
+        name = f"{row['data']}-{row['loss']}-{row['epochs']}"
+        runs = [run for run in result["runs"] if run["setting"] == name]
+        assert len(runs) == 5 * row["seeds"]
+        assert row["effects"]["nc1"] == weight_decay.effects(runs, "nc1")
+    effects = result["summaries"][0]["effects"]["nc1_trace"]  # digits, squared loss
+    assert effects["features x2"]["mean"] == pytest.approx(-0.385, abs=1e-3)
+    assert effects["last layer x2"]["mean"] == pytest.approx(-0.052, abs=1e-3)

@@ -4,6 +4,7 @@ from perturb_nc.networks.architectures import MLP, ResidualMLP
 from perturb_nc.networks.checkpoints import EpochRecord
 from perturb_nc.networks.convolutional import VGG, ConvNet
 from perturb_nc.networks.data import Dataset, batches, load_dataset
+from perturb_nc.networks.ensemble import train_ensemble
 from perturb_nc.networks.epoch_file import read_epochs
 from perturb_nc.networks.extraction import (
     NearestMeanScores,
@@ -34,5 +35,6 @@ __all__ = [
     "random_projection",
     "read_epochs",
     "train",
+    "train_ensemble",
     "train_layerwise",
 ]

@@ -73,7 +73,7 @@ class TrainingConfig:
         if list(self.milestones) != sorted({at_least(m, 1, "milestones") for m in self.milestones}):
             raise ValueError(f"milestones must increase, got {self.milestones}")
         for name, known in (
-            ("loss", _LOSSES), ("schedule", SCHEDULES), ("precision", _PRECISIONS),
+            ("loss", LOSSES), ("schedule", SCHEDULES), ("precision", _PRECISIONS),
         ):  # fmt: skip
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -89,7 +89,7 @@ def squared_loss(outputs: Float[Tensor, "B K"], labels: Int[Tensor, "B"]) -> Flo
     return (outputs - targets).square().sum() / (2 * len(labels))
 
 
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": squared_loss,
     "cross_entropy": nn.functional.cross_entropy,
 }
@@ -134,7 +134,7 @@ def train(
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        _parameter_groups(model, last_layer, config),
+        parameter_groups(model, last_layer, config),
         lr=config.learning_rate,
         momentum=config.momentum,
     )
@@ -158,9 +158,10 @@ def train(
     return run.history
 
 
-def _parameter_groups(
+def parameter_groups(
     model: nn.Module, last_layer: str, config: TrainingConfig
 ) -> list[dict[str, Any]]:
+    """Parameters and weight decay of the feature layers and of the last one, for an optimizer."""
     modules = dict(model.named_modules())
     if last_layer not in modules or not last_layer:
         names = ", ".join(name for name in modules if name)
@@ -201,17 +202,13 @@ def _run_epoch(
     # Summed on the device: one synchronisation per epoch.
     totals = torch.zeros(2, dtype=torch.float64, device=data.labels.device)
     for step, batch in enumerate(batches(data, config.batch_size, generator=run.generator)):
-        rate = _rate(config, epoch, step, steps)
+        rate = rate_at(config, epoch, step, steps)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         inputs, labels = part_of(*batch)
         outputs = _outputs(runner, inputs, config)
-        if outputs.shape != (len(labels), data.num_classes):
-            raise ValueError(
-                f"model must return outputs of shape {(len(labels), data.num_classes)}, "
-                f"got {tuple(outputs.shape)}; give its last layer one output per class"
-            )
-        loss = _LOSSES[config.loss](outputs, labels)
+        check_outputs(outputs, (len(labels), data.num_classes))
+        loss = LOSSES[config.loss](outputs, labels)
         run.optimizer.zero_grad()
         # Gradients are averaged over processes, whose parts may differ by one sample.
         (loss * (len(labels) * parts / len(batch[1])) if parts > 1 else loss).backward()
@@ -235,7 +232,17 @@ def _outputs(runner: nn.Module, inputs: Tensor, config: TrainingConfig) -> Tenso
         return runner(inputs).float()
 
 
-def _rate(config: TrainingConfig, epoch: int, step: int, steps: int) -> float:
+def check_outputs(outputs: Tensor, wanted: tuple[int, int]) -> None:
+    """ValueError when a model does not give one output per sample and class."""
+    if outputs.shape != wanted:
+        raise ValueError(
+            f"model must return outputs of shape {wanted}, got {tuple(outputs.shape)}; give its "
+            "last layer one output per class"
+        )
+
+
+def rate_at(config: TrainingConfig, epoch: int, step: int, steps: int) -> float:
+    """The learning rate of a step (from 0) of an epoch (from 1) that has `steps`."""
     if config.schedule == "one_cycle":
         done = (epoch - 1) * steps + step
         return one_cycle(done, config.epochs * steps, peak=config.learning_rate)

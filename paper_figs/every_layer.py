@@ -1,0 +1,49 @@
+"""Draw NC1, ÑC1 and NC2 of every layer of four architectures on two data sets."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULT = HERE.parent / "experiments" / "results" / "every_layer" / "result.json"
+OUTPUT = HERE / "every_layer.png"
+PANELS = {"nc1": "NC1", "nc1_trace": r"$\widetilde{\mathrm{NC1}}$", "nc2_etf": "NC2"}
+SETS = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
+STYLES = {
+    "mlp": ("#2a7fb8", "o", "10-layer MLP"),
+    "residual_mlp": ("#4f9d69", "s", "residual MLP"),
+    "convnet": ("#d1495b", "^", "ConvNet"),
+    "resnet18": ("#8a5aa8", "D", "ResNet-18, narrow"),
+}
+
+
+def draw(result: dict) -> Figure:
+    """A row for each data set, a column for each metric."""
+    sets = [name for name in SETS if any(run["data"] == name for run in result["runs"])]
+    figure = Figure(figsize=(10.5, 3.0 * len(sets)), layout="constrained")
+    grid = figure.subplots(len(sets), 3, squeeze=False)
+    for row, name in zip(grid, sets, strict=True):
+        for axis, (metric, title) in zip(row, PANELS.items(), strict=True):
+            for run in (r for r in result["runs"] if r["data"] == name):
+                colour, mark, label = STYLES[run["kind"]]
+                values = [layer[metric] for layer in run["final"].values()]
+                depths = [i / (len(values) - 1) for i in range(len(values))]
+                axis.plot(depths, values, color=colour, marker=mark, ms=4, lw=1.4, label=label)
+            axis.set_title(f"{title}: {SETS[name]}", fontsize=9.5)
+            if metric != "nc2_etf":
+                axis.set_yscale("log")
+            axis.tick_params(labelsize=8, which="both")
+            axis.spines[["top", "right"]].set_visible(False)
+    for axis in grid[-1]:
+        axis.set_xlabel("depth (first layer 0, last 1)", fontsize=9)
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(),
+        loc="outside upper center", ncols=4, frameon=False, fontsize=9,
+    )  # fmt: skip
+    return figure
+
+
+if __name__ == "__main__":
+    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
+    print(f"wrote {OUTPUT}")
