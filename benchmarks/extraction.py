@@ -107,7 +107,7 @@ def accumulators(case: Case) -> tuple[Found, int]:
     """Class sums in a first pass, deviations from the class means in a second, no features kept.
 
     What the accumulators of the package neural_collapse do (github.com/rhubarbwu/neural-collapse),
-    written out in float64: it is on no package index, and its own are in float32.
+    written out in float64: pip finds no release of it, and its own sums are in float32.
     """
     labels = _labels(case)
     counts = torch.bincount(labels)
