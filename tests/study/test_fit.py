@@ -64,6 +64,7 @@ def test_known_parameters_come_back(fixed):
     assert fit.solution.certificate == pnc.minimize(fit.solution.problem).certificate
 
 
+@pytest.mark.slow
 @fast
 @pytest.mark.parametrize(
     ("bias", "shape", "true"),
@@ -189,6 +190,7 @@ def test_standard_errors_are_the_spread_over_samples(noisy):
     assert (abs(found) < 4 * errors).all()
 
 
+@pytest.mark.slow
 @fast
 def test_standard_errors_do_not_depend_on_n_but_on_the_misfit(noisy):
     reference, observed = noisy
