@@ -79,7 +79,7 @@ class RegularizationFit:
 
     @property
     def standard_error(self) -> dict[str, float]:
-        """Standard error of the log of every parameter fitted (0.1: known within 10 %)."""
+        """Standard error of the log of every parameter fitted; 0.1 is known within 10 %."""
         return {name: math.sqrt(row[name]) for name, row in self.covariance.items()}
 
 
