@@ -5,22 +5,17 @@ the objectives reached are compared. The loop is timed on a part of the runs: it
 not depend on how many there are.
 """
 
-import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import perturb_nc as pnc
-from perturb_nc.storage import replacing, write_json
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.machine import command_line, machine
 
 
 @dataclass(frozen=True)
@@ -139,29 +134,17 @@ def run(config: Config) -> dict[str, Any]:
         difference = (found[:shared] - values[:shared]).abs().max().item()
         ratio = base["seconds_per_run_step"] / row["seconds_per_run_step"]
         table.append({"method": name, **row, "speedup": ratio, "difference": difference})
-    return {"config": asdict(config), "machine": _machine(), "methods": table}
-
-
-def _machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    return {"config": asdict(config), "machine": machine(), "methods": table}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
     """The table of a result."""
-    c, machine = result["config"], result["machine"]
+    c, ran_on = result["config"], result["machine"]
     lines = [
         "# Many runs of the deep model as one batch",
         "",
-        f"`python -m benchmarks.deep_ufm`: {machine['cpu']}, {machine['threads']} thread(s), torch "
-        f"{machine['torch']}. L = {c['depth']}, K = {c['num_classes']}, width {c['width']}, n = 1, "
+        f"`python -m benchmarks.deep_ufm`: {ran_on['cpu']}, {ran_on['threads']} thread(s), torch "
+        f"{ran_on['torch']}. L = {c['depth']}, K = {c['num_classes']}, width {c['width']}, n = 1, "
         f"float64, {c['steps']} gradient-descent steps, median of {c['repetitions']}.",
         "",
         "| method | runs | µs per run and step | loop / this | spread | difference of f |",
@@ -177,15 +160,9 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, and write deep_ufm.json and deep_ufm.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    arguments = parser.parse_args()
-    result = run(QUICK if arguments.quick else Config())
-    write_json(arguments.output / "deep_ufm.json", result)
-    with replacing(arguments.output / "deep_ufm.md") as path:
-        path.write_text(as_markdown(result), encoding="utf8")
-    print(as_markdown(result))
+    command_line(
+        "deep_ufm", str(__doc__), lambda quick: run(QUICK if quick else Config()), as_markdown
+    )
 
 
 if __name__ == "__main__":

@@ -6,23 +6,19 @@ layers of one pass. Accumulators keep none, but need a second pass for the covar
 agree to 1e-6, and a row says how many bytes of features it held.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import perturb_nc as pnc
-from benchmarks.machine import machine
+from benchmarks.machine import command_line, machine
 from perturb_nc.networks import MLP, ResNet, collect_statistics
-from perturb_nc.storage import replacing, write_json
 
-RESULTS = Path(__file__).parent / "results"
 OURS = "collect_statistics"
 Batches = list[tuple[Tensor, Tensor]]
 Found = dict[str, pnc.ClassStatistics]
@@ -266,15 +262,9 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, and write extraction.json and extraction.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    arguments = parser.parse_args()
-    result = run(QUICK if arguments.quick else Config())
-    write_json(arguments.output / "extraction.json", result)
-    with replacing(arguments.output / "extraction.md") as path:
-        path.write_text(as_markdown(result), encoding="utf8")
-    print(as_markdown(result))
+    command_line(
+        "extraction", str(__doc__), lambda quick: run(QUICK if quick else Config()), as_markdown
+    )
 
 
 if __name__ == "__main__":

@@ -5,12 +5,10 @@ are within `accuracy` of a tight reference; that run is timed. The reference is 
 1e-11, checked once against scipy's DOP853 on the class statistics.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +16,9 @@ from torch import Tensor
 
 import perturb_nc as pnc
 from benchmarks.features import feature_chunks, make_features
-from benchmarks.machine import machine
+from benchmarks.machine import command_line, machine
 from benchmarks.peers import PEERS, Answer, Case, NotAvailable, flow, flow_from_features
-from perturb_nc.storage import replacing, write_json
 
-RESULTS = Path(__file__).parent / "results"
 OURS = "central_path_flow"
 TOLERANCES = [10.0 ** (-k / 2) for k in range(6, 19)]
 
@@ -216,15 +212,7 @@ def _cell(value: float | None) -> str:
 
 def main() -> None:
     """Measure, and write flow.json and flow.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    arguments = parser.parse_args()
-    result = run(QUICK if arguments.quick else Config())
-    write_json(arguments.output / "flow.json", result)
-    with replacing(arguments.output / "flow.md") as path:
-        path.write_text(as_markdown(result), encoding="utf8")
-    print(as_markdown(result))
+    command_line("flow", str(__doc__), lambda quick: run(QUICK if quick else Config()), as_markdown)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
-"""What a benchmark ran on."""
+"""What a benchmark ran on, and the command line that all of them have."""
 
+import argparse
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import scipy
 import torch
+
+from perturb_nc.storage import replacing, write_json
+
+RESULTS = Path(__file__).parent / "results"
+Result = dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
@@ -20,3 +27,19 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "scipy": scipy.__version__,
     }
+
+
+def command_line(
+    name: str, about: str, run: Callable[[bool], Result], as_markdown: Callable[[Result], str]
+) -> None:
+    """Parse --quick and --output, run(quick), write NAME.json and NAME.md, print the tables."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
+    arguments = parser.parse_args()
+    result = run(arguments.quick)
+    write_json(arguments.output / f"{name}.json", result)
+    text = as_markdown(result)
+    with replacing(arguments.output / f"{name}.md") as path:
+        path.write_text(text, encoding="utf8")
+    print(text)

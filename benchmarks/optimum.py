@@ -4,25 +4,21 @@ Every method runs until ‖∇g(W)‖, relative to its bound, is at most `tolera
 limit. A second part compares settings solved one by one with `minimize_batch`.
 """
 
-import argparse
 import math
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import perturb_nc as pnc
 from benchmarks.features import make_features
-from benchmarks.machine import machine
+from benchmarks.machine import command_line, machine
 from benchmarks.optimum_peers import PEERS, Case, Recorder, Stopped
-from perturb_nc.storage import replacing, write_json
 
-RESULTS = Path(__file__).parent / "results"
 NAME = "minimize"
 KINDS = {  # norm of the class means, and of the noise of a sample
     "near collapse": (1.0, 1.0),
@@ -262,15 +258,9 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, and write optimum.json and optimum.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    arguments = parser.parse_args()
-    result = run(QUICK if arguments.quick else Config())
-    write_json(arguments.output / "optimum.json", result)
-    with replacing(arguments.output / "optimum.md") as path:
-        path.write_text(as_markdown(result), encoding="utf8")
-    print(as_markdown(result))
+    command_line(
+        "optimum", str(__doc__), lambda quick: run(QUICK if quick else Config()), as_markdown
+    )
 
 
 if __name__ == "__main__":

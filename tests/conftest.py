@@ -1,3 +1,5 @@
+import sys
+
 import hypothesis
 import jaxtyping
 import pytest
@@ -22,3 +24,23 @@ def one_thread_and_fixed_seed():
 def unchecked(monkeypatch):
     """As users run it: wrong types and shapes reach the library's own messages."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command as the console script does; returns (exit code, stdout, stderr)."""
+
+    from perturb_nc import cli  # after the hook above
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["perturb-nc", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return call

@@ -1,5 +1,4 @@
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,24 +8,6 @@ import torch
 import perturb_nc as pnc
 from perturb_nc import cli, demo
 from perturb_nc.networks import TrainingConfig
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command as the console script does; returns (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["perturb-nc", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        streams = capsys.readouterr()
-        return code, streams.out, streams.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import sys
 from concurrent.futures import Executor, Future
 
 import numpy as np
@@ -7,30 +6,11 @@ import xarray as xr
 from problems import random_problem
 
 import perturb_nc as pnc
-from perturb_nc import cli
 from perturb_nc.cli_sweep import parse_axis
 from perturb_nc.study import sweep as sweep_module
 from perturb_nc.study.sweep_store import open_sweep
 
 AXES = ("--lambda-w", "1e-2:1:3", "--lambda-h", "0.1,0.2", "--beta", "1")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command as the console script does; returns (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["perturb-nc", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        streams = capsys.readouterr()
-        return code, streams.out, streams.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def minimize_batch(
         lambda_w, lambda_h, beta: the settings, of one length.
         bias: whether the last layer has a bias.
         tol: the relative gradient norm to reach, in all d dimensions.
-        max_steps: Newton steps at most.
+        max_steps: Newton steps at most, in every subspace.
         initial_weight: (B, K, d), from `SolutionBatch.predicted_weight`, say; by default W*(H0).
 
     Raises:

@@ -24,6 +24,7 @@ from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
 Rows = Float64[Tensor, "K d"]
+Neglected = Callable[[ReducedPoint], Float64[Tensor, "b"]]
 
 
 class Status(Enum):
@@ -188,7 +189,7 @@ def descend(
     bias: bool,
     tol: float,
     max_steps: int,
-    neglected: Callable[[ReducedPoint], Float64[Tensor, "b"]] | None = None,
+    neglected: Neglected | None = None,
 ) -> Descent:
     """Newton steps from given weights, for B settings at once; those that have ended retire.
 
@@ -202,31 +203,16 @@ def descend(
     def points(of: Int64[Tensor, "b"]) -> Evaluate:
         return lambda w: ReducedPoint(statistics, w, hyperparameters[of], bias)
 
-    def level(point: ReducedPoint) -> Float64[Tensor, "b"]:
-        if neglected is None:
-            return torch.full_like(point.gradient_norm, tol)
-        beyond = neglected(point)
-        return torch.where(beyond > tol, 0.1 * beyond, 0.0).clamp(min=tol)
-
-    def check(values: Tensor) -> None:
-        if not values.isfinite().all():
-            raise ValueError(
-                "statistics are too badly scaled for float64 (class means of size "
-                f"{statistics.means.abs().max().item():.1e}, lambda_w = "
-                f"{hyperparameters[:, 0].min().item():g}); rescale the features so that |H0|²/N "
-                "is near 1, and subtract a common offset"
-            )
-
     point = points(live)(weight)
-    check(point.gradient_norm)
+    _check_scale(point.gradient_norm, statistics, hyperparameters)
     while len(live):
-        enough = level(point)
+        enough = _enough(point, tol, neglected)
         if (turning := (point.gradient_norm > enough) & (steps[live] > 1)).any():
             point = realigned(points(live), point, turning)
-            enough = level(point)
+            enough = _enough(point, tol, neglected)
         far = point.gradient_norm > enough
         move, expand, taken = _directions(points, point, live, enough, enough <= tol)
-        check(move)
+        _check_scale(move, statistics, hyperparameters)
         products[live] += taken
         moving = move.flatten(1).any(1)
         late = moving & (steps[live] == max_steps)
@@ -247,6 +233,26 @@ def descend(
             point = points(live)(point.weight[gained])
         steps[live] += 1
     return Descent(final, steps, products, status)
+
+
+def _enough(point: ReducedPoint, tol: float, neglected: Neglected | None) -> Float64[Tensor, "b"]:
+    """The gradient norm to reach: tol, or a tenth of what is neglected where that is above tol."""
+    if neglected is None:
+        return torch.full_like(point.gradient_norm, tol)
+    beyond = neglected(point)
+    return torch.where(beyond > tol, 0.1 * beyond, 0.0).clamp(min=tol)
+
+
+def _check_scale(
+    values: Tensor, statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"]
+) -> None:
+    if not values.isfinite().all():
+        raise ValueError(
+            "statistics are too badly scaled for float64 (class means of size "
+            f"{statistics.means.abs().max().item():.1e}, lambda_w = "
+            f"{hyperparameters[:, 0].min().item():g}); rescale the features so that |H0|²/N is "
+            "near 1, and subtract a common offset"
+        )
 
 
 def _directions(
