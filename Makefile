@@ -16,7 +16,7 @@ demo: .venv/installed  ## train on digits, measure every layer, predict, certify
 	$(BIN)/perturb-nc demo --output results/demo
 
 test: .venv/installed  ## the whole default test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-slow: .venv/installed  ## the checks that take minutes
 	$(BIN)/python -m pytest -q -m slow

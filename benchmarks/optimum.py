@@ -22,6 +22,7 @@ from benchmarks.optimum_peers import PEERS, Case, Recorder, Stopped
 NAME = "minimize"
 KINDS = {  # norm of the class means, and of the noise of a sample
     "near collapse": (1.0, 1.0),
+    "weak means": (0.1, 1.0),
     "random": (0.0, 1.0),
     "larger": (3.0, 6.8),  # as in benchmarks.flow
 }
@@ -38,7 +39,7 @@ class Config:
     lambda_h: float = 5e-3
     beta: float = 1.0
     tolerance: float = 1e-8
-    limit: float = 20.0
+    limit: float = 60.0
     repetitions: int = 15
     batches: tuple[tuple[str, int], ...] = (
         ("larger", 10),
