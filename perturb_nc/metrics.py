@@ -148,6 +148,12 @@ def within_share(statistics: ClassStatistics) -> Scalar:
     return within / (within + _trace_between(statistics))
 
 
+def within_spectrum(statistics: ClassStatistics) -> Float64[Tensor, "... d"]:
+    """Eigenvalues of Σ_W / tr Σ_B, largest first; their sum is nc1_trace."""
+    values = torch.linalg.eigvalsh(statistics.within).flip(-1)
+    return values / _trace_between(statistics)[..., None]
+
+
 def dnc2(statistics: ClassStatistics) -> Scalar:
     """Condition number of the matrix of (uncentred) class means (Súkeník et al. 2023)."""
     values = torch.linalg.svdvals(statistics.means)

@@ -35,6 +35,7 @@ class DepthCalibration:
         predicted: model → layer → metrics, for "path", "shrinkage" (Σ_W of the start layer times
             one factor, by the same metric) and "interpolation" (linear in the log of each metric
             between the start and the last layer, both measured).
+        statistics: model → layer → class statistics predicted, for "path" and "shrinkage".
     """
 
     metric: str
@@ -44,6 +45,7 @@ class DepthCalibration:
     times: dict[str, float]
     measured: dict[str, CollapseMetrics]
     predicted: dict[str, dict[str, CollapseMetrics]]
+    statistics: dict[str, dict[str, ClassStatistics]]
 
     @property
     def placed(self) -> list[str]:
@@ -111,7 +113,13 @@ def calibrate_depth(
     times = {
         name: math.nan if path is None else float(path.times[-1]) for name, path in placed.items()
     }
-    on_path = {name: p.metrics[-1] for name, p in placed.items() if p is not None}
+    found = {
+        "path": {name: p.statistics(-1) for name, p in placed.items() if p is not None},
+        "shrinkage": {name: _shrunk(statistics, measured[name], metric) for name in later},
+    }
+    predicted = {
+        model: {name: collapse_metrics(s) for name, s in of.items()} for model, of in found.items()
+    }
     return DepthCalibration(
         metric=metric,
         lambda_w=lambda_w,
@@ -119,11 +127,8 @@ def calibrate_depth(
         start=names[0],
         times=times,
         measured=measured,
-        predicted={
-            "path": on_path,
-            "shrinkage": {n: _shrunk(statistics, measured[n], metric) for n in later},
-            "interpolation": _interpolated(measured, names),
-        },
+        predicted={**predicted, "interpolation": _interpolated(measured, names)},
+        statistics=found,
     )
 
 
@@ -190,11 +195,11 @@ def _log_ratio(predicted: CollapseMetrics, measured: CollapseMetrics, metric: st
     return math.log(above / below) if above > _ZERO and below > _ZERO else math.nan
 
 
-def _shrunk(statistics: ClassStatistics, target: CollapseMetrics, metric: str) -> CollapseMetrics:
-    """Metrics of the start layer with Σ_W times one factor, so that the metric is the target's."""
+def _shrunk(statistics: ClassStatistics, target: CollapseMetrics, metric: str) -> ClassStatistics:
+    """The start layer with Σ_W times one factor, so that the metric is the target's."""
     now = getattr(metric_functions, metric)(statistics)
     factor = getattr(target, metric) / now
-    return collapse_metrics(statistics.moved(statistics.means, factor * statistics.within))
+    return statistics.moved(statistics.means, factor * statistics.within)
 
 
 def _interpolated(
