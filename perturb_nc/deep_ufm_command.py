@@ -14,6 +14,9 @@ from perturb_nc.theory.strongly_regular import (
     graph_order,
     strongly_regular_solution,
 )
+from perturb_nc.validation import at_most
+
+_MOST = 1_000_000  # singular values to work out, a minute
 
 
 def deep_ufm(
@@ -27,6 +30,7 @@ def deep_ufm(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
 ) -> None:
     """Deep neural collapse in closed form: optimum, threshold, and the low-rank rival."""
+    at_most(depth * classes, _MOST, "depth * classes")
     lambda_h = decay if feature_decay is None else feature_decay
     shape = {"depth": depth, "num_classes": classes, "samples_per_class": samples_per_class}
     collapse = deep_collapse_optimum(**shape, lambdas=decay, lambda_h=lambda_h)

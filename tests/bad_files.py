@@ -127,7 +127,7 @@ def bad_features(folder, marker):
     }  # fmt: skip
     for name, tensor in tensors.items():
         torch.save({"features": tensor, "labels": labels}, folder / f"{name}.pt")
-    (folder / "other.safetensors").write_bytes(save({"weight": dense}))
+    (folder / "other.safetensors").write_bytes(save({"other": dense}))
     (folder / "huge.safetensors").write_bytes(lying_safetensors())
     (folder / "rows.npy").write_bytes(lying_npy())
     with zipfile.ZipFile(folder / "rows.npz", "w") as archive:
@@ -215,11 +215,11 @@ def bad_stores(folder, good):
         record = json.loads(path.read_text())
         change(record["metadata"])
         path.write_text(json.dumps(record))
+        (store / ".zattrs").write_text(json.dumps(record["metadata"].get(".zattrs", {})))
 
     edited("no attributes", lambda m: m.update({".zattrs": {}}))
     edited("no size", lambda m: m[".zattrs"].pop("num_classes"))
     edited("odd arguments", lambda m: m[".zattrs"].update(arguments=[1]))
-    edited("no group", lambda m: m.pop(".zgroup"))
     edited("no metric", lambda m: [m.pop(k) for k in list(m) if k.startswith("nc1/")])
     edited("no axis", lambda m: [m.pop(k) for k in list(m) if k.startswith("lambda_h/")])
     edited("no status", lambda m: [m.pop(k) for k in list(m) if k.startswith("status/")])

@@ -105,7 +105,7 @@ def test_spectrum(run):
         (("predict",), "Missing argument"),
         (("stats", "FEATURES"), "Missing option '--output'"),
         (("stats", "BAD", "-o", "out.safetensors"), "features must be finite, got nan at [3, 1]"),
-        (("metrics", "FEATURES"), "is not a readable safetensors file"),
+        (("metrics", "FEATURES"), "could not be read as a safetensors file"),
         (("nonsense",), "No such command 'nonsense'"),
         (("stats", "FEATURES", "-o", "FEATURES"), "is the input"),
         (("stats", "UNNAMED", "-o", "LABELS", "--labels", "LABELS"), "is the input"),

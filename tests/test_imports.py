@@ -10,7 +10,7 @@ import perturb_nc
 PACKAGE = Path(perturb_nc.__file__).parent
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
-    "storage": set(),
+    "storage": {"validation"},
     "statistics": {"validation", "layer_files"},
     "layer_files": {"storage", "statistics"},
     "metrics": {"validation", "statistics"},
