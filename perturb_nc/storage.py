@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
-from zipfile import ZipFile, is_zipfile
+from zipfile import ZipExtFile, ZipFile, is_zipfile
 
 import numpy as np
 import safetensors
@@ -101,7 +101,7 @@ def load_tensors(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_npy(file: IO[bytes], size: int) -> Tensor:
+def _read_npy(file: IO[bytes] | ZipExtFile, size: int) -> Tensor:
     """The array in a file of so many bytes, once its header agrees with them."""
     headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(file)

@@ -129,9 +129,7 @@ def at_most(value: int, maximum: int, name: str) -> int:
     return value
 
 
-def affordable(
-    size: float, name: str, remedy: str, device: torch.device | str = "cpu"
-) -> None:
+def affordable(size: float, name: str, remedy: str, device: torch.device | str = "cpu") -> None:
     """MemoryError before more bytes are allocated than are free on a device."""
     device = torch.device(device)
     if device.type == "cuda":

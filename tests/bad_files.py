@@ -187,7 +187,10 @@ def bad_statistics(folder):
         "none": {name: tensor[:0] for name, tensor in good.items()},
     }
     for name, change in changes.items():
-        tensors = {f"0/a/{field}": value.clone().contiguous() for field, value in {**good, **change}.items()}
+        tensors = {
+            f"0/a/{field}": value.clone().contiguous()
+            for field, value in {**good, **change}.items()
+        }
         (folder / f"{name}.safetensors").write_bytes(save(tensors, FORMAT))
     named = {f"0/a/{field}": value for field, value in good.items()}
     others = {

@@ -194,7 +194,9 @@ def numeric_options():
         hints = get_type_hints(REGISTERED[command].callback)
         for option in REGISTERED[command].params:
             name, hint = option.name, hints[option.name]
-            values = [v for kind in NUMBERS if kind in (hint, *get_args(hint)) for v in NUMBERS[kind]]
+            values = [
+                v for kind in NUMBERS if kind in (hint, *get_args(hint)) for v in NUMBERS[kind]
+            ]
             if command == "sweep" and name in ("lambda_w", "lambda_h", "beta", "flow_times"):
                 values = AXIS
             elif command == "plot" and name == "beta":
@@ -220,7 +222,17 @@ def test_numbers_out_of_range_are_refused(files, run, tmp_path, unchecked):
             wrong.append(f"{command} {option} {value[:40]!r}: {found}")
         tried.add(command)
     assert not wrong, "\n".join(wrong)
-    assert tried >= {"demo", "stats", "predict", "flow", "depth", "sweep", "plot", "spectrum", "deep-ufm"}
+    assert tried >= {
+        "demo",
+        "stats",
+        "predict",
+        "flow",
+        "depth",
+        "sweep",
+        "plot",
+        "spectrum",
+        "deep-ufm",
+    }
 
 
 @pytest.mark.parametrize(
@@ -345,7 +357,9 @@ def test_mutated_stores_work_or_are_refused(files, run, tmp_path, unchecked):
     out = tmp_path / "new"
 
     @settings(max_examples=EXAMPLES // 3, deadline=None, database=None)
-    @given(st.sampled_from(parts).flatmap(lambda p: st.tuples(st.just(p), mutations(p.read_bytes()))))
+    @given(
+        st.sampled_from(parts).flatmap(lambda p: st.tuples(st.just(p), mutations(p.read_bytes())))
+    )
     def check(change):
         part, mutated = change
         shutil.rmtree(out, ignore_errors=True)
@@ -398,7 +412,9 @@ def test_files_that_lie_about_their_size_take_no_memory(files, tmp_path):
     calls += [["plot", str(path), "-o", f"{out}.png"] for path in stores]
     axes = [word for o in ("--lambda-w", "--lambda-h", "--beta") for word in (o, "1:2:10000")]
     calls.append(["sweep", str(good["LAYERS"]), "--layer", "a", *axes, "-o", out])
-    calls.append(["stats", str(good["X"].with_suffix(".npz")), "-o", out, "--num-classes", "1" * 12])
+    calls.append(
+        ["stats", str(good["X"].with_suffix(".npz")), "-o", out, "--num-classes", "1" * 12]
+    )
     calls.append(["deep-ufm", "--depth", "3", "--classes", str(10**9), "--decay", "0.1"])
     command = [sys.executable, "-c", MEASURED, json.dumps(calls)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)

@@ -54,7 +54,9 @@ def plot_layers(predictions: Mapping[str, LayerPrediction], *, title: str) -> Fi
         label = "predicted from the layer before"
         axis.plot(places[1:], predicted, "D", color=PREDICTED, ms=5, label=label)
         _style(axis, name)
-        axis.set_xticks(places, [*map(literal, names), "(next)"], rotation=30, ha="right", fontsize=8)
+        axis.set_xticks(
+            places, [*map(literal, names), "(next)"], rotation=30, ha="right", fontsize=8
+        )
     figure.axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -133,7 +135,9 @@ def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
     axes[-1].plot(range(len(names)), times, "D-", color=PREDICTED, ms=5)
     _style(axes[-1], "flow time t of the layers")
     for axis in axes:
-        axis.set_xticks(range(len(names)), [*map(literal, names)], rotation=30, ha="right", fontsize=8)
+        axis.set_xticks(
+            range(len(names)), [*map(literal, names)], rotation=30, ha="right", fontsize=8
+        )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     decays = rf"$\lambda_W$ = {c.lambda_w:.3g}, $\lambda_H$ = {c.lambda_h:.3g}"

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy  # its parts load, slowly, when they are first used
 import torch
 from jaxtyping import Float64, Int64
-from scipy.optimize import brentq
 from torch import Tensor
 
 from perturb_nc.theory.collapse import orthogonal_frame
@@ -149,7 +149,7 @@ def scalar_optimum(depth: int, coefficient: float) -> tuple[float, float]:
 
     if slope(crest) <= 0:
         return 0.0, 0.5
-    p = brentq(slope, crest, 1.0, xtol=1e-16)
+    p = scipy.optimize.brentq(slope, crest, 1.0, xtol=1e-16)
     value = 0.5 * (1 - p) ** 2 + (depth + 1) / 2 * coefficient * p ** (2 / (depth + 1))
     return (p, value) if value < 0.5 else (0.0, 0.5)
 
