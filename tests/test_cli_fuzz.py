@@ -53,7 +53,7 @@ CASES = {
     ],
     "plot": [("store", ("BAD", "-o", "OUT.png"))],
     "spectrum": [("nothing", (*SHAPE, *MODEL))],
-    "deep-ufm": [("nothing", ("--depth", "3", "--classes", "6", "--decay", "0.01"))],
+    "deep-ufm": [("nothing", ("--depth", "3", "--num-classes", "6", "--decay", "0.01"))],
     "report": [("statistics", ("BAD", "-o", "OUT.html"))],
     "explore": [("statistics", ("BAD", "--no-open"))],
 }
@@ -235,12 +235,15 @@ def test_numbers_out_of_range_are_refused(files, run, tmp_path, unchecked):
     }
 
 
+FLAT = ("deep-ufm", "--depth", 1, "--num-classes", 2)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("deep-ufm", "--depth", 10**6, "--classes", 2, "--decay", "0.01"),
-        ("deep-ufm", "--depth", 3, "--classes", 10**9, "--decay", "0.01"),
-        ("deep-ufm", "--depth", 1, "--classes", 2, "--decay", "1e308", "--samples-per-class", 2**50),
+        ("deep-ufm", "--depth", 10**6, "--num-classes", 2, "--decay", "0.01"),
+        ("deep-ufm", "--depth", 3, "--num-classes", 10**9, "--decay", "0.01"),
+        (*FLAT, "--decay", "1e308", "--samples-per-class", 2**50),
         ("spectrum", *SHAPE, *MODEL, "--dim", 10**18),
         ("sweep", "LAYERS", "-o", "OUT", "--layer", "a", *(["1:2:10000"] * 3)),
         ("sweep", "LAYERS", "-o", "OUT", "--layer", "a", *AXES, "--workers", 10**4),
@@ -415,7 +418,7 @@ def test_files_that_lie_about_their_size_take_no_memory(files, tmp_path):
     calls.append(
         ["stats", str(good["X"].with_suffix(".npz")), "-o", out, "--num-classes", "1" * 12]
     )
-    calls.append(["deep-ufm", "--depth", "3", "--classes", str(10**9), "--decay", "0.1"])
+    calls.append(["deep-ufm", "--depth", "3", "--num-classes", str(10**9), "--decay", "0.1"])
     command = [sys.executable, "-c", MEASURED, json.dumps(calls)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     codes, mebibytes = json.loads(result.stdout)
