@@ -22,7 +22,7 @@ test-slow: .venv/installed  ## the checks that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
 wheel-test:  ## build wheel and sdist, install the wheel alone, use it from outside (minutes)
-	PYTHON=$(PYTHON) tests/packaging/check.sh build/packaging
+	PYTHON=$(PYTHON) tests/packaging/check.sh
 
 browser:  ## Debian's chromium for the tests in a browser, where it is missing and apt may install it
 	@command -v chromium >/dev/null \

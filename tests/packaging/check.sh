@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # The distributions as a user gets them: built, compared, installed alone, used from outside.
-# check.sh [FOLDER]: where to work, by default a new temporary folder.
+# check.sh [FOLDER]: where to work, outside the repository; by default a temporary folder.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
-work=${1:-$(mktemp -d)}
-mkdir -p "$work"
+if [ $# -gt 0 ]; then
+    work=$1
+    mkdir -p "$work"
+else
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+fi
 work=$(cd "$work" && pwd)
 quiet=(--quiet --disable-pip-version-check)
 

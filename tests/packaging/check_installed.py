@@ -18,7 +18,7 @@ def f(s: pnc.ClassStatistics) -> None:
     pnc.minimize(s)
 """
 SEEN = (
-    'Revealed type is "builtins.float"',
+    'float"',  # after "builtins." or not
     'Revealed type is "perturb_nc.networks.data.Dataset"',
     'Argument 1 to "minimize" has incompatible type "ClassStatistics"',
 )
