@@ -68,6 +68,15 @@ def write_store(path):
     return path
 
 
+def write_good(folder):
+    """What the words in capitals of a command stand for."""
+    return {
+        "X": write_features(folder / "x.npy"),
+        "LAYERS": write_layers(folder / "layers.safetensors"),
+        "STORE": write_store(folder / "store.zarr"),
+    }
+
+
 def anything(folder, suffix, valid):
     """What is wrong whatever the format: `valid` are the bytes of a good file."""
     folder.mkdir()
@@ -245,3 +254,35 @@ def bad_stores(folder, good):
     (store / ".zmetadata").write_text("[]")
     (folder / "empty.zarr").mkdir()
     return sorted(folder.iterdir())
+
+
+def checkpoints(folder, marker):
+    """Folders for the demo with something else where its checkpoint should be."""
+    folder.mkdir()
+    (folder / "a file").write_text("here")
+    for name in ("random", "code", "old", "list"):
+        (folder / name).mkdir()
+    (folder / "random" / "checkpoint.pt").write_bytes(b"\x80\x02 random")
+    paths = {p.stem: p for p in bad_features(folder / "other", marker)}
+    for name in ("code", "old", "list"):
+        (folder / name / "checkpoint.pt").write_bytes(paths[name].read_bytes())
+    return [folder / name for name in ("a file", "random", "code", "old", "list")]
+
+
+def filled(arguments, words):
+    return [str(words.get(argument, argument)) for argument in arguments]
+
+
+def outputs(folder):
+    return {"OUT": folder / "out", "OUT.png": folder / "out.png", "OUT.html": folder / "out.html"}
+
+
+def refused(result, folder):
+    """What is wrong with the refusal of a command, None if nothing."""
+    code, out, err = result
+    lines = err.splitlines()
+    if code != 2 or out or len(lines) != 1 or not err.startswith("perturb-nc: "):
+        return f"exit code {code}, stdout {out[:200]!r}, stderr {err[-2000:]}"
+    if written := list(folder.iterdir()):
+        return f"wrote {written}"
+    return None

@@ -1,29 +1,18 @@
 """No input breaks a command: it works, or it says why in one line and leaves everything alone."""
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import get_args, get_type_hints
 
 import bad_files
-import numpy as np
 import pytest
 import typer
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from bad_files import filled, outputs, refused
 
 import perturb_nc as pnc
 from perturb_nc import cli
-from perturb_nc.study.maps import plot_maps
-from perturb_nc.study.sweep_store import open_sweep
-
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 
 LAMBDAS = ("--lambda-w", "0.1", "--lambda-h", "0.05")
 MODEL = (*LAMBDAS, "--beta", "1")
@@ -67,11 +56,7 @@ def files(tmp_path_factory):
     """What every word in capitals stands for, and the bad files by what they claim to be."""
     folder = tmp_path_factory.mktemp("files")
     marker = folder / "code ran"
-    good = {
-        "X": bad_files.write_features(folder / "x.npy"),
-        "LAYERS": bad_files.write_layers(folder / "layers.safetensors"),
-        "STORE": bad_files.write_store(folder / "store.zarr"),
-    }
+    good = bad_files.write_good(folder)
     features, layers = bad_files.write_features(folder / "x.npz"), good["LAYERS"]
     broken = [
         bad_files.anything(folder / "npz", ".npz", features.read_bytes()),
@@ -87,7 +72,7 @@ def files(tmp_path_factory):
         + bad_files.bad_features(folder / "features", marker),
         "statistics": [*tensors, *bad_files.bad_statistics(folder / "statistics"), features],
         "store": [*stores, *bad_files.bad_stores(folder / "broken stores", good["STORE"])],
-        "checkpoint": checkpoints(folder / "checkpoints", marker),
+        "checkpoint": bad_files.checkpoints(folder / "checkpoints", marker),
     }
     bad["old store"] = [path for path in bad["store"] if path.name != "missing.zarr"]
     before = snapshot(folder)
@@ -96,44 +81,12 @@ def files(tmp_path_factory):
     assert snapshot(folder) == before
 
 
-def checkpoints(folder, marker):
-    """Folders for the demo with something else where its checkpoint should be."""
-    folder.mkdir()
-    (folder / "a file").write_text("here")
-    for name in ("random", "code", "old", "list"):
-        (folder / name).mkdir()
-    (folder / "random" / "checkpoint.pt").write_bytes(b"\x80\x02 random")
-    paths = {p.stem: p for p in bad_files.bad_features(folder / "other", marker)}
-    for name in ("code", "old", "list"):
-        (folder / name / "checkpoint.pt").write_bytes(paths[name].read_bytes())
-    return [folder / name for name in ("a file", "random", "code", "old", "list")]
-
-
 def snapshot(folder):
     """Path → digest of everything below a folder."""
     return {
         path: hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else path.is_dir()
         for path in folder.rglob("*")
     }
-
-
-def filled(arguments, words):
-    return [str(words.get(argument, argument)) for argument in arguments]
-
-
-def outputs(folder):
-    return {"OUT": folder / "out", "OUT.png": folder / "out.png", "OUT.html": folder / "out.html"}
-
-
-def refused(result, folder):
-    """What is wrong with the refusal of a command, None if nothing."""
-    code, out, err = result
-    lines = err.splitlines()
-    if code != 2 or out or len(lines) != 1 or not err.startswith("perturb-nc: "):
-        return f"exit code {code}, stdout {out[:200]!r}, stderr {err[-2000:]}"
-    if written := list(folder.iterdir()):
-        return f"wrote {written}"
-    return None
 
 
 def available(command):
@@ -290,140 +243,3 @@ def test_names_are_text_and_nothing_else(run, tmp_path, unchecked):
     assert [result[0] for result in results] == [0] * len(results), results
     assert all(result[2] == "" for result in (*results[:3], results[4]))
     assert json.loads((folder / "path.json").read_text("utf8"))["layer"] == NAMES[0]
-
-
-SUFFIXES = {
-    ".npz": ("stats", "BAD", "-o", "OUT"),
-    ".pt": ("stats", "BAD", "-o", "OUT"),
-    ".npy": ("metrics", "LAYERS", "--weight", "BAD"),
-    ".safetensors": ("predict", "BAD", *MODEL),
-}
-
-
-@st.composite
-def mutations(draw, content):
-    """The bytes with a few flipped, cut out, repeated or put in."""
-    content = bytearray(content)
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, max(len(content) - 1, 0)))
-        match draw(st.sampled_from(["flip", "delete", "insert", "number"])):
-            case "flip":
-                content[at : at + 1] = bytes([draw(st.integers(0, 255))])
-            case "delete":
-                del content[at : at + draw(st.integers(1, 9))]
-            case "insert":
-                content[at:at] = draw(st.binary(min_size=1, max_size=9))
-            case "number":
-                digit = next((i for i in range(at, len(content)) if 48 <= content[i] < 58), at)
-                content[digit : digit + 1] = draw(st.sampled_from([b"9" * 12, b"-1", b"0", b"1e9"]))
-    return bytes(content)
-
-
-def clean(result, folder):
-    """What is wrong with a command that may succeed, None if nothing."""
-    code, _, err = result
-    if code == 0:
-        return None if not err else f"stderr {err}"
-    return refused(result, folder)
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_mutated_files_work_or_are_refused(suffix, files, run, tmp_path, unchecked):
-    good, _ = files
-    source = good["X"].with_suffix(suffix) if suffix != ".safetensors" else good["LAYERS"]
-    content = source.read_bytes()
-    if suffix == ".npy":
-        stored = io.BytesIO()
-        np.save(stored, np.eye(3, 4))
-        content = stored.getvalue()
-    path, out = tmp_path / f"bad{suffix}", tmp_path / "new"
-
-    @settings(max_examples=EXAMPLES, deadline=None, database=None)
-    @given(mutations(content))
-    def check(mutated):
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        path.write_bytes(mutated)
-        words = {**good, "BAD": path, **outputs(out)}
-        found = clean(run(*filled(SUFFIXES[suffix], words)), out)
-        assert found is None, found
-
-    check()
-
-
-def test_mutated_stores_work_or_are_refused(files, run, tmp_path, unchecked):
-    good, _ = files
-    store = Path(shutil.copytree(good["STORE"], tmp_path / "bad.zarr"))
-    parts = [p for p in sorted(store.rglob("*")) if p.is_file()]
-    wanted = (".zmetadata", "nc1/", "status/", "lambda_w/", "nc1_derivative/", "is_global/")
-    parts = [p for p in parts if p.relative_to(store).as_posix().startswith(wanted)]
-    out = tmp_path / "new"
-
-    @settings(max_examples=EXAMPLES // 3, deadline=None, database=None)
-    @given(
-        st.sampled_from(parts).flatmap(lambda p: st.tuples(st.just(p), mutations(p.read_bytes())))
-    )
-    def check(change):
-        part, mutated = change
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        before = part.read_bytes()
-        part.write_bytes(mutated)
-        try:
-            dataset = open_sweep(store)
-        except (ValueError, MemoryError):
-            found = refused(run("plot", store, "-o", out / "x.png"), out)
-            assert found is None, found
-        else:  # whatever the numbers are now, they can be drawn
-            with contextlib.suppress(ValueError):
-                plot_maps(dataset, title="x")
-        finally:
-            part.write_bytes(before)
-
-    check()
-
-
-MEASURED = """
-import json, resource, sys
-import perturb_nc.cli as cli, perturb_nc.study.sweep, perturb_nc.study.maps
-pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + 2**30
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-before, codes = peak(), []
-for call in json.loads(sys.argv[1]):
-    sys.argv = ["perturb-nc", *call]
-    try:
-        cli.main()
-        codes.append(0)
-    except SystemExit as error:
-        codes.append(error.code)
-print(json.dumps([codes, peak() - before]))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits as Linux has them")
-def test_files_that_lie_about_their_size_take_no_memory(files, tmp_path):
-    """In a process of its own: at most a few MiB more, and no gigabyte of addresses either."""
-    good, bad = files
-    lying = ("huge.safetensors", "rows.npy", "rows.npz", "bomb.npz", "bomb.pt", "expanded.pt")
-    paths = [path for path in bad["features"] if path.name in lying]
-    assert len(paths) == len(lying)
-    out = str(tmp_path / "out")
-    calls = [["stats", str(path), "-o", out] for path in paths]
-    stores = [p for p in bad["store"] if p.name in ("huge.zarr", "all huge.zarr")]
-    calls += [["plot", str(path), "-o", f"{out}.png"] for path in stores]
-    axes = [word for o in ("--lambda-w", "--lambda-h", "--beta") for word in (o, "1:2:10000")]
-    calls.append(["sweep", str(good["LAYERS"]), "--layer", "a", *axes, "-o", out])
-    calls.append(
-        ["stats", str(good["X"].with_suffix(".npz")), "-o", out, "--num-classes", "1" * 12]
-    )
-    calls.append(["deep-ufm", "--depth", "3", "--num-classes", str(10**9), "--decay", "0.1"])
-    command = [sys.executable, "-c", MEASURED, json.dumps(calls)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
-    codes, mebibytes = json.loads(result.stdout)
-    assert codes == [2] * len(calls)
-    assert len(result.stderr.splitlines()) == len(calls), result.stderr
-    assert all(line.startswith("perturb-nc: ") for line in result.stderr.splitlines())
-    assert mebibytes < 50
-    assert list(tmp_path.iterdir()) == []
