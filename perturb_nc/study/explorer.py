@@ -27,6 +27,7 @@ RTOL = 1e-3  # of a path: its metrics then hold three digits, all that is shown
 _KEPT = 16  # settings; each has a d×d covariance
 _NEAR = 0.5  # decades between settings whose optima are good starts for each other
 _SAVED = [10 ** (i / 2) for i in range(-4, 5)]  # flow times kept on the way, to go on from
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
@@ -123,7 +124,7 @@ class Explorer:
     def _start(self, key: tuple[str, float, float, float]) -> Tensor | None:
         """The weight of the nearest optimum known; None if none is near, or for β = 0."""
         layer, lambda_w, lambda_h, beta = key
-        if beta == 0:  # where the start in closed form is the optimum
+        if beta == 0:  # `minimize` starts from collapse in closed form
             return None
         near, start = _NEAR, None
         for (other, w, h, b), optimum in self._optima.items():
@@ -177,7 +178,7 @@ def _times(reached: float, last: float) -> list[float]:
     return [*(t for t in _SAVED if reached < t < last), last]
 
 
-def _newest(kept: dict[tuple[str | float, ...], Value], key: tuple[str | float, ...]) -> Value:
+def _newest(kept: dict[Key, Value], key: Key) -> Value:
     """The value of a key, which becomes the newest; the oldest goes when there are too many."""
     value = kept[key] = kept.pop(key)
     while len(kept) > _KEPT:
