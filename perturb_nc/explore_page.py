@@ -88,7 +88,7 @@ def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash
     words = [Output(name, "children") for name in ("proof", "facts", "remarks", "numbers", "speed")]
 
     @app.callback(*panels, *words, Output("answered", "data"), Input("asked", "data"))
-    def answer(asked: dict[str, Any]) -> Answer:
+    def answer(asked: dict[str, Any] | None) -> Answer:
         """Everything that a move changes; `asked` has the layer, the stops and a number."""
         if asked is None:
             raise dash.exceptions.PreventUpdate

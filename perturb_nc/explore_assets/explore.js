@@ -7,6 +7,7 @@
   function move(layer, lambda_w, lambda_h, beta, time, answered, texts) {
     const stops = { lambda_w, lambda_h, beta, time };
     for (const [name, stop] of Object.entries(stops)) {
+      stops[name] = Number(stop); // a range that was moved holds a string
       const slider = document.getElementById(name);
       const text = texts[name][stop];
       if (slider) slider.setAttribute("aria-valuetext", text);
