@@ -8,6 +8,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 import typer
 
 from perturb_nc.layer_files import load_layers
@@ -37,6 +38,7 @@ def explore(
         if (error.name or "").split(".")[0] not in ("dash", "flask", "werkzeug"):
             raise
         raise ValueError("the page needs Dash: pip install 'perturb-nc[explore]'") from error
+    torch.set_num_threads(1)  # of each move: its matrices are too small to share
     with _listening(host, port) as listener:
         app = build_app(layers, title=file.name)
         _serve(app.server, listener, host, open_browser)

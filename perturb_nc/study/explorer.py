@@ -5,14 +5,15 @@ central path are kept for the settings seen last: a move along the path leaves t
 and a move of β the path. A new optimum is sought from the nearest one found before.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import RLock
 from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
@@ -26,7 +27,7 @@ from perturb_nc.validation import nonnegative
 RTOL = 1e-3  # of a path: its metrics then hold three digits, all that is shown
 _KEPT = 16  # settings; each has a d×d covariance
 _NEAR = 0.5  # decades between settings whose optima are good starts for each other
-_SAVED = [10 ** (i / 2) for i in range(-4, 5)]  # flow times kept on the way, to go on from
+_SAVED = (0.1, 1.0, 10.0)  # flow times kept on the way, to go on from
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -79,15 +80,17 @@ class Explorer:
 
     Args:
         layers: name → measured class statistics, in order of depth.
+        tol: of `minimize`. At 1e-8 the objective is exact to rounding and metrics hold the digits
+            that are shown; 1e-10 takes a third longer.
 
     Raises:
         ValueError: no layers.
     """
 
-    def __init__(self, layers: Mapping[str, ClassStatistics]) -> None:
+    def __init__(self, layers: Mapping[str, ClassStatistics], *, tol: float = 1e-8) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
-        self.layers = dict(layers)
+        self.layers, self._tol = dict(layers), tol
         self.measured = {name: LayerView.of(s) for name, s in layers.items()}
         self._optima: dict[tuple[str, float, float, float], Optimum] = {}
         self._paths: dict[tuple[str, float, float], FlowPath] = {}
@@ -115,26 +118,40 @@ class Explorer:
         key = (layer, problem.lambda_w, problem.lambda_h, problem.beta)
         with self._lock:
             if key not in self._optima:
-                solution = minimize(problem, initial_weight=self._start(key))
+                solution = minimize(problem, tol=self._tol, initial_weight=self._start(key))
                 view = LayerView.of(solution.statistics, solution.weight)
                 values = torch.linalg.svdvals(solution.weight)
                 self._optima[key] = Optimum(solution, view, values)
             return _newest(self._optima, key)
 
     def _start(self, key: tuple[str, float, float, float]) -> Tensor | None:
-        """The weight of the nearest optimum known; None if none is near, or for β = 0."""
-        layer, lambda_w, lambda_h, beta = key
-        if beta == 0:  # `minimize` starts from collapse in closed form
+        """The weight of the nearest optimum known, extrapolated where a drag goes on.
+
+        None, for the start of `minimize`, if none is near, and at β = 0, where that is collapse in
+        closed form.
+        """
+        layer, *setting = key
+        if setting[-1] == 0:
             return None
-        near, start = _NEAR, None
-        for (other, w, h, b), optimum in self._optima.items():
-            if other != layer or b == 0:
-                continue
-            ratios = (w / lambda_w, b / beta, (h + b) / (lambda_h + beta))
-            distance = max(abs(math.log10(ratio)) for ratio in ratios)
-            if distance < near:
-                near, start = distance, optimum.solution.weight
-        return start
+        here = _place(*setting)
+        known = [
+            (_place(*other), optimum.solution.weight)
+            for (name, *other), optimum in self._optima.items()
+            if name == layer and other[-1] > 0
+        ]
+        known = [(place, weight) for place, weight in known if _decades(here - place) < 2 * _NEAR]
+        if not known:
+            return None
+        place, weight = min(known, key=lambda found: _decades(here - found[0]))
+        step = here - place
+        if _decades(step) > _NEAR:
+            return None
+        for before, other in reversed(known):  # the newest first
+            stride = place - before
+            share = float(step @ stride) / max(float(stride @ stride), 1e-12)
+            if 0 < share <= 2 and _decades(step - share * stride) < 0.1 * _decades(step):
+                return weight + share * (weight - other)
+        return weight
 
     def on_path(self, layer: str, *, lambda_w: float, lambda_h: float, time: float) -> LayerView:
         """The central path (β = 0) from the layer at a flow time, to a relative error of `RTOL`.
@@ -171,6 +188,15 @@ class Explorer:
         if layer not in self.layers:
             raise ValueError(f"there is no layer {layer!r}; the layers are {list(self.layers)}")
         return self.layers[layer]
+
+
+def _place(lambda_w: float, lambda_h: float, beta: float) -> NDArray[np.float64]:
+    """A setting in coordinates in which optima change evenly, in decades."""
+    return np.log10([lambda_w, lambda_h + beta, beta])
+
+
+def _decades(step: NDArray[np.float64]) -> float:
+    return float(np.abs(step).max())
 
 
 def _times(reached: float, last: float) -> list[float]:

@@ -19,7 +19,7 @@ def layers():
 
 @pytest.fixture
 def explorer(layers):
-    return Explorer(layers)
+    return Explorer(layers, tol=1e-10)
 
 
 def metrics(view):
