@@ -1,7 +1,7 @@
 """The time of a move on the page of `perturb-nc explore`, beside computing everything again.
 
 A move is all that the server does for it: optimum, central path, metrics, spectra, figures. A drag
-goes on for six stops of one slider, as a hand does, each drag from a setting of its own (the move
+goes on for some stops of one slider, as a hand does, each drag from a setting of its own (the move
 to which does not count); jumps go anywhere on one slider. No setting comes twice.
 """
 
@@ -24,7 +24,6 @@ from perturb_nc.study.explorer import Explorer, LayerView
 MEASURED = Path(__file__).parent.parent / "experiments" / "results" / "every_layer"
 REACH = 30  # stops from where the sliders start: a decade and a half
 BASE = 20  # around which drags start: a decade
-DRAG = 6
 Stops = dict[str, int]
 
 
@@ -37,11 +36,12 @@ class Config:
     files: tuple[str, ...] = ("residual_mlp-cifar10-seed0", "mlp-cifar10-seed0")
     layer: int = 1
     drags: int = 2  # of every slider, in as many moves as there are jumps
+    stops: int = 6  # in a drag
     fresh: int = 5
     seed: int = 0
 
 
-QUICK = Config(dim=40, samples=200, files=("resnet18-cifar10-seed0",), drags=1, fresh=1)
+QUICK = Config(dim=40, samples=200, files=(), drags=1, stops=2, fresh=1)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def measure(name: str, layers: Mapping[str, pnc.ClassStatistics], config: Config
         shown(explorer, layer, start())
         rows = []
         for slider, stops in moves(config):
-            begin, worked = time.perf_counter(), time.thread_time()
+            begin, worked = time.perf_counter(), time.process_time()
             shown(explorer, layer, stops)
             if slider:
-                took = 1e3 * (time.perf_counter() - begin), 1e3 * (time.thread_time() - worked)
+                took = 1e3 * (time.perf_counter() - begin), 1e3 * (time.process_time() - worked)
                 rows.append((slider, *took))
         found[kind] = {
             "moves": len(rows),
@@ -100,21 +100,21 @@ def start() -> Stops:
 
 
 def dragged(config: Config) -> Iterator[tuple[str, Stops]]:
-    """Six stops of one slider, then of the next; "" is the move to where a drag starts."""
+    """Some stops of one slider, then of the next; "" is the move to where a drag starts."""
     choose = random.Random(config.seed)
     for _ in range(config.drags):
         for slider in SCALES:
             base = {n: stop + choose.randint(-BASE, BASE) for n, stop in start().items()}
             yield "", base
             step = choose.choice((-1, 1))
-            for far in range(1, DRAG + 1):
+            for far in range(1, config.stops + 1):
                 yield slider, base | {slider: base[slider] + step * far}
 
 
 def jumping(config: Config) -> Iterator[tuple[str, Stops]]:
     """Anywhere within reach on one slider after the other."""
     choose, stops = random.Random(config.seed), start()
-    for _ in range(config.drags * DRAG):
+    for _ in range(config.drags * config.stops):
         for slider in SCALES:
             middle = SCALES[slider].start
             stops = stops | {slider: middle + choose.randint(-REACH, REACH)}
@@ -140,8 +140,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"`python -m benchmarks.explore`: {ran_on['cpu']}, {ran_on['threads']} thread, torch "
         f"{ran_on['torch']}. Milliseconds on the server, figures included; "
-        f"{c['drags'] * DRAG * len(SCALES)} moves of each kind, by slider the median. Processor: "
-        "time of the one thread that works, which other work on the machine does not add to. "
+        f"{c['drags'] * c['stops'] * len(SCALES)} moves of each kind, by slider the median. "
+        "Processor: the same in time of processors, to which other work adds little. "
         "From scratch: minimize and central_path_flow at their own tolerances, metrics and "
         "spectra, in one setting.",
         "",

@@ -21,6 +21,7 @@ from perturb_nc.study.explorer import Explorer, LayerView, Optimum
 
 _ASSETS = Path(__file__).parent / "explore_assets"
 _PER_DECADE = 20
+_NONE = (ValueError, ArithmeticError, LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,11 @@ def shown(explorer: Explorer, layer: str, stops: Mapping[str, int]) -> Answer:
     try:
         optimum = explorer.optimum(layer, **decay, beta=at["beta"])
         said += figures.remarks(optimum)
-    except (ValueError, ArithmeticError, LinAlgError) as error:
+    except _NONE as error:
         said.append(f"No optimum here: {error}.")
     try:
         path = explorer.on_path(layer, **decay, time=at["time"])
-    except (ValueError, ArithmeticError, LinAlgError) as error:
+    except _NONE as error:
         said.append(f"No central path here: {error}.")
     speed = f"This move: {1e3 * (time.perf_counter() - start):.0f} ms"
     view = None if optimum is None else optimum.view
