@@ -78,11 +78,13 @@ def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash
     app.layout = _layout(explorer, title)
     sliders = [Input(name, "value") for name in SCALES]
     app.clientside_callback(
+        ClientsideFunction("explore", "label"), *sliders, State("texts", "data")
+    )
+    app.clientside_callback(
         ClientsideFunction("explore", "move"),
         Input("layer", "value"),
         *sliders,
         Input("answered", "data"),
-        State("texts", "data"),
     )
     panels = [Output(f"figure-{metric}", "figure") for metric in figures.METRICS]
     panels += [Output("figure-spectrum", "figure"), Output("figure-weight", "figure")]
