@@ -51,7 +51,7 @@ figures: .venv/installed  ## draw paper_figs/ from the committed results
 
 bench: .venv/installed  ## time everything against peers (minutes); writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@for name in flow optimum deep_ufm extraction; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in flow optimum deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and a network into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch

@@ -36,7 +36,11 @@ LAYERS = {  # what each part may import from the package, beside itself
         "networks",
     },
 }
-ALONE = {"cvxpy": {"theory/lifted.py"}, "matplotlib": {"study/plots.py", "study/maps.py"}}
+ALONE = {
+    "cvxpy": {"theory/lifted.py"},
+    "matplotlib": {"study/plots.py", "study/maps.py"},
+    "dash": {"explore_page.py"},
+}
 
 
 def imports(path):
