@@ -20,7 +20,7 @@ SHOWN = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")  # together in one c
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "x")
 _DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 _SIDES = ("measured", *MODELS)
-_TICKS = 4  # with more a logarithmic axis numbers every digit
+_LOG = {"type": "log", "nticks": 4, "tickformat": "~g"}  # with more ticks every digit is numbered
 _FLAT, _LONG = 12, 20  # letters of a name that lies flat under an axis, and of any there
 _MANY = 7  # layers; the names of more stand
 
@@ -139,7 +139,7 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
             "On the line both are equal. Open symbols: the layer itself went into the prediction."
         )
     layout = _layout("measured", "predicted", log=True)
-    layout["xaxis"] |= {"type": "log", "nticks": _TICKS}
+    layout["xaxis"] |= _LOG
     columns = {
         "quantity": "view", "model": "series", "layer": "point", "measured": "x", "predicted": "y",
     }  # fmt: skip
@@ -218,8 +218,8 @@ def _by_layer(names: Sequence[str], title: str, *, log: bool = False) -> dict[st
 
 
 def _layout(x: str, y: str, *, log: bool = False) -> dict[str, Any]:
-    axis = {"automargin": True, "fixedrange": True, "zeroline": False, "exponentformat": "power"}
-    scale = {"type": "log", "nticks": _TICKS} if log else {"type": "linear"}
+    axis = {"automargin": True, "fixedrange": True, "zeroline": False}
+    scale = _LOG if log else {"type": "linear"}
     return {
         "xaxis": {**axis, "title": {"text": x}},
         "yaxis": {**axis, "title": {"text": y}, **scale},

@@ -57,7 +57,9 @@
       element.querySelector("output").textContent = name;
     }
     const settings = { displayModeBar: false, responsive: true };
-    return Plotly.react(plot, data.map(coloured), framed(layout), settings);
+    Plotly.react(plot, data.map(coloured), framed(layout), settings);
+    // The label above says it all; plotly keeps one more drawing, to measure texts.
+    document.querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
   };
 
   // Browsers keep the state of controls when a page is loaded again.
