@@ -166,7 +166,8 @@ def test_colours_follow_the_system_and_the_choice(visit):
             """() => {
               const plot = document.querySelector("#network-1-collapse .plot");
               const fill = (s) => getComputedStyle(plot.querySelector(s)).fill;
-              return [getComputedStyle(document.body).backgroundColor, fill(".point"), fill("text")];
+              const { backgroundColor } = getComputedStyle(document.body);
+              return [backgroundColor, fill(".point"), fill("text")];
             }"""
         )
 
