@@ -40,13 +40,13 @@ def report(
     """One self-contained HTML page: measured, predicted, and where the prediction fails."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output must end in .html, got {output}")
-    given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "metric": metric, "align": align or None}
+    given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "metric": metric, "align_layers": align or None}
     settings = {name: value for name, value in given.items() if value is not None}
     files = {run: existing(run / "statistics.safetensors" if run.is_dir() else run) for run in runs}
     names = [run.resolve().name if run.is_dir() else run.stem for run in runs]
     if len(set(names)) < len(names) or len(files) < len(runs):
         raise ValueError(f"RUNS must differ in name, which titles their sections; got {names}")
-    from perturb_nc.study.compare import load_comparison  # xarray loads slowly
+    from perturb_nc.study.comparison import load_comparison  # xarray loads slowly
     from perturb_nc.study.report import write_report
 
     loaded: list[xr.Dataset | Statistics] = []
@@ -54,8 +54,9 @@ def report(
         if file.suffix.lower() != ".json":
             loaded.append((load_layers(file), load_metadata(file)))
         elif settings:
-            raise ValueError(f"--{next(iter(settings)).replace('_', '-')} is for class statistics; "
-                             f"{file} is a finished comparison: leave it out")  # fmt: skip
+            raise ValueError(
+                f"{', '.join(settings)} cannot be set for {file}, a finished comparison; leave out"
+            )
         else:
             loaded.append(load_comparison(file))
     comparisons = _compared(dict(zip(names, loaded, strict=True)), settings)

@@ -9,8 +9,9 @@ QUANTITIES = (
 )  # fmt: skip
 MODELS = ("path", "pair", "shrinkage", "interpolation", "unchanged")
 OFF = dict(zip(MODELS, (0.05, 0.1, 0.2, 0.03, 0.4), strict=True))  # |log(predicted/measured)|
+FIRST = "the first layer of its width"
 UNREACHED = "the path does not come by its nc1_span"
-ALONE = "the only layer of its width"
+ALONE = "no other layer of its width"
 
 
 def comparison(
@@ -35,11 +36,11 @@ def comparison(
     known[:, [0, last]] = False
     known[0, last - 1] = False
     reason = np.where(known, "", ALONE).astype(object)
-    reason[:, 0] = "first layer of its width"
+    reason[:, 0] = FIRST
     reason[0, last - 1] = UNREACHED
     missing = np.where(known, 1.0, np.nan)[:, :, None]
     later = np.where(known[1], 1.0, np.nan)
-    times = np.array([0.0, *np.linspace(0.4, 1.7, count - 3), np.nan, 0.0])
+    times = np.array([np.nan, *np.linspace(0.4, 1.7, count - 3), np.nan, np.nan])
     held_out = known.copy()
     held_out[3, last - 1] = False  # interpolation is given the last layer of a stage
     data = xr.Dataset(
@@ -51,14 +52,14 @@ def comparison(
             "held_out": (("model", "layer"), held_out),
             "reason": (("model", "layer"), reason.astype(str)),
             "flow_time": ("layer", times),
-            "path_lambda_w": ("layer", np.where(np.arange(count) < last, 0.05, np.nan)),
+            "path_lambda_w": ("layer", later * 0.05),
             "regularization": (("layer", "parameter"), later[:, None] * [0.0512345, 5e-3, 2.0]),
             "standard_error": (("layer", "parameter"), later[:, None] * [0.1, 0.2, 0.05]),
             "residual": ("layer", later * 0.1),
             "unchanged_residual": ("layer", later * 0.4),
             "spectral_ratio": ("layer", later * 0.9),
             "gap": ("layer", later * 1e-16),
-            "fit_status": ("layer", np.where(known[1], "CONVERGED", "")),
+            "fit_status": ("layer", np.where(known[1], "transferred", "")),
         },
         coords={
             "layer": list(layers),
@@ -71,8 +72,8 @@ def comparison(
         },
         attrs={
             "name": name, "metric": "nc1_span", "lambda_h": 0.0, "align": "false",
-            "num_classes": 10, "num_samples": 1437, "perturb_nc": "0.1.0", "parameters_from": "",
-            "source": "5" * 64, **attrs,
+            "num_classes": 10, "num_samples": 1437, "perturb_nc_version": "0.1.0",
+            "parameters_from": "other", "statistics_sha256": "5" * 64, **attrs,
         },
     )  # fmt: skip
     if intervals:

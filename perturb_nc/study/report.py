@@ -13,7 +13,14 @@ from plotly.offline import get_plotlyjs
 from perturb_nc.storage import json_text, replacing
 from perturb_nc.study import report_tables as tables
 from perturb_nc.study.report_figures import figures
-from perturb_nc.study.report_text import MODELS, QUANTITIES, judged_errors, label, where_it_loses
+from perturb_nc.study.report_text import (
+    MODELS,
+    QUANTITIES,
+    judged_errors,
+    label,
+    of_pairs,
+    where_it_loses,
+)
 
 
 def write_report(
@@ -92,9 +99,11 @@ def _network(number: int, comparison: xr.Dataset) -> dict[str, Any]:
         },
         "measured": tables.measured_table(comparison),
         "places": tables.places_table(comparison),
+        "of_pairs": of_pairs(comparison),
         "fit": tables.fit_table(comparison),
         "predictions": tables.predictions_table(comparison),
         "errors": tables.errors_table(errors.isel(network=0), str(comparison.attrs["metric"])),
+        "judged": f"{int(errors['judged'][0])} of {int(errors['layers'][0])}",
         "sentences": where_it_loses(errors),
         "missing": tables.missing(comparison),
     }

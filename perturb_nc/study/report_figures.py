@@ -80,8 +80,9 @@ def time_figure(comparison: xr.Dataset) -> Figure:
         name = f"d = {int(comparison['dim'].values[stages.index(stage)])}"
         traces.append(_line(1 + count % 5, name, own))
         said.append(change(f"{name}: flow time", names, own))
-    missing = [name for name, time in zip(names, times, strict=True) if math.isnan(time)]
-    summary = "; ".join(said) + (f". Not placed: {', '.join(missing)}." if missing else ".")
+    reasons = comparison["reason"].sel(model="path").values.tolist()
+    said += [f"none at {name}: {why}" for name, why in zip(names, reasons, strict=True) if why]
+    summary = "; ".join(said) + "."
     figure = _plain(traces, _by_layer(names, "flow time t"))
     columns = {"stage": "series", "layer": "point", "flow_time": "y"}
     return Figure("time", "Flow time of the layers", figure, {"": summary}, columns, names)

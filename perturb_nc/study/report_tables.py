@@ -11,7 +11,6 @@ from perturb_nc.study.report_text import MODELS, QUANTITIES, label, number, quan
 
 _MEASURED = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")
 _PARAMETERS = {"lambda_w": "λ_W", "lambda_h": "λ_H", "beta": "β"}
-_FIRST = "first layer of its width: nothing before it to predict it from"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def places_table(comparison: xr.Dataset) -> Table:
         "layer": "",
         "stage": "run of layers of one width; each has its own path",
         "λ_W of the path": "",
-        "flow time t": "0 at the first layer of a stage",
+        "flow time t": "since the first layer of the stage",
         "why not placed": "",
     }
     return Table("Places on the central path", columns, rows)
@@ -104,18 +103,19 @@ def fit_table(comparison: xr.Dataset) -> Table:
     rows = []
     for place, name in enumerate(comparison["layer"].values):
         at = comparison.isel(layer=place)
-        why = str(at["reason"].sel(model="pair").values) or _FIRST
+        why = str(at["reason"].sel(model="pair").values)
         row = [_name(name)]
         for parameter in _PARAMETERS:
             row.append(_number(at["regularization"].sel(parameter=parameter), why))
-            row.append(_number(at["standard_error"].sel(parameter=parameter), why))
+            unsure = why or "the layers do not determine it, or it was not fitted to them"
+            row.append(_number(at["standard_error"].sel(parameter=parameter), unsure))
         numbers = ("residual", "unchanged_residual", "spectral_ratio", "gap")
-        row += [_number(at[name], why) for name in numbers]
+        row += [_number(at[variable], why) for variable in numbers]
         status = str(at["fit_status"].values)
         rows.append([*row, Cell(status or "–", status, "" if status else why)])
     columns = {"layer": ""}
     for symbol in _PARAMETERS.values():
-        columns |= {symbol: "fitted to the layer and the one before", f"s.e. log {symbol}": ""}
+        columns |= {symbol: "of the layer and the one before", f"s.e. log {symbol}": ""}
     columns |= {
         "residual": "misfit of the optimum",
         "residual, unchanged": "misfit of the previous layer itself",
@@ -123,7 +123,7 @@ def fit_table(comparison: xr.Dataset) -> Table:
         "gap": "how far the objective is above the minimum, at most",
         "fit": "",
     }
-    return Table("The pair optimum: fitted parameters and certificate", columns, rows)
+    return Table("The pair optimum: parameters and certificate", columns, rows)
 
 
 def errors_table(table: xr.DataArray, metric: str) -> Table:
@@ -149,7 +149,8 @@ def network_tables(table: xr.DataArray, metrics: Mapping[str, str]) -> dict[str,
         table: (network, model, quantity).
         metrics: network → metric that placed its layers.
     """
-    columns = {"network": ""} | {m: MODELS.get(m, "") for m in table["model"].values.tolist()}
+    columns = {"network": "", "layers judged": "of those held out"}
+    columns |= {model: MODELS[model] for model in table["model"].values.tolist()}
     tables = {}
     for quantity in table["quantity"].values.tolist():
         rows = []
@@ -157,7 +158,9 @@ def network_tables(table: xr.DataArray, metrics: Mapping[str, str]) -> dict[str,
             placed = metrics[network] == quantity
             why = "the layers were placed by it" if placed else "no held-out prediction"
             cells = _contested(table.sel(network=network, quantity=quantity), why)
-            rows.append([_name(network), *cells])
+            at = table.sel(network=network)
+            judged = Cell(f"{int(at['judged'])} of {int(at['layers'])}", int(at["judged"]))
+            rows.append([_name(network), judged, *cells])
         caption = f"{label(quantity)}: median |log(predicted/measured)|"
         tables[quantity] = Table(caption, columns, rows)
     return tables
@@ -177,7 +180,7 @@ def missing(comparison: xr.Dataset) -> list[tuple[str, str, str]]:
 
 def provenance(comparison: xr.Dataset) -> dict[str, str]:
     """What the comparison says of its origin."""
-    names = {
+    titles = {
         "name": "network",
         "num_classes": "K",
         "num_samples": "N",
@@ -185,12 +188,12 @@ def provenance(comparison: xr.Dataset) -> dict[str, str]:
         "lambda_h": "λ_H of the path",
         "align": "class means aligned",
         "parameters_from": "pair parameters from",
-        "perturb_nc": "perturb_nc",
-        "source": "SHA-256 of the statistics",
+        "perturb_nc_version": "perturb_nc",
+        "statistics_sha256": "SHA-256 of the statistics",
     }
     attrs = dict(comparison.attrs)
     attrs["metric"] = label(attrs["metric"])
-    known = {title: attrs.pop(key, "") for key, title in names.items()}
+    known = {title: attrs.pop(key, "") for key, title in titles.items()}
     return {title: str(value) for title, value in (known | attrs).items() if value != ""}
 
 

@@ -7,7 +7,7 @@ from itertools import product
 
 import xarray as xr
 
-from perturb_nc.study.compare import error_table
+from perturb_nc.study.comparison import error_table
 
 QUANTITIES = {
     "nc1_trace": ("ÑC1", "tr Σ_W / tr Σ_B"),
@@ -28,7 +28,7 @@ RIVALS = {
 }
 MODELS = {
     "path": "the central path, each layer placed on it by one metric",
-    "pair": "the optimum of (1) with the previous layer as H0 and fitted λ_W, λ_H and β",
+    "pair": "the optimum of (1) with the previous layer as H0; λ_W, λ_H, β fitted to both, or given",
     "shrinkage": "Σ_W of the first layer times one factor (naive)",
     "interpolation": "linear in the log of each metric between first and last layer (naive)",
     "unchanged": "the previous layer itself (naive)",
@@ -107,7 +107,9 @@ def where_it_loses(table: xr.DataArray) -> list[str]:
     for model, name in THEORY.items():
         of_model = {q: strongest[model, q] for q in QUANTITIES if (model, q) in strongest}
         if not of_model:
-            sentences.append(f"There is no held-out prediction of {name} to judge.")
+            own = "; parameters fitted to the layers themselves do not count"
+            why = own if model == "pair" else ""
+            sentences.append(f"There is no held-out prediction of {name} to judge{why}.")
         alike: dict[tuple[int, int, str], list[str]] = {}  # quantities lost in the same way
         for quantity, c in of_model.items():
             rival = c.rival if c.lost else ""
@@ -115,6 +117,23 @@ def where_it_loses(table: xr.DataArray) -> list[str]:
         for (lost, networks, rival), labels in sorted(alike.items(), reverse=True):
             sentences.append(_verdict(name, rival, labels, lost, networks))
     return sentences
+
+
+def of_pairs(comparison: xr.Dataset) -> list[str]:
+    """Sentences: how much of the step from layer to layer the pair optimum explains, and proofs."""
+    known = comparison.where(comparison["residual"].notnull(), drop=True)
+    count = known.sizes["layer"]
+    if count == 0:
+        return []
+    left = known["residual"] / known["unchanged_residual"]
+    worse, proved = int((left >= 1).sum()), int((known["spectral_ratio"] <= 1).sum())
+    pairs = "pair of layers" if count == 1 else "pairs of layers"
+    return [
+        f"Of the step from one layer to the next the optimum leaves {float(left.median()):.0%} "
+        f"unexplained (median of {count} {pairs}); at {worse} of {count} it is no nearer to the "
+        "layer than the layer before.",
+        f"It is proved to be the global optimum (r at most 1) at {proved} of {count} {pairs}.",
+    ]
 
 
 def _verdict(model: str, rival: str, labels: Sequence[str], lost: int, networks: int) -> str:

@@ -22,7 +22,7 @@
 
   const framed = (layout) => {
     const [ink, line, paper] = ["ink", "line", "paper"].map(colour);
-    const axis = { color: ink, gridcolor: line, linecolor: line };
+    const axis = { gridcolor: line, linecolor: line };
     return {
       ...layout,
       paper_bgcolor: paper,
