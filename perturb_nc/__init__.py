@@ -1,10 +1,12 @@
 """Perturbation analysis of near neural collapse (Tirer, Huang & Niles-Weed 2023)."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from perturb_nc.layer_files import load_layers, load_metadata, save_layers
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
+from perturb_nc.study.alignment import align
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
 from perturb_nc.study.fit import FitStatus, RegularizationFit, fit_regularization
 from perturb_nc.theory.anchored import (
@@ -33,6 +35,9 @@ from perturb_nc.theory.spectrum import NearCollapseSpectrum, near_collapse_spect
 from perturb_nc.theory.strongly_regular import StronglyRegular, strongly_regular_solution
 
 if TYPE_CHECKING:
+    from perturb_nc.study.compare import compare_layers
+    from perturb_nc.study.comparison import error_table, load_comparison, save_comparison
+    from perturb_nc.study.resampling import bootstrap_intervals
     from perturb_nc.study.sweep import sweep
 
 __all__ = [
@@ -58,38 +63,52 @@ __all__ = [
     "StatisticsBuilder",
     "Status",
     "StronglyRegular",
+    "align",
     "anchored_contraction",
+    "bootstrap_intervals",
     "calibrate_depth",
     "cascade",
     "central_path_flow",
     "central_path_flows",
     "certify",
     "collapse_metrics",
+    "compare_layers",
     "deep_collapse_optimum",
     "deep_penalties",
     "effective_complexity",
+    "error_table",
     "exact_collapse",
     "fit_regularization",
     "gradient_descent",
     "hyperparameter_response",
     "lbfgs",
     "linear_response",
+    "load_comparison",
     "load_layers",
     "load_metadata",
     "minimize",
     "minimize_anchored",
     "minimize_batch",
     "near_collapse_spectrum",
+    "save_comparison",
     "save_layers",
     "strongly_regular_solution",
     "sweep",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`sweep`, when it is first asked for: xarray takes a third of a second to load."""
-    if name != "sweep":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from perturb_nc.study import sweep as module
+_LAZY = {  # xarray takes a third of a second to load
+    "bootstrap_intervals": "resampling",
+    "compare_layers": "compare",
+    "error_table": "comparison",
+    "load_comparison": "comparison",
+    "save_comparison": "comparison",
+    "sweep": "sweep",
+}
 
-    return module.sweep
+
+def __getattr__(name: str) -> Any:
+    """The names that need xarray, when they are first asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"perturb_nc.study.{_LAZY[name]}"), name)

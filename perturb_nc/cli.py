@@ -20,8 +20,8 @@ from perturb_nc.layer_files import load_layers, save_layers
 from perturb_nc.metrics import collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import json_text, read_arrays, replacing, write_json
-from perturb_nc.study.compare import predict_layers
 from perturb_nc.study.depth import CALIBRATING, calibrate_depth
+from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory.flow import central_path_flow
 from perturb_nc.theory.spectrum import near_collapse_spectrum
 from perturb_nc.validation import at_least, positive

@@ -13,8 +13,8 @@ from perturb_nc.networks.data import batches, load_dataset
 from perturb_nc.networks.extraction import collect_statistics
 from perturb_nc.networks.training import TrainingConfig, train
 from perturb_nc.storage import replacing, write_json
-from perturb_nc.study.compare import LayerPrediction, predict_layers
 from perturb_nc.study.plots import plot_layers
+from perturb_nc.study.predict import LayerPrediction, predict_layers
 from perturb_nc.validation import nonnegative, positive
 
 WIDTH, BLOCKS = 64, 5

@@ -1,5 +1,6 @@
 """Files of class statistics: the layers of a network, in order, in one safetensors file."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -77,3 +78,14 @@ def load_metadata(path: str | Path) -> dict[str, str]:
     """The metadata given to `save_layers` or `ClassStatistics.save`."""
     metadata = read_tensors(path)[1]
     return {key: value for key, value in metadata.items() if key != _FORMAT_KEY}
+
+
+def statistics_sha256(*layers: ClassStatistics) -> str:
+    """A digest of the numbers, shapes and types of class statistics: the same only for the same."""
+    digest = hashlib.sha256()
+    for statistics in layers:
+        for name in _FIELDS:
+            array = getattr(statistics, name).cpu().contiguous().numpy()
+            digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()

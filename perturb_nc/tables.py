@@ -13,8 +13,8 @@ from rich.table import Column, Table
 
 from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.study.compare import LayerPrediction
 from perturb_nc.study.depth import COMPARED, MODELS, DepthCalibration
+from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.theory.flow import FlowPath
 from perturb_nc.theory.minimize import Status
 from perturb_nc.theory.spectrum import NearCollapseSpectrum

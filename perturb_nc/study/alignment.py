@@ -7,9 +7,7 @@ from torch import Tensor
 from perturb_nc.statistics import ClassStatistics
 
 
-def procrustes_rotation(
-    statistics: ClassStatistics, to: ClassStatistics
-) -> Float64[Tensor, "d d"]:
+def procrustes_rotation(statistics: ClassStatistics, to: ClassStatistics) -> Float64[Tensor, "d d"]:
     """The orthogonal R that brings the class means nearest to those of another layer.
 
     R minimises Σ_k π_k |R μ_k - ν_k|² (orthogonal Procrustes, Schönemann 1966): with the singular

@@ -1,75 +1,245 @@
-"""Predicted beside measured, layer by layer."""
+"""Predicted beside measured: every layer of a network, every model, and naive rivals.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+One labelled dataset holds it all; tables, figures and the report read it.
+"""
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
+
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.alignment import align
+from perturb_nc.study.comparison import empty_comparison, stages
+from perturb_nc.study.depth import CALIBRATING, calibrate_depth
+from perturb_nc.study.fit import fit_regularization, misfit
+from perturb_nc.study.quantities import QUANTITIES, quantities, top_spectrum
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.validation import ArrayLike
+from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.validation import nonnegative, positive
 
 
-@dataclass(frozen=True, eq=False)
-class LayerPrediction:
-    """One layer: what was measured, and the near-collapse model with its features as H0.
-
-    Attributes:
-        measured: metrics of the layer itself.
-        predicted: metrics of the optimum H* and W* that the model puts after the layer.
-        solution: that optimum, with its certificate.
-    """
-
-    measured: CollapseMetrics
-    predicted: CollapseMetrics
-    solution: Solution
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values: metrics, objective, certificate and status."""
-        certificate = self.solution.certificate
-        return {
-            "measured": self.measured.as_dict(),
-            "predicted": self.predicted.as_dict(),
-            "objective": self.solution.objective,
-            "spectral_ratio": certificate.spectral_ratio,
-            "lower_bound": certificate.lower_bound,
-            "gap": certificate.gap,
-            "is_global": certificate.is_global,
-            "gradient_norm": self.solution.gradient_norm,
-            "status": self.solution.status.name,
-        }
-
-
-def predict_layers(
+def compare_layers(
     layers: Mapping[str, ClassStatistics],
     *,
-    lambda_w: float,
-    lambda_h: float,
-    beta: float,
-    bias: bool = False,
-    weights: Mapping[str, ArrayLike] | None = None,
-) -> dict[str, LayerPrediction]:
-    """Solve the model with each layer as the reference features H0 of the one that follows.
+    name: str,
+    metric: str = "nc1_span",
+    lambda_w: float | None = None,
+    lambda_h: float = 0.0,
+    fit: Sequence[str] = (),
+    pairs: bool = True,
+    align_layers: bool = False,
+    parameters: xr.Dataset | None = None,
+    intervals: xr.DataArray | None = None,
+    on_layer: Callable[[str], None] | None = None,
+) -> xr.Dataset:
+    """Hold two predictions of the theory and three rivals against every layer of a network.
+
+    Layers that follow each other with one width make a stage; each stage is compared by itself.
+
+    - "path": the central path from the first layer of the stage (`calibrate_depth`), a layer's
+      flow time set by `metric`. λ_W is fitted to every second layer and the last (or those named
+      in `fit`), the others are held out.
+    - "pair": the optimum of (1) with the layer before as H0 and the (λ_W, λ_H, β) that fit best
+      (`fit_regularization`). Held out only where the parameters come from another comparison.
+    - "shrinkage": Σ_W of the first layer times one factor, also set by `metric`.
+    - "interpolation": everything linear in its log between the stage's first and last layer.
+    - "unchanged": the layer before.
 
     Args:
-        layers: name → measured class statistics, in order.
-        lambda_w, lambda_h, beta, bias: as in NearCollapseProblem, the same for every layer.
-        weights: name → weight that reads the layer, for the measured NC3 metrics.
+        layers: name → class statistics in order of depth, one set of classes.
+        name: of the network, for tables and figures.
+        metric: by which layers are placed, as for `calibrate_depth`.
+        lambda_w: of the path; None to fit it.
+        lambda_h: of the path.
+        fit: layers that decide λ_W.
+        pairs: whether to fit pairs, which takes most of the time: seconds each at d = 512.
+        align_layers: rotate each layer onto the one before by its class means (`align`) before
+            the pair is fitted: for networks whose layers do not share a basis, having no skip
+            connections.
+        parameters: another comparison (of another network, epoch or split, with layers of the
+            same names), from which all parameters are taken: nothing is fitted then.
+        intervals: of `bootstrap_intervals`, kept beside the measurements.
+        on_layer: called with the name of each layer that is done.
+
+    Returns:
+        A dataset with dimensions layer, model, quantity, index (of eigenvalues of Σ_W/tr Σ_B),
+        parameter: `measured`, `predicted`, `spectrum`, `predicted_spectrum`, `held_out`, `reason`
+        (why there is no prediction, or ""), `flow_time`, `path_lambda_w`, and for the pair
+        `regularization`, `standard_error` (of its log; NaN: not determined), `residual` beside
+        `unchanged_residual` (`misfit`), `spectral_ratio`, `gap`, `fit_status`. NaN where there is
+        none.
 
     Raises:
-        ValueError: bad hyper-parameters, or a weight that does not fit its layer.
+        ValueError: no layers, classes that differ, an unknown metric or layer, parameters out of
+            range or of other layers.
+
+    Source: DESIGN §4.2, 4.6.
     """
-    weights = weights or {}
-    problems = {
-        name: NearCollapseProblem(
-            statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
-        )
-        for name, statistics in layers.items()
+    _check(layers, metric, lambda_w, lambda_h, fit, parameters)
+    table = empty_comparison(layers)
+    table.attrs |= {
+        "name": name,
+        "metric": metric,
+        "lambda_h": lambda_h,
+        "align": str(align_layers).lower(),
+        "parameters_from": "" if parameters is None else parameters.attrs["name"],
     }
-    measured = {name: collapse_metrics(s, weights.get(name)) for name, s in layers.items()}
-    predictions = {}
-    for name, problem in problems.items():
-        solution = minimize(problem)
-        predicted = collapse_metrics(solution.statistics, solution.weight)
-        predictions[name] = LayerPrediction(measured[name], predicted, solution)
-    return predictions
+    if intervals is not None:
+        table["interval"] = intervals.reindex(layer=list(layers), quantity=list(QUANTITIES))
+    for stage in stages(layers):
+        if len(stage) > 1:
+            fixed = lambda_w if parameters is None else _path_lambda_w(parameters, stage)
+            chosen = [n for n in stage[1:] if n in fit] or sorted({*stage[2::2], stage[-1]})
+            _fill_path(table, {n: layers[n] for n in stage}, fixed, chosen)
+        for before, layer in pairwise(stage):
+            _fill(table, "unchanged", layer, layers[before])
+            observed = align(layers[layer], layers[before]) if align_layers else layers[layer]
+            table["unchanged_residual"].loc[layer] = misfit(layers[before], observed)
+            if pairs:
+                _fill_pair(table, layer, layers[before], observed, parameters)
+            else:
+                table["reason"].loc["pair", layer] = "pairs were not asked for"
+            if on_layer is not None:
+                on_layer(layer)
+    return table
+
+
+def _fill(table: xr.Dataset, model: str, layer: str, predicted: ClassStatistics) -> None:
+    at = {"model": model, "layer": layer}
+    table["predicted"].loc[at] = quantities(predicted)
+    table["predicted_spectrum"].loc[at] = top_spectrum(predicted)
+    table["held_out"].loc[at] = model not in ("path", "pair")
+
+
+def _fill_path(
+    table: xr.Dataset,
+    stage: Mapping[str, ClassStatistics],
+    lambda_w: float | None,
+    fit: Sequence[str],
+) -> None:
+    """The path and the two rivals that know what it knows, at every layer but the first."""
+    names, metric = list(stage), table.attrs["metric"]
+    later = names[1:]
+    try:
+        found = calibrate_depth(
+            stage,
+            lambda_w=lambda_w,
+            lambda_h=table.attrs["lambda_h"],
+            metric=metric,
+            fit=fit if lambda_w is None else None,
+        )
+    except (ValueError, LinAlgError) as error:  # of these features: the other stages go on
+        table["reason"].loc[{"model": ["path", "shrinkage", "interpolation"], "layer": later}] = (
+            " ".join(str(error).split())
+        )
+        return
+    for model, predictions in found.statistics.items():
+        for layer, statistics in predictions.items():
+            _fill(table, model, layer, statistics)
+    place = {"layer": later}
+    table["flow_time"].loc[place] = [found.times[n] for n in later]
+    table["path_lambda_w"].loc[place] = found.lambda_w
+    for layer in later:
+        at = {"model": "path", "layer": layer}
+        table["held_out"].loc[at] = lambda_w is not None or layer not in fit
+        if layer not in found.placed:
+            table["reason"].loc[at] = f"the path does not come by its {metric}"
+    share = np.arange(1, len(names))[:, None] / (len(names) - 1)
+    for measured, predicted in (("measured", "predicted"), ("spectrum", "predicted_spectrum")):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.log(table[measured].sel(layer=[names[0], names[-1]]).values)
+            values = np.exp(ends[0] + share * (ends[1] - ends[0]))
+        table[predicted].loc[{"model": "interpolation", **place}] = values
+    table["held_out"].loc[{"model": "interpolation", **place}] = [n != names[-1] for n in later]
+
+
+def _fill_pair(
+    table: xr.Dataset,
+    layer: str,
+    before: ClassStatistics,
+    observed: ClassStatistics,
+    parameters: xr.Dataset | None,
+) -> None:
+    at = {"model": "pair", "layer": layer}
+    try:
+        if parameters is None:
+            solution = _fitted(table, layer, before, observed)
+        else:
+            values = parameters["regularization"].sel(layer=layer)
+            solution = _transferred(table, layer, before, values)
+    except (ValueError, LinAlgError) as error:
+        table["reason"].loc[at] = " ".join(str(error).split())
+        return
+    _fill(table, "pair", layer, solution.statistics)
+    table["residual"].loc[layer] = misfit(solution.statistics, observed)
+    table["held_out"].loc[at] = parameters is not None
+    table["spectral_ratio"].loc[layer] = solution.certificate.spectral_ratio
+    table["gap"].loc[layer] = solution.certificate.gap
+
+
+def _fitted(
+    table: xr.Dataset, layer: str, before: ClassStatistics, observed: ClassStatistics
+) -> Solution:
+    found = fit_regularization(before, observed)
+    errors = found.standard_error
+    for name in HYPERPARAMETERS:
+        table["regularization"].loc[layer, name] = getattr(found, name)
+        # Infinite where the statistics do not determine it; a JSON file has no infinity.
+        error = errors[name]
+        table["standard_error"].loc[layer, name] = error if math.isfinite(error) else math.nan
+    table["fit_status"].loc[layer] = found.status.name.lower()
+    return found.solution
+
+
+def _transferred(
+    table: xr.Dataset, layer: str, before: ClassStatistics, values: xr.DataArray
+) -> Solution:
+    if bool(values.isnull().any()):
+        raise ValueError("the other comparison has no parameters for this layer")
+    w, h, b = (float(values.sel(parameter=name)) for name in HYPERPARAMETERS)
+    table["regularization"].loc[layer] = values.values
+    table["fit_status"].loc[layer] = "transferred"
+    return minimize(NearCollapseProblem(before, lambda_w=w, lambda_h=h, beta=b))
+
+
+def _path_lambda_w(parameters: xr.Dataset, stage: Sequence[str]) -> float:
+    """λ_W of the other comparison's path over these layers."""
+    return float(parameters["path_lambda_w"].sel(layer=list(stage[1:])).max())
+
+
+def _check(
+    layers: Mapping[str, ClassStatistics],
+    metric: str,
+    lambda_w: float | None,
+    lambda_h: float,
+    fit: Sequence[str],
+    parameters: xr.Dataset | None,
+) -> None:
+    """ValueError when the arguments do not fit together."""
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+    classes = {name: s.num_classes for name, s in layers.items()}
+    if len(set(classes.values())) > 1:
+        raise ValueError(f"layers must share one set of classes, got K = {classes}")
+    if metric not in CALIBRATING:
+        raise ValueError(f"metric must be one of {', '.join(CALIBRATING)}, got {metric!r}")
+    nonnegative(lambda_h, "lambda_h")
+    if lambda_w is not None:
+        positive(lambda_w, "lambda_w")
+    if unknown := [name for name in fit if name not in layers]:
+        raise ValueError(f"fit must name layers, got {unknown}; layers are {list(layers)}")
+    if parameters is None:
+        return
+    if lambda_w is not None or fit:
+        raise ValueError("parameters gives λ_W already; leave lambda_w and fit out")
+    theirs = parameters["layer"].values.tolist()
+    if missing := [name for name in layers if name not in theirs]:
+        raise ValueError(f"parameters must hold the same layers, but {missing} are not in {theirs}")
+    for stage in stages(layers):
+        if len(stage) > 1 and math.isnan(_path_lambda_w(parameters, stage)):
+            raise ValueError(f"parameters holds no λ_W of a path over {stage}")

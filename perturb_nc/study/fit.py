@@ -126,30 +126,45 @@ def fit_regularization(
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     fixed = _checked(reference, observed, given)
     at_least(max_steps, 1, "max_steps")
-    misfit = _Misfit(reference, observed, fixed, bias)
-    rough = [misfit.descend(start, 1e-2, max_steps) for start in misfit.starts()]
-    best = misfit.descend(min(rough, key=lambda end: end.cost).x, 1e-10, max_steps)
-    solution = misfit.solved(best.x)
-    residuals = misfit.residuals(best.x)
+    problem = _Misfit(reference, observed, fixed, bias)
+    rough = [problem.descend(start, 1e-2, max_steps) for start in problem.starts()]
+    best = problem.descend(min(rough, key=lambda end: end.cost).x, 1e-10, max_steps)
+    solution = problem.solved(best.x)
+    residuals = problem.residuals(best.x)
     between = residuals[: reference.means.numel()]
-    unchanged = misfit.scaled(reference.means - observed.means, reference.within - observed.within)
-    covariance = misfit.covariance(best.x, residuals)
+    covariance = problem.covariance(best.x, residuals)
     status = FitStatus.CONVERGED if best.status > 0 else FitStatus.MAX_STEPS
     if not np.isfinite(covariance.diagonal()).all():
         status = FitStatus.NOT_DETERMINED
-    names = misfit.free
+    names = problem.free
     rows = [dict(zip(names, row, strict=True)) for row in covariance.tolist()]
     return RegularizationFit(
-        **misfit.values(best.x),
+        **problem.values(best.x),
         covariance=dict(zip(names, rows, strict=True)),
         means_error=math.sqrt(2) * float(np.linalg.norm(between)),
         within_error=math.sqrt(2) * float(np.linalg.norm(residuals[len(between) :])),
         residual=float(np.linalg.norm(residuals)),
-        unchanged=unchanged.norm().item(),
+        unchanged=misfit(reference, observed),
         solution=solution,
         steps=best.nfev,
         status=status,
     )
+
+
+def misfit(predicted: ClassStatistics, observed: ClassStatistics) -> float:
+    """The residual of `fit_regularization` for any prediction: relative errors of means and Σ_W."""
+    of_means, of_within = _scales(observed)
+    means, within = predicted.means - observed.means, predicted.within - observed.within
+    return math.hypot((of_means * means).norm().item(), (of_within * within).norm().item())
+
+
+def _scales(observed: ClassStatistics) -> tuple[Float64[Tensor, "K 1"], Float64[Tensor, ""]]:
+    """What errors of the means and of Σ_W are multiplied by."""
+    means = (observed.priors @ observed.means.square().sum(1)).sqrt()
+    within = observed.within.norm()
+    # Both collapsed: nothing to compare.
+    of_within = math.sqrt(0.5) / within if within > 0 else within
+    return (observed.priors / 2).sqrt()[:, None] / means, of_within
 
 
 class _Misfit:
@@ -169,11 +184,7 @@ class _Misfit:
         self._units = {"lambda_w": size, "lambda_h": 1 / size, "beta": 1 / size}
         limits = [[self._units[n] * b for b in _BOUNDS[n]] for n in self.free]
         self.bounds: tuple[Vector, Vector] = tuple(np.log(limits).T)
-        means = (observed.priors @ observed.means.square().sum(1)).sqrt()
-        self._means_scale = (observed.priors / 2).sqrt()[:, None] / means
-        within = observed.within.norm()
-        # Both collapsed: nothing to compare.
-        self._within_scale = math.sqrt(0.5) / within if within > 0 else within
+        self._means_scale, self._within_scale = _scales(observed)
         self._last: tuple[Vector, Solution] | None = None
 
     def values(self, x: Vector) -> dict[str, float]:

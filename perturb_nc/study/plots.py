@@ -7,8 +7,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perturb_nc.study.compare import LayerPrediction
 from perturb_nc.study.depth import COMPARED, DepthCalibration
+from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.theory.flow import FlowPath
 
 MEASURED, PREDICTED = "#1b3a5c", "#d1495b"

@@ -1,6 +1,5 @@
 """What a sweep computes, in which pieces, and the empty dataset that they fill."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -13,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from perturb_nc import metrics as metric_functions
+from perturb_nc.layer_files import statistics_sha256
 from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.integrators import FlowStatus
@@ -214,16 +214,11 @@ def _coordinates(plan: SweepPlan) -> dict[str, Any]:
 
 
 def _provenance(statistics: ClassStatistics, plan: SweepPlan) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for field in fields(statistics):
-        array = getattr(statistics, field.name).cpu().contiguous().numpy()
-        digest.update(f"{field.name}{array.shape}{array.dtype.str}".encode())
-        digest.update(array.tobytes())
     arguments = {name: _listed(value) for name, value in asdict(plan).items()}
     return {
         "title": "Optima of the near-collapse model over its hyper-parameters",
         "perturb_nc_version": version("perturb-nc"),
-        "statistics_sha256": digest.hexdigest(),
+        "statistics_sha256": statistics_sha256(statistics),
         "num_classes": statistics.num_classes,
         "dim": statistics.dim,
         "num_samples": statistics.num_samples,

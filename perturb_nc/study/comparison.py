@@ -1,0 +1,147 @@
+"""The dataset of `compare_layers`: what it holds, the errors in it, and its file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from perturb_nc.layer_files import statistics_sha256
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.storage import existing, write_json
+from perturb_nc.study.quantities import EIGENVALUES, QUANTITIES, quantities, top_spectrum
+from perturb_nc.theory.response import HYPERPARAMETERS
+
+RIVALS = ("shrinkage", "interpolation", "unchanged")
+MODELS = ("path", "pair", *RIVALS)
+TOP = 5  # eigenvalues of Σ_W that the errors count
+_FORMAT = "perturb_nc.comparison/1"
+_ZERO = 1e-12  # a value below this is rounding
+_PER_LAYER = (
+    "flow_time", "path_lambda_w", "residual", "unchanged_residual", "spectral_ratio", "gap",
+)  # fmt: skip
+
+
+def stages(layers: Mapping[str, ClassStatistics]) -> list[list[str]]:
+    """Names of layers that follow each other with one width."""
+    return [list(names) for _, names in groupby(layers, key=lambda name: layers[name].dim)]
+
+
+def empty_comparison(layers: Mapping[str, ClassStatistics]) -> xr.Dataset:
+    """Measurements, and predictions still to come."""
+    runs = stages(layers)
+    names, sizes = list(layers), {"parameter": len(HYPERPARAMETERS), "quantity": len(QUANTITIES)}
+    sizes |= {"model": len(MODELS), "layer": len(names), "index": EIGENVALUES}
+    alone = {stage[0]: "no other layer of its width" for stage in runs if len(stage) == 1}
+    reasons = {stage[0]: "the first layer of its width" for stage in runs} | alone
+
+    def unknown(*dims: str) -> tuple[tuple[str, ...], object]:
+        return dims, np.full([sizes[d] for d in dims], np.nan)
+
+    first = next(iter(layers.values()))
+    return xr.Dataset(
+        {
+            "measured": (("layer", "quantity"), np.array([quantities(s) for s in layers.values()])),
+            "spectrum": (("layer", "index"), np.array([top_spectrum(s) for s in layers.values()])),
+            "predicted": unknown("model", "layer", "quantity"),
+            "predicted_spectrum": unknown("model", "layer", "index"),
+            "held_out": (("model", "layer"), np.zeros((len(MODELS), len(names)), bool)),
+            "reason": (
+                ("model", "layer"),
+                np.array([[reasons.get(n, "") for n in names] for _ in MODELS], dtype=object),
+            ),
+            "regularization": unknown("layer", "parameter"),
+            "standard_error": unknown("layer", "parameter"),
+            "fit_status": ("layer", np.array([""] * len(names), dtype=object)),
+            **{variable: unknown("layer") for variable in _PER_LAYER},
+        },
+        coords={
+            "layer": names,
+            "stage": ("layer", [i for i, stage in enumerate(runs) for _ in stage]),
+            "dim": ("layer", [s.dim for s in layers.values()]),
+            "model": list(MODELS),
+            "quantity": list(QUANTITIES),
+            "index": np.arange(1, EIGENVALUES + 1),
+            "parameter": list(HYPERPARAMETERS),
+        },
+        attrs={
+            "num_classes": first.num_classes,
+            "num_samples": first.num_samples,
+            "perturb_nc_version": version("perturb-nc"),
+            "statistics_sha256": statistics_sha256(*layers.values()),
+        },
+    )
+
+
+def errors(comparison: xr.Dataset) -> xr.DataArray:
+    """|log(predicted/measured)| by model, layer and quantity.
+
+    The last quantity, "top_eigenvalues", is the median over the five largest eigenvalues of Σ_W
+    (relative to tr Σ_B). NaN where there is no prediction or either side is 0.
+    """
+    single = _log_error(comparison["predicted"], comparison["measured"])
+    top = _log_error(comparison["predicted_spectrum"], comparison["spectrum"])
+    median = top.isel(index=slice(TOP)).median("index", skipna=True)
+    return xr.concat([single, median.expand_dims(quantity=["top_eigenvalues"])], dim="quantity")
+
+
+def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
+    """Median error of held-out layers, by network, model and quantity.
+
+    A network's layers are those that path and rivals all predict without having been given them,
+    so that every model is judged on the same ones; coordinates `judged` and `layers` count them and
+    all that were held out. The pair's row is NaN where its parameters were fitted to these layers.
+
+    Raises:
+        ValueError: no comparisons.
+    """
+    if not comparisons:
+        raise ValueError("comparisons must hold at least one, got none")
+    rows, judged, held_out = [], [], []
+    for comparison in comparisons:
+        known = comparison["predicted"].sel(quantity="nc1_trace").notnull()
+        fair = comparison["held_out"].drop_sel(model="pair").all("model")
+        everywhere = (fair & known.drop_sel(model="pair")).all("model")
+        error = errors(comparison).where(everywhere & comparison["held_out"])
+        rows.append(error.median("layer", skipna=True))
+        judged.append(int(everywhere.sum()))
+        held_out.append(int(fair.sum()))
+    table = xr.concat(rows, dim="network", coords="minimal", compat="override", join="exact")
+    return table.assign_coords(
+        network=[c.attrs["name"] for c in comparisons],
+        judged=("network", judged),
+        layers=("network", held_out),
+    )
+
+
+def save_comparison(comparison: xr.Dataset, path: str | Path) -> None:
+    """Write a comparison as JSON, atomically."""
+    write_json(path, {"format": _FORMAT, **comparison.to_dict()})
+
+
+def load_comparison(path: str | Path) -> xr.Dataset:
+    """Read a comparison written by `save_comparison`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or one that holds something else.
+    """
+    try:
+        record = json.loads(existing(path).read_text(encoding="utf8"))
+        if record.pop("format", None) != _FORMAT:
+            raise ValueError("it has another format")
+        table = xr.Dataset.from_dict(record)
+        for name, variable in table.data_vars.items():
+            if variable.dtype == object and name not in ("reason", "fit_status"):
+                table[name] = variable.astype(float)  # null for NaN
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} holds no comparison ({reason}); write one anew") from error
+    return table
+
+
+def _log_error(predicted: xr.DataArray, measured: xr.DataArray) -> xr.DataArray:
+    ratio = predicted.where(predicted > _ZERO) / measured.where(measured > _ZERO)
+    return xr.ufuncs.abs(xr.ufuncs.log(ratio))

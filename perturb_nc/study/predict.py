@@ -1,0 +1,75 @@
+"""Predicted beside measured, layer by layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.validation import ArrayLike
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPrediction:
+    """One layer: what was measured, and the near-collapse model with its features as H0.
+
+    Attributes:
+        measured: metrics of the layer itself.
+        predicted: metrics of the optimum H* and W* that the model puts after the layer.
+        solution: that optimum, with its certificate.
+    """
+
+    measured: CollapseMetrics
+    predicted: CollapseMetrics
+    solution: Solution
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values: metrics, objective, certificate and status."""
+        certificate = self.solution.certificate
+        return {
+            "measured": self.measured.as_dict(),
+            "predicted": self.predicted.as_dict(),
+            "objective": self.solution.objective,
+            "spectral_ratio": certificate.spectral_ratio,
+            "lower_bound": certificate.lower_bound,
+            "gap": certificate.gap,
+            "is_global": certificate.is_global,
+            "gradient_norm": self.solution.gradient_norm,
+            "status": self.solution.status.name,
+        }
+
+
+def predict_layers(
+    layers: Mapping[str, ClassStatistics],
+    *,
+    lambda_w: float,
+    lambda_h: float,
+    beta: float,
+    bias: bool = False,
+    weights: Mapping[str, ArrayLike] | None = None,
+) -> dict[str, LayerPrediction]:
+    """Solve the model with each layer as the reference features H0 of the one that follows.
+
+    Args:
+        layers: name → measured class statistics, in order.
+        lambda_w, lambda_h, beta, bias: as in NearCollapseProblem, the same for every layer.
+        weights: name → weight that reads the layer, for the measured NC3 metrics.
+
+    Raises:
+        ValueError: bad hyper-parameters, or a weight that does not fit its layer.
+    """
+    weights = weights or {}
+    problems = {
+        name: NearCollapseProblem(
+            statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+        )
+        for name, statistics in layers.items()
+    }
+    measured = {name: collapse_metrics(s, weights.get(name)) for name, s in layers.items()}
+    predictions = {}
+    for name, problem in problems.items():
+        solution = minimize(problem)
+        predicted = collapse_metrics(solution.statistics, solution.weight)
+        predictions[name] = LayerPrediction(measured[name], predicted, solution)
+    return predictions
