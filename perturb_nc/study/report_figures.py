@@ -77,6 +77,8 @@ def time_figure(comparison: xr.Dataset) -> Figure:
     traces, said = [], []
     for count, stage in enumerate(dict.fromkeys(stages)):
         own = [t if s == stage else math.nan for t, s in zip(times, stages, strict=True)]
+        if all(map(math.isnan, own)):
+            continue
         name = f"d = {int(comparison['dim'].values[stages.index(stage)])}"
         traces.append(_line(1 + count % 5, name, own))
         said.append(change(f"{name}: flow time", names, own))

@@ -8,11 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
-from comparisons import ALONE, MODELS, OFF, UNREACHED, comparison
+from comparisons import ALONE, FIRST, MODELS, OFF, UNREACHED, comparison
+from problems import random_problem
 
-from perturb_nc.study import report_figures, report_tables
+from perturb_nc.study import report_figures, report_tables, report_text
+from perturb_nc.study.compare import compare_layers
+from perturb_nc.study.comparison import errors
 from perturb_nc.study.report import write_report
-from perturb_nc.study.report_text import change, judged_errors, where_it_loses
+from perturb_nc.study.report_text import change, judged_errors, of_pairs, where_it_loses
 
 NAMES = ("<script>alert(1)</script>", 'a"b', "blocks.1", "<a href='http://x.invalid'>c</a>", "head")
 VOID = {"meta", "input", "link", "br"}
@@ -133,7 +136,7 @@ def test_numbers_have_three_digits_on_the_page_and_all_of_them_in_the_cell(page)
 def test_what_there_is_not_is_a_dash_with_its_reason(page):
     places = rows(page, "network-2-places")
     assert places[3] == ["blocks.2", "0", "0.05", f"– {UNREACHED}", UNREACHED]
-    assert places[0][3:] == ["0", ""]
+    assert places[0][3:] == [f"– {FIRST}", FIRST]
     predictions = rows(page, "network-2-predictions")
     assert len(predictions) == 5 * len(MODELS)
     assert predictions[-1] == ["head", "unchanged", "no", *[f"– {ALONE}"] * 8]
@@ -150,7 +153,8 @@ def test_the_best_is_marked_and_what_placed_the_layers_is_no_contest(page):
     assert interpolation[1] == "0.03 best"
     assert [row[2] for row in errors] == ["– the layers were placed by it"] * 5  # nc1_span
     assert sum("best" in cell for row in errors for cell in row) == 8
-    assert rows(page, "summary-nc1")[0] == ["net", "0.05", "0.1", "0.2", "0.03 best", "0.4"]
+    row = rows(page, "summary-nc1")[0]
+    assert row == ["net", "2 of 2", "0.05", "0.1", "0.2", "0.03 best", "0.4"]
 
 
 def test_where_it_loses_counts_networks():
@@ -185,7 +189,8 @@ def test_where_it_loses_of_one_network_and_of_none():
     said = where_it_loses(table.sel(quantity=["nc1"]))
     assert said == [
         "Interpolation predicts NC1 better than the path.",
-        "There is no held-out prediction of the pair optimum to judge.",
+        "There is no held-out prediction of the pair optimum to judge; parameters fitted to the "
+        "layers themselves do not count.",
     ]
 
 
@@ -216,11 +221,11 @@ def test_figures_hold_the_numbers_of_the_comparison():
     np.testing.assert_array_equal(bars["y"], data["measured"].sel(quantity="nc1"))
     np.testing.assert_allclose(bars["error_y"]["array"], 0.1 * np.array(bars["y"]))
     np.testing.assert_allclose(bars["error_y"]["arrayminus"], 0.1 * np.array(bars["y"]))
-    one, two = figures["time"].figure["data"]
-    np.testing.assert_array_equal(one["y"], [*data["flow_time"].values[:3], np.nan, np.nan])
-    np.testing.assert_array_equal(two["y"], [np.nan] * 4 + [0])
-    assert "d = 64: flow time rises from 0 (embed) to" in figures["time"].views[""]
-    assert "Not placed: blocks.2." in figures["time"].views[""]
+    (line,) = figures["time"].figure["data"]  # none for the head, which is alone
+    np.testing.assert_array_equal(line["y"], data["flow_time"])
+    said = figures["time"].views[""]
+    assert said.startswith("d = 64: flow time rises from 0.4 (blocks.0) to 1.7 (blocks.1); none at")
+    assert f"; none at blocks.2: {UNREACHED};" in said
     frame = figures["layers"].figure["frames"][2]["data"]  # NC1
     expected = data["predicted"].sel(quantity="nc1", model="shrinkage")
     np.testing.assert_array_equal(frame[3]["y"], expected)
@@ -242,7 +247,41 @@ def test_a_comparison_without_intervals_and_with_a_note():
     assert (said["recorded data"], said["N"], said["placed by"]) == (
         "digits", "1437", "ÑC1 in the span",
     )  # fmt: skip
-    assert "pair parameters from" not in said
+    assert said["pair parameters from"] == "other"
+    del data.attrs["parameters_from"]
+    assert "pair parameters from" not in report_tables.provenance(data)
+
+
+def test_what_is_said_of_pairs():
+    data = comparison()
+    assert of_pairs(data) == [
+        "Of the step from one layer to the next the optimum leaves 25% unexplained (median of 3 "
+        "pairs of layers); at 0 of 3 it is no nearer to the layer than the layer before.",
+        "It is proved to be the global optimum (r at most 1) at 3 of 3 pairs of layers.",
+    ]
+    data["residual"].loc["blocks.0"] = 0.8
+    data["spectral_ratio"].loc[["blocks.0", "blocks.1"]] = 1.1
+    said = of_pairs(data)
+    assert "at 1 of 3 it is no nearer" in said[0]
+    assert "at 1 of 3 pairs" in said[1]
+    data["residual"][:] = np.nan
+    assert of_pairs(data) == []
+
+
+def test_the_comparison_made_up_here_has_the_shape_of_a_real_one():
+    start = random_problem(seed=1, counts=(3, 9, 6), dim=7).reduced.statistics
+    other = random_problem(seed=2, counts=(3, 9, 6), dim=7).reduced.statistics
+    real = compare_layers({"a": start, "b": other}, name="real", pairs=False)
+    made = comparison(intervals=False)
+    for name, variable in {**real.variables}.items():
+        assert made[name].dims == variable.dims, name
+        assert made[name].dtype.kind == variable.dtype.kind or variable.dtype == object, name
+    assert set(made.variables) == set(real.variables)
+    assert set(made.attrs) == set(real.attrs)
+    for name in ("quantity", "model", "parameter", "index"):
+        assert made[name].values.tolist() == real[name].values.tolist()
+    assert set(report_text.MODELS) == set(MODELS)
+    assert set(report_text.QUANTITIES) == {*errors(real)["quantity"].values.tolist()}
 
 
 def test_what_cannot_be_reported_is_refused_before_anything_is_written(tmp_path):
