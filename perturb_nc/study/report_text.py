@@ -28,7 +28,7 @@ RIVALS = {
 }
 MODELS = {
     "path": "the central path, each layer placed on it by one metric",
-    "pair": "the optimum of (1) with the previous layer as H0; λ_W, λ_H, β fitted to both, or given",
+    "pair": "the optimum of (1) with the previous layer as H0, its parameters fitted or given",
     "shrinkage": "Σ_W of the first layer times one factor (naive)",
     "interpolation": "linear in the log of each metric between first and last layer (naive)",
     "unchanged": "the previous layer itself (naive)",
@@ -120,7 +120,7 @@ def where_it_loses(table: xr.DataArray) -> list[str]:
 
 
 def of_pairs(comparison: xr.Dataset) -> list[str]:
-    """Sentences: how much of the step from layer to layer the pair optimum explains, and proofs."""
+    """Sentences: the misfit that the pair optimum leaves, and how often it is proved."""
     known = comparison.where(comparison["residual"].notnull(), drop=True)
     count = known.sizes["layer"]
     if count == 0:
@@ -129,9 +129,8 @@ def of_pairs(comparison: xr.Dataset) -> list[str]:
     worse, proved = int((left >= 1).sum()), int((known["spectral_ratio"] <= 1).sum())
     pairs = "pair of layers" if count == 1 else "pairs of layers"
     return [
-        f"Of the step from one layer to the next the optimum leaves {float(left.median()):.0%} "
-        f"unexplained (median of {count} {pairs}); at {worse} of {count} it is no nearer to the "
-        "layer than the layer before.",
+        f"The misfit of the optimum is {float(left.median()):.0%} of that of the layer before "
+        f"(median of {count} {pairs}); at {worse} of {count} it is not the smaller one.",
         f"It is proved to be the global optimum (r at most 1) at {proved} of {count} {pairs}.",
     ]
 

@@ -255,14 +255,14 @@ def test_a_comparison_without_intervals_and_with_a_note():
 def test_what_is_said_of_pairs():
     data = comparison()
     assert of_pairs(data) == [
-        "Of the step from one layer to the next the optimum leaves 25% unexplained (median of 3 "
-        "pairs of layers); at 0 of 3 it is no nearer to the layer than the layer before.",
+        "The misfit of the optimum is 25% of that of the layer before (median of 3 pairs of "
+        "layers); at 0 of 3 it is not the smaller one.",
         "It is proved to be the global optimum (r at most 1) at 3 of 3 pairs of layers.",
     ]
     data["residual"].loc["blocks.0"] = 0.8
     data["spectral_ratio"].loc[["blocks.0", "blocks.1"]] = 1.1
     said = of_pairs(data)
-    assert "at 1 of 3 it is no nearer" in said[0]
+    assert "at 1 of 3 it is not" in said[0]
     assert "at 1 of 3 pairs" in said[1]
     data["residual"][:] = np.nan
     assert of_pairs(data) == []
