@@ -125,9 +125,8 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
         )  # fmt: skip
     for quantity in quantities_of(comparison):
         measured, *predicted = _sides(comparison, quantity).values()
-        ends = [v for v in measured if v > 0]
-        line = [min(ends), max(ends)] if ends else []
-        data = [go.Scatter(x=line, y=line), *(go.Scatter(x=measured, y=y) for y in predicted)]
+        # The line has the x of all others: they go without, for the page's size.
+        data = [go.Scatter(x=measured, y=measured), *(go.Scatter(y=y) for y in predicted)]
         axes = {
             axis: {"title": {"text": f"{label(quantity)} {side}"}}
             for axis, side in (("xaxis", "measured"), ("yaxis", "predicted"))

@@ -82,16 +82,17 @@ def places_table(comparison: xr.Dataset) -> Table:
 
 
 def predictions_table(comparison: xr.Dataset) -> Table:
-    """Every prediction of every model."""
+    """Every prediction of every model; `missing` says which there are not."""
     quantities = quantities_of(comparison)
     rows = []
     for name in comparison["layer"].values:
         for model in MODELS:
             at = comparison.sel(layer=name, model=model)
-            why = str(at["reason"].values) or "not defined"
             values = at["predicted"].sel(quantity=quantities).values
+            if all(map(math.isnan, values)):
+                continue
             held_out = "yes" if at["held_out"] else "no"
-            cells = [_number(value, why) for value in values]
+            cells = [_number(value, "not defined for this layer") for value in values]
             rows.append([_name(name), Cell(model, model), Cell(held_out, held_out), *cells])
     columns = {"layer": "", "model": "", "held out": "the layer did not enter the prediction"}
     columns |= {label(q): QUANTITIES[q][1] for q in quantities}

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 
 import xarray as xr
 
@@ -36,22 +35,20 @@ MODELS = {
 
 
 @dataclass(frozen=True)
-class Contest:
-    """How often a naive rival predicts a quantity better than a model of the theory.
+class Standing:
+    """A model of the theory against its naive rivals, in one quantity.
 
     Attributes:
-        model, rival, quantity: names of the comparison.
-        lost: networks on which the rival's median error is the smaller one.
-        networks: networks on which both have one.
-        margin: largest excess of the model's median error over the rival's.
+        networks: on which the model and a rival have a median error.
+        lost: of these, on which a rival's is the smaller one.
+        rival: that which beats the model on most networks; of several the one with most margin.
+        lost_to_rival: networks on which that one does.
     """
 
-    model: str
-    rival: str
-    quantity: str
-    lost: int
     networks: int
-    margin: float
+    lost: int
+    rival: str
+    lost_to_rival: int
 
 
 def label(quantity: str) -> str:
@@ -78,44 +75,48 @@ def judged_errors(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
     return table.where(table["quantity"] != placing)
 
 
-def contests(table: xr.DataArray) -> list[Contest]:
-    """Every model of the theory against every rival, for each quantity both predict somewhere.
+def standing(table: xr.DataArray, model: str, quantity: str) -> Standing:
+    """Count the networks on which rivals predict a quantity better than a model of the theory.
 
     Args:
         table: median errors (network, model, quantity), as `judged_errors` gives them.
+        model: "path" or "pair".
+        quantity: of the table.
     """
-    found = []
-    for model, quantity, rival in product(THEORY, table["quantity"].values.tolist(), RIVALS):
-        both = table.sel(quantity=quantity, model=[model, rival]).dropna("network").values
-        if len(both):
-            excess = both[:, 0] - both[:, 1]
-            lost, margin = int((excess > 0).sum()), float(excess.max())
-            found.append(Contest(model, rival, quantity, lost, len(both), margin))
-    return found
+    errors = table.sel(quantity=quantity)
+    excess = errors.sel(model=model, drop=True) - errors.sel(model=list(RIVALS))
+    counts = {r: int((excess.sel(model=r) > 0).sum()) for r in RIVALS}
+    margins = {r: float(excess.sel(model=r).fillna(-math.inf).max()) for r in RIVALS}
+    rival = max(RIVALS, key=lambda r: (counts[r], margins[r]))
+    return Standing(
+        networks=int(excess.notnull().any("model").sum()),
+        lost=int((excess > 0).any("model").sum()),
+        rival=rival,
+        lost_to_rival=counts[rival],
+    )
 
 
 def where_it_loses(table: xr.DataArray) -> list[str]:
-    """Sentences: for each model and quantity the rival that beats it most often; where none does.
+    """Sentences: on how many networks naive rivals predict better than the theory, and which.
 
     Args:
         table: median errors (network, model, quantity), as `judged_errors` gives them.
     """
-    strongest: dict[tuple[str, str], Contest] = {}
-    for contest in sorted(contests(table), key=lambda c: (c.lost, c.margin)):
-        strongest[contest.model, contest.quantity] = contest
     sentences = []
+    present = table["quantity"].values.tolist()
     for model, name in THEORY.items():
-        of_model = {q: strongest[model, q] for q in QUANTITIES if (model, q) in strongest}
-        if not of_model:
+        alike: dict[Standing, list[str]] = {}  # quantities that stand the same
+        for quantity in [q for q in QUANTITIES if q in present]:
+            found = standing(table, model, quantity)
+            if found.networks:
+                key = found if found.lost else replace(found, rival="")
+                alike.setdefault(key, []).append(label(quantity))
+        if not alike:
             own = "; parameters fitted to the layers themselves do not count"
             why = own if model == "pair" else ""
             sentences.append(f"There is no held-out prediction of {name} to judge{why}.")
-        alike: dict[tuple[int, int, str], list[str]] = {}  # quantities lost in the same way
-        for quantity, c in of_model.items():
-            rival = c.rival if c.lost else ""
-            alike.setdefault((c.lost, c.networks, rival), []).append(label(quantity))
-        for (lost, networks, rival), labels in sorted(alike.items(), reverse=True):
-            sentences.append(_verdict(name, rival, labels, lost, networks))
+        worst_first = sorted(alike.items(), key=lambda item: -item[0].lost)
+        sentences += [_verdict(name, found, labels) for found, labels in worst_first]
     return sentences
 
 
@@ -135,14 +136,19 @@ def of_pairs(comparison: xr.Dataset) -> list[str]:
     ]
 
 
-def _verdict(model: str, rival: str, labels: Sequence[str], lost: int, networks: int) -> str:
-    if not lost:
+def _verdict(model: str, found: Standing, labels: Sequence[str]) -> str:
+    networks = found.networks
+    if not found.lost:
         where = f" on any of {networks} networks" if networks > 1 else ""
         return f"No naive rival predicts {_listed(labels, 'or')} better than {model}{where}."
-    text = f"{RIVALS[rival]} predicts {_listed(labels, 'and')} better than {model}."
-    return (
-        f"On {lost} of {networks} networks {text}" if networks > 1 else text[0].upper() + text[1:]
-    )
+    rival = RIVALS[found.rival]
+    predicts = f"predicts {_listed(labels, 'and')} better than {model}"
+    if networks == 1:
+        return f"{rival[0].upper()}{rival[1:]} {predicts}."
+    on = f"On {found.lost} of {networks} networks"
+    if found.lost == found.lost_to_rival:
+        return f"{on} {rival} {predicts}."
+    return f"{on} a naive rival {predicts} ({rival} on {found.lost_to_rival})."
 
 
 def change(name: str, layers: Sequence[str], values: Sequence[float]) -> str:

@@ -34,12 +34,15 @@
     };
   };
 
-  // The figure in one state of its control: a frame says how it differs from the first.
+  // The figure in one state of its control: a frame says how it differs from the first. Traces
+  // of a frame share the x of its first one.
   const state = ({ figure }, index) => {
     const frame = figure.frames?.[index] ?? {};
     const layout = { ...figure.layout };
     for (const axis of ["xaxis", "yaxis"]) layout[axis] = { ...layout[axis], ...frame.layout?.[axis] };
-    return { data: figure.data.map((trace, i) => ({ ...trace, ...frame.data?.[i] })), layout };
+    const x = frame.data?.[0].x;
+    const data = figure.data.map((trace, i) => ({ ...trace, ...(x && { x }), ...frame.data?.[i] }));
+    return { data, layout };
   };
 
   const draw = (element, index) => {
