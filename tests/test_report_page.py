@@ -112,7 +112,7 @@ def test_the_slider_moves_the_spectrum(page, data):
     before = drawn(page)
     ticks = page.locator(f"{SPECTRUM} .ytick text").all_text_contents()
     page.keyboard.press("ArrowLeft")
-    assert page.locator(f"{SPECTRUM} output").inner_text() == "blocks.0"
+    expect(page.locator(f"{SPECTRUM} output")).to_have_text("blocks.0")
     assert slider.get_attribute("aria-valuetext") == "blocks.0"
     after = drawn(page)
     for side, was in zip(after, before, strict=True):

@@ -137,8 +137,7 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
             for model, values in zip(MODELS, predicted, strict=True)
         ]
         views[label(quantity)] = (
-            f"{label(quantity)}, predicted against measured; layers by model: {', '.join(counts)}. "
-            "On the line both are equal. Open symbols: the layer itself went into the prediction."
+            f"{label(quantity)} predicted against measured; layers by model: {', '.join(counts)}."
         )
     layout = _layout("measured", "predicted", log=True)
     layout["xaxis"] |= _LOG
@@ -146,7 +145,7 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
         "quantity": "view", "model": "series", "layer": "point", "measured": "x", "predicted": "y",
     }  # fmt: skip
     figure = _plain(base, layout, frames)
-    title = "Predicted against measured"
+    title = "Predicted against measured (open symbols: the layer went into its own prediction)"
     return Figure("scatter", title, figure, views, columns, names, "select")
 
 
@@ -239,4 +238,6 @@ def _plain(
     """Checked by plotly, without its template: the page has its own colours."""
     figure = go.Figure(list(traces), layout, frames=list(frames)).to_plotly_json()
     figure["layout"].pop("template", None)
+    for trace in (trace for frame in figure.get("frames", ()) for trace in frame["data"]):
+        del trace["type"]  # as in the data
     return figure
