@@ -20,7 +20,12 @@ SHOWN = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")  # together in one c
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "x")
 _DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 _SIDES = ("measured", *MODELS)
-_LOG = {"type": "log", "nticks": 4, "tickformat": "~g"}  # with more ticks every digit is numbered
+_LOG = {
+    "type": "log",
+    "nticks": 4,  # with more every digit is numbered
+    "tickformat": "~g",
+}
+_ROUNDING = 1e-12  # at or below it, as NC2 of two classes is, a value has no place on a log axis
 _FLAT, _LONG = 12, 20  # letters of a name that lies flat under an axis, and of any there
 _MANY = 7  # layers; the names of more stand
 
@@ -61,7 +66,7 @@ def collapse_figure(comparison: xr.Dataset) -> Figure:
     if "interval" in comparison:
         columns |= {"low": "low", "high": "high"}
     for mark, quantity in enumerate(SHOWN, start=1):
-        values = _values(comparison["measured"].sel(quantity=quantity))
+        values = _positive(comparison["measured"].sel(quantity=quantity))
         error = _error_bars(comparison, quantity)
         traces.append(_line(mark, label(quantity), values).update(error_y=error))
         said.append(change(label(quantity), names, values))
@@ -83,7 +88,7 @@ def time_figure(comparison: xr.Dataset) -> Figure:
         traces.append(_line(1 + count % 5, name, own))
         said.append(change(f"{name}: flow time", names, own))
     reasons = comparison["reason"].sel(model="path").values.tolist()
-    said += [f"none at {name}: {why}" for name, why in zip(names, reasons, strict=True) if why]
+    said += [f"no place for {name}: {why}" for name, why in zip(names, reasons, strict=True) if why]
     summary = "; ".join(said) + "."
     figure = _plain(traces, _by_layer(names, "flow time t"))
     columns = {"stage": "series", "layer": "point", "flow_time": "y"}
@@ -95,8 +100,7 @@ def layers_figure(comparison: xr.Dataset) -> Figure:
     names, frames, views = _layers(comparison), [], {}
     for quantity in quantities_of(comparison):
         sides = _sides(comparison, quantity)
-        log = all(value > 0 for values in sides.values() for value in values if value == value)
-        axis = {"type": "log" if log else "linear", "title": {"text": label(quantity)}}
+        axis = {"title": {"text": label(quantity)}}
         data = [go.Scatter(y=values) for values in sides.values()]
         frames.append(go.Frame(data=data, layout={"yaxis": axis}))
         said = [change(side, names, sides[side]) for side in ("measured", "path", "pair")]
@@ -154,8 +158,9 @@ def spectrum_figure(comparison: xr.Dataset) -> Figure:
     index, frames, views = comparison["index"].values.tolist(), [], {}
     for name in _layers(comparison):
         at = comparison.sel(layer=name)
-        sides = {"measured": _values(at["spectrum"])}
-        sides |= {model: _values(at["predicted_spectrum"].sel(model=model)) for model in MODELS}
+        predicted = at["predicted_spectrum"]
+        sides = {"measured": _positive(at["spectrum"])}
+        sides |= {model: _positive(predicted.sel(model=model)) for model in MODELS}
         frames.append(go.Frame(data=[go.Scatter(y=values) for values in sides.values()]))
         first = [f"{number(v[0])} {side}" for side, v in sides.items() if v[0] == v[0]]
         views[name] = f"{name}: the largest eigenvalue is {', '.join(first) or 'not known'}."
@@ -175,10 +180,14 @@ def _values(array: xr.DataArray) -> list[float]:
     return array.values.astype(float).tolist()
 
 
+def _positive(array: xr.DataArray) -> list[float]:
+    return _values(array.where(array > _ROUNDING))
+
+
 def _sides(comparison: xr.Dataset, quantity: str) -> dict[str, list[float]]:
     predicted = comparison["predicted"].sel(quantity=quantity)
-    sides = {"measured": _values(comparison["measured"].sel(quantity=quantity))}
-    return sides | {model: _values(predicted.sel(model=model)) for model in MODELS}
+    sides = {"measured": _positive(comparison["measured"].sel(quantity=quantity))}
+    return sides | {model: _positive(predicted.sel(model=model)) for model in MODELS}
 
 
 def _error_bars(comparison: xr.Dataset, quantity: str) -> dict[str, Any] | None:

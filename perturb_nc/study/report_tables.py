@@ -95,7 +95,7 @@ def predictions_table(comparison: xr.Dataset) -> Table:
             cells = [_number(value, "not defined for this layer") for value in values]
             rows.append([_name(name), Cell(model, model), Cell(held_out, held_out), *cells])
     columns = {"layer": "", "model": "", "held out": "the layer did not enter the prediction"}
-    columns |= {label(q): QUANTITIES[q][1] for q in quantities}
+    columns |= {label(q): "" for q in quantities}
     return Table("Every prediction", columns, rows)
 
 

@@ -155,7 +155,7 @@ def change(name: str, layers: Sequence[str], values: Sequence[float]) -> str:
     """From the first to the last layer that has a value: "NC1 falls from 0.7 (a) to 0.3 (c)"."""
     known = [(x, value) for x, value in zip(layers, values, strict=True) if not math.isnan(value)]
     if not known:
-        return f"{name} has no value"
+        return f"{name} has no value to draw"
     (first, start), (last, end) = known[0], known[-1]
     if start == end:
         where = first if first == last else f"{first} and {last}"

@@ -206,7 +206,7 @@ def test_an_equal_error_is_no_loss():
         ([math.nan, 0.1, 2.0], "NC1 rises from 0.1 (b) to 2 (c)"),
         ([1.0, 0.0, 1.0], "NC1 is 1 (a and c)"),
         ([math.nan, 1 / 3, math.nan], "NC1 is 0.333 (b)"),
-        ([math.nan] * 3, "NC1 has no value"),
+        ([math.nan] * 3, "NC1 has no value to draw"),
     ],
 )
 def test_change(values, text):
@@ -224,8 +224,10 @@ def test_figures_hold_the_numbers_of_the_comparison():
     (line,) = figures["time"].figure["data"]  # none for the head, which is alone
     np.testing.assert_array_equal(line["y"], data["flow_time"])
     said = figures["time"].views[""]
-    assert said.startswith("d = 64: flow time rises from 0.4 (blocks.0) to 1.7 (blocks.1); none at")
-    assert f"; none at blocks.2: {UNREACHED};" in said
+    assert said.startswith(
+        "d = 64: flow time rises from 0.4 (blocks.0) to 1.7 (blocks.1); no place"
+    )
+    assert f"; no place for blocks.2: {UNREACHED};" in said
     frame = figures["layers"].figure["frames"][2]["data"]  # NC1
     expected = data["predicted"].sel(quantity="nc1", model="shrinkage")
     np.testing.assert_array_equal(frame[3]["y"], expected)
@@ -237,6 +239,16 @@ def test_figures_hold_the_numbers_of_the_comparison():
     np.testing.assert_array_equal(frame[0]["y"], data["spectrum"].sel(layer="blocks.0"))
     symbols = {trace["marker"]["symbol"] for trace in figures["spectrum"].figure["data"]}
     assert len(symbols) == 6  # told apart without colour
+
+
+def test_rounding_is_not_drawn_on_a_logarithmic_axis():
+    data = comparison()
+    data["measured"].loc[{"quantity": "nc2_etf"}] = 1e-16  # of two classes
+    figures = {figure.key: figure for figure in report_figures.figures(data)}
+    assert np.isnan(figures["collapse"].figure["data"][4]["y"]).all()
+    assert "NC2 has no value" in figures["collapse"].views[""]
+    assert np.isnan(figures["layers"].figure["frames"][4]["data"][0]["y"]).all()
+    assert report_tables.measured_table(data).rows[0][6].value == 1e-16
 
 
 def test_a_comparison_without_intervals_and_with_a_note():
