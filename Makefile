@@ -38,10 +38,13 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.depthwise_layerwise
 	$(BIN)/python -m experiments.weight_decay
 	$(BIN)/python -m experiments.weight_decay_paired
+	$(BIN)/python -m experiments.weight_decay_theory
 	$(BIN)/python -m experiments.intermediate_collapse
 	$(BIN)/python -m experiments.feature_learning
 	$(BIN)/python -m experiments.effective_depth
 	$(BIN)/python -m experiments.every_layer
+	$(BIN)/python -m experiments.equal_width
+	$(BIN)/python -m experiments.shipped_networks
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done

@@ -74,10 +74,10 @@ def one(config: Config, loss: str, path: Path, device: str) -> Any:
 
 def main() -> None:
     """Command line."""
-    chosen = options(__doc__, FOLDER, "two blocks, 200 images, one epoch")
+    chosen = options(__doc__, FOLDER, "two blocks, 200 images, two epochs")
     config = Config()
     if chosen.quick:
-        config = replace(config, losses=("mse",), stages=(1, 2), width=4, epochs=1, samples=200)
+        config = replace(config, losses=("mse",), stages=(1, 2), width=4, epochs=2, samples=200)
     folder = runs_folder(chosen.output, config)
     runs = [
         kept(

@@ -2,6 +2,7 @@ import sys
 
 import hypothesis
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
@@ -44,3 +45,16 @@ def run(monkeypatch, capsys):
         return code, streams.out, streams.err
 
     return call
+
+
+@pytest.fixture
+def small_cifar10(monkeypatch, tmp_path):
+    """Random images with a hint of their class, in the cache."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 200), ("test", 40)):
+        labels = np.arange(n, dtype=np.uint8) % 10
+        images = rng.integers(0, 200, (n, 3, 32, 32)) + 5 * labels[:, None, None, None]
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    monkeypatch.setenv("PERTURB_NC_DATA", str(tmp_path))

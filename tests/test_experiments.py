@@ -27,19 +27,6 @@ from experiments import (  # noqa: E402
 )
 
 
-@pytest.fixture
-def small_cifar10(monkeypatch, tmp_path):
-    """Random images with a hint of their class, in the cache."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 200), ("test", 40)):
-        labels = np.arange(n, dtype=np.uint8) % 10
-        images = rng.integers(0, 200, (n, 3, 32, 32)) + 5 * labels[:, None, None, None]
-        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
-    np.savez(tmp_path / "cifar10.npz", **arrays)
-    monkeypatch.setenv("PERTURB_NC_DATA", str(tmp_path))
-
-
 def quick(module, monkeypatch, output):
     monkeypatch.setattr(sys, "argv", [module.__name__, "--quick", "--output", str(output)])
     module.main()

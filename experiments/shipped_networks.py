@@ -1,0 +1,103 @@
+"""Every network whose layers are shipped: held-out errors of the central path and of rivals.
+
+Reads the class statistics under experiments/results/, trains nothing. For each network
+`compare_layers` calibrates the path on every second layer, fits (λ_W, λ_H, β) to every pair of
+layers, and sets predictions beside measurements; the table has the median error on held-out layers.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+import perturb_nc as pnc
+from experiments.manifest import RESULTS, manifest
+from experiments.running import options
+from perturb_nc.storage import replacing, write_json
+
+FOLDER = RESULTS / "shipped_networks"
+JUDGED = ("nc1", "nc1_trace", "nc2_etf", "cdnv", "top_eigenvalues")
+MODELS = ("path", "shrinkage", "interpolation", "unchanged")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the layers are, and what places them on the path."""
+
+    files: tuple[str, ...] = (
+        "depth_calibration/*.safetensors",
+        "equal_width/*.safetensors",
+        "every_layer/*.safetensors",
+        "public_resnet/layers.safetensors",
+        "depthwise_layerwise/*.safetensors",
+        "feature_learning/*.safetensors",
+    )
+    metric: str = "nc1_span"
+    residual: str = "res"  # part of the name of networks whose layers share a basis
+
+
+def compared(path: Path, config: Config, folder: Path) -> xr.Dataset:
+    """The comparison of one network: from its file, or made now."""
+    layers = pnc.load_layers(path)
+    name = path.parent.name if path.stem == "layers" else path.stem.removesuffix("-seed0")
+    target = folder / f"{path.parent.name}-{path.stem}.json"
+    if target.is_file():
+        return pnc.load_comparison(target)
+    aligned = not re.search(config.residual, name)
+    table = pnc.compare_layers(layers, name=name, metric=config.metric, align_layers=aligned)
+    pnc.save_comparison(table, target)
+    print(f"{name}: compared", flush=True)
+    return table
+
+
+def markdown(table: xr.DataArray) -> str:
+    """The table of errors, with the best of each row and quantity in bold."""
+    lines = [
+        "Median |log(predicted/measured)| on held-out layers: " + " / ".join(MODELS) + ".",
+        "",
+        f"| network | layers judged | {' | '.join(JUDGED)} |",
+        f"|---|---|{'---|' * len(JUDGED)}",
+    ]
+    for network in table["network"].values:
+        row = table.sel(network=network, model=list(MODELS), quantity=list(JUDGED))
+        cells = []
+        for quantity in JUDGED:
+            values = row.sel(quantity=quantity).values
+            marks = [f"**{v:.3f}**" if v == min(values) else f"{v:.3f}" for v in values]
+            cells.append("–" if row["judged"].item() == 0 else " / ".join(marks))
+        counted = f"{row['judged'].item()} of {row['layers'].item()}"
+        lines.append(f"| {network} | {counted} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def wins(table: xr.DataArray) -> dict[str, dict[str, int]]:
+    """Quantity → model → on how many networks (with a layer judged) it has the least error."""
+    judged = table.sel(network=table["judged"] > 0, model=list(MODELS))
+    best: dict[str, Any] = {}
+    for quantity in JUDGED:
+        winner = judged.sel(quantity=quantity).argmin("model").values
+        best[quantity] = {model: int((winner == i).sum()) for i, model in enumerate(MODELS)}
+    return best
+
+
+def main() -> None:
+    """Command line."""
+    chosen = options(__doc__, FOLDER, "two networks on digits")
+    config = Config()
+    if chosen.quick:
+        config = Config(files=("depth_calibration/digits-res-wd0.005*.safetensors",))
+    files = [path for pattern in config.files for path in sorted(RESULTS.glob(pattern))]
+    comparisons = [compared(path, config, chosen.output) for path in files]
+    table = pnc.error_table(comparisons)
+    result = {"manifest": manifest(config), "wins": wins(table), "errors": table.to_dict()}
+    write_json(chosen.output / "result.json", result)
+    text = markdown(table)
+    with replacing(chosen.output / "table.md") as temporary:
+        temporary.write_text(text, encoding="utf8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The experiments that hold the theory against networks, and what they committed."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import perturb_nc as pnc
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from experiments import equal_width, weight_decay_theory  # noqa: E402
+
+
+def run(module, monkeypatch, output):
+    monkeypatch.setattr(sys, "argv", [module.__name__, "--quick", "--output", str(output)])
+    module.main()
+    return json.loads((output / "result.json").read_text(encoding="utf8"))
+
+
+def test_predicted_effects_of_weight_decay_are_those_of_the_model(monkeypatch, tmp_path, capsys):
+    result = run(weight_decay_theory, monkeypatch, tmp_path)
+    assert "| nc1 | last layer x2 |" in capsys.readouterr().out
+    layers = pnc.load_layers(tmp_path / "seed1.safetensors")
+    before, last = (layers[f"baseline/blocks.{i}"] for i in (0, 1))
+    found = result["runs"][1]
+    own = pnc.collapse_metrics(layers["features x5/blocks.1"]).nc1
+    ratio = math.log(own / pnc.collapse_metrics(last).nc1)
+    assert found["measured"]["features x5"]["nc1"] == pytest.approx(ratio, rel=1e-12)
+    # λ_W = K·wd is given; λ_H and β are those that fit; five times the head's decay is five λ_W.
+    fit = pnc.fit_regularization(before, last, lambda_w=0.01)
+    problems = [
+        pnc.NearCollapseProblem(before, lambda_w=w, lambda_h=fit.lambda_h, beta=fit.beta)
+        for w in (0.01, 0.05)
+    ]
+    base, more = (pnc.collapse_metrics(pnc.minimize(p).statistics).nc1_trace for p in problems)
+    step = found["predicted"]["one step"]["last layer x5"]["nc1_trace"]
+    assert step == pytest.approx(math.log(more / base), rel=1e-6)
+    seeds = [run["measured"]["last layer x2"]["nc2_etf"] for run in result["runs"]]
+    summary = result["summary"]["nc2_etf"]["last layer x2"]["measured"]
+    assert summary["mean"] == pytest.approx(np.mean(seeds))
+    assert summary["error"] == pytest.approx(np.std(seeds, ddof=1) / 2**0.5)
+    # Statistics that are there are read; those of another configuration are refused.
+    monkeypatch.setattr(sys, "argv", ["weight_decay_theory", "--output", str(tmp_path)])
+    with pytest.raises(ValueError, match="is of another configuration; delete it"):
+        weight_decay_theory.main()
+
+
+def test_the_committed_effects_say_what_the_page_says():
+    path = ROOT / "experiments" / "results" / "weight_decay_theory" / "result.json"
+    summary = json.loads(path.read_text(encoding="utf8"))["summary"]
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf8")
+    names = {"nc1": "NC1", "nc1_trace": "ÑC1", "nc2_etf": "NC2"}
+    for metric, label in names.items():
+        for change, row in summary[metric].items():
+            measured, *predicted = (
+                f"{v['mean']:+.3f}".replace("0.", ".", 1).replace("-", "−") for v in row.values()
+            )
+            error = f"{row['measured']['error']:.3f}".lstrip("0")
+            cells = " | ".join([f"{measured} ± {error}", *predicted])
+            assert f"| {label} | {change.replace('x', '×')} | {cells} |" in page
+
+
+def test_the_last_stage_of_the_equal_width_network_is_kept(monkeypatch, tmp_path, small_cifar10):
+    result = run(equal_width, monkeypatch, tmp_path)
+    layers = pnc.load_layers(tmp_path / "resnet-cifar10-mse-seed0.safetensors")
+    assert [s.dim for s in layers.values()] == [8, 8]
+    (only,) = result["runs"]
+    assert list(only["final"]) == list(layers) == ["blocks.1", "blocks.2"]
+    assert {s.num_samples for s in layers.values()} == {200}
