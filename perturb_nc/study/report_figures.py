@@ -221,7 +221,7 @@ def _by_layer(names: Sequence[str], title: str, *, log: bool = False) -> dict[st
     layout["xaxis"]["tickvals"] = list(range(len(names)))
     short = [name if len(name) <= _LONG else "…" + name[1 - _LONG :] for name in names]
     layout["xaxis"]["ticktext"] = [escape(name) for name in short]
-    layout["hovermode"] = "x unified"
+    layout |= {"hovermode": "x unified", "hoverdistance": -1}  # of the nearest layer
     if len(names) > _MANY or max(map(len, names)) > _FLAT:
         layout["xaxis"]["tickangle"] = -60
     return layout
