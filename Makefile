@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow check figures experiments bench data docs clean
+.PHONY: help demo test test-slow wheel-test browser check figures experiments bench data docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,15 @@ test: .venv/installed  ## the whole default test suite
 
 test-slow: .venv/installed  ## the checks that take minutes
 	$(BIN)/python -m pytest -q -m slow
+
+wheel-test:  ## build wheel and sdist, install the wheel alone, use it from outside (minutes)
+	PYTHON=$(PYTHON) tests/packaging/check.sh
+
+browser:  ## Debian's chromium for the tests in a browser, where it is missing and apt may install it
+	@command -v chromium >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update \
+	&& DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
+	|| echo "no chromium: the tests in a browser will be skipped"
 
 check: .venv/installed  ## linter, formatter, type checker
 	$(BIN)/ruff check .

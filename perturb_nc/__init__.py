@@ -12,6 +12,7 @@ from perturb_nc.study.fit import FitStatus, RegularizationFit, fit_regularizatio
 from perturb_nc.theory.anchored import (
     AnchoredDeepProblem,
     AnchoredSolution,
+    AnchoredStatus,
     anchored_contraction,
     minimize_anchored,
 )
@@ -19,10 +20,11 @@ from perturb_nc.theory.batch import SolutionBatch, minimize_batch
 from perturb_nc.theory.certificate import Certificate, certify
 from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
 from perturb_nc.theory.deep_collapse import DeepCollapse, deep_collapse_optimum, deep_penalties
-from perturb_nc.theory.deep_training import DeepTraining, gradient_descent, lbfgs
+from perturb_nc.theory.deep_training import DeepTraining, RunStatus, gradient_descent, lbfgs
 from perturb_nc.theory.deep_ufm import DeepUFM
 from perturb_nc.theory.depth import cascade, effective_complexity
 from perturb_nc.theory.flow import FlowPath, central_path_flow, central_path_flows
+from perturb_nc.theory.integrators import FlowStatus
 from perturb_nc.theory.minimize import Solution, Status, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.response import (
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnchoredDeepProblem",
     "AnchoredSolution",
+    "AnchoredStatus",
     "Certificate",
     "ClassStatistics",
     "CollapseMetrics",
@@ -53,11 +56,13 @@ __all__ = [
     "ExactCollapse",
     "FitStatus",
     "FlowPath",
+    "FlowStatus",
     "HyperparameterResponse",
     "LinearResponse",
     "NearCollapseProblem",
     "NearCollapseSpectrum",
     "RegularizationFit",
+    "RunStatus",
     "Solution",
     "SolutionBatch",
     "StatisticsBuilder",

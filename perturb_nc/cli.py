@@ -1,6 +1,7 @@
 """The `perturb-nc` command: tables for people, --json for machines, errors in one line."""
 
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 from typer.exceptions import TyperException
 
 from perturb_nc import cli_explore, cli_report, cli_sweep, tables
+from perturb_nc.cli_sweep import MOST_VALUES
 from perturb_nc.deep_ufm_command import deep_ufm
 from perturb_nc.layer_files import load_layers, save_layers
 from perturb_nc.metrics import collapse_metrics
@@ -24,7 +26,7 @@ from perturb_nc.study.depth import CALIBRATING, calibrate_depth
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory.flow import central_path_flow
 from perturb_nc.theory.spectrum import near_collapse_spectrum
-from perturb_nc.validation import at_least, positive
+from perturb_nc.validation import at_least, at_most, positive
 
 app = typer.Typer(
     add_completion=False,
@@ -46,13 +48,16 @@ app.command()(deep_ufm)
 
 def main() -> None:
     """Entry point: exit code 2 and one line on stderr for whatever the user can mend."""
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name drawn as boxes
     try:
         if code := app(standalone_mode=False):  # of Ctrl-C, which typer does not raise again
             sys.exit(code)
     except TyperException as error:
         _fail(error.format_message())
-    except (ValueError, OSError, MemoryError, FloatingPointError) as error:
-        _fail(str(error))
+    except (ValueError, OSError, MemoryError) as error:
+        _fail(str(error) or type(error).__name__)
+    except (FloatingPointError, OverflowError) as error:
+        _fail(f"the numbers leave the range of float64: rescale them ({error})")
     except LinAlgError as error:
         _fail(f"the features are badly scaled or offset: centre and rescale them ({error})")
     except KeyboardInterrupt:
@@ -73,6 +78,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train on the embedded digits, measure every layer, predict what follows, certify."""
+    _refuse_file(output)
     from perturb_nc.demo import TRAINING, run_demo  # matplotlib and scikit-learn load slowly
     from perturb_nc.networks.checkpoints import EpochRecord
 
@@ -206,10 +212,11 @@ def flow(
     as_json: Json = False,
 ) -> None:
     """The central path from a layer, and (β = 0) the later layers where they lie on it."""
-    from perturb_nc.study.plots import plot_flow
+    from perturb_nc.study.plots import literal, plot_flow
 
     last = positive(until_time, "until_time")
-    times = [0.0, *np.geomspace(last / 1000, last, at_least(points, 3, "points") - 1).tolist()]
+    count = at_most(at_least(points, 3, "points"), MOST_VALUES, "points")
+    times = [0.0, *np.geomspace(last / 1000, last, count - 1).tolist()]
     _refuse_file(output)
     layers, left_out = tables.of_one_width(_layers(file), layer)
     start = next(iter(layers))
@@ -221,10 +228,11 @@ def flow(
         calibration = calibrate_depth(layers, lambda_w=lambda_w, lambda_h=lambda_h)
     traces = tables.scaled_traces(path)
     record = {"layer": start, **tables.flow_record(path, traces, calibration)}
-    write_json(output / "path.json", record)
+    title = f"Central path from {literal(start)} ({literal(file.name)})"
+    figure = plot_flow(path, traces, calibration, title=title)
     with replacing(output / "flow.png") as picture:
-        title = f"Central path from {start} ({file.name})"
-        plot_flow(path, traces, calibration, title=title).savefig(picture, dpi=150)
+        figure.savefig(picture, dpi=150)
+    write_json(output / "path.json", record)
     if as_json:
         print(json_text(record))
         return
@@ -247,7 +255,7 @@ def depth(
     as_json: Json = False,
 ) -> None:
     """Place the layers of networks on the central path; its predictions beside measurements."""
-    from perturb_nc.study.plots import plot_depth
+    from perturb_nc.study.plots import literal, plot_depth
 
     if lambda_w is not None and fit:
         raise ValueError(f"fit is for fitting λ_W; leave out --lambda-w {lambda_w:g} or --fit")
@@ -256,19 +264,23 @@ def depth(
         raise ValueError(f"files must differ in name, which names their figures; got {stems}")
     _refuse_file(output)
     networks = {file: tables.of_one_width(_layers(file), start) for file in files}
-    records = {}
-    for file, (layers, left_out) in networks.items():
+    placed = {}
+    for file, (layers, _) in networks.items():  # all of them, before anything is written
         try:
-            c = calibrate_depth(
+            placed[file] = calibrate_depth(
                 layers, lambda_w=lambda_w, lambda_h=lambda_h, metric=metric, fit=fit or None
             )
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+    records = {}
+    for file, c in placed.items():
+        left_out = networks[file][1]
         errors, judged = tables.median_errors(c, fit or [])
         records[file.stem] = tables.depth_record(c, errors, judged, left_out)
         figure = output / f"depth-{file.stem}.png"
         with replacing(figure) as picture:
-            title = f"{file.name}: layers placed by {metric} on the path from {c.start}"
+            names = literal(file.name), literal(c.start)
+            title = f"{names[0]}: layers placed by {metric} on the path from {names[1]}"
             plot_depth(c, title=title).savefig(picture, dpi=150)
         if not as_json:
             lines = tables.depth_lines(errors, judged, left_out)

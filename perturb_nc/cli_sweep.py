@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from perturb_nc.layer_files import load_layers
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import replacing
-from perturb_nc.validation import at_least
+from perturb_nc.validation import at_least, at_most, nonnegative
 
+MOST_VALUES = 10_000  # along an axis, or times of a path
 _AXIS = "start:stop:count (even in the log), a,b,c or one number"
+_MOST_WORKERS = 1000
 Axis = Annotated[str, typer.Option(help=_AXIS)]
 Store = Annotated[Path, typer.Option("--output", "-o", help="zarr store; goes on if it is there")]
 Picture = Annotated[Path, typer.Option("--output", "-o", help="figure to write, .png or .pdf")]
@@ -38,13 +40,13 @@ def sweep(
     axes = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     values = {name: parse_axis(text, name) for name, text in axes.items()}
     times = None if flow_times is None else parse_axis(flow_times, "flow_times")
-    at_least(workers, 0, "workers")
+    at_most(at_least(workers, 0, "workers"), _MOST_WORKERS, "workers")
     statistics = _layer(file, layer)
     from perturb_nc.study.sweep import sweep as run  # xarray loads slowly
     from perturb_nc.study.sweep_plan import STATUSES
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True, markup=False))
     task = progress.add_task("settings")
 
     def on_chunk(finished: int, total: int) -> None:
@@ -88,13 +90,14 @@ def plot(
     """Maps over (λ_W, λ_H): the metric, where it is certified, and which of the two moves it."""
     if output.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--output must end in .png, .pdf or .svg, got {output}")
-    betas = None if beta is None else parse_axis(beta, "beta").tolist()
+    betas = None if beta is None else [nonnegative(b, "beta") for b in parse_axis(beta, "beta")]
     from perturb_nc.study.maps import plot_maps
+    from perturb_nc.study.plots import literal
     from perturb_nc.study.sweep_store import open_sweep
 
     dataset = open_sweep(store)
     size = f"K = {dataset.attrs['num_classes']}, d = {dataset.attrs['dim']}"
-    figure = plot_maps(dataset, metric=metric, betas=betas, title=f"{store.name}: {size}")
+    figure = plot_maps(dataset, metric=metric, betas=betas, title=f"{literal(store.name)}: {size}")
     with replacing(output) as picture:
         figure.savefig(picture, dpi=150)
     print(f"wrote {output}")
@@ -111,11 +114,12 @@ def parse_axis(text: str, name: str) -> np.ndarray:
             return np.array([float(part) for part in text.split(",")])
         start, stop, count = text.split(":")
         first, last, number = float(start), float(stop), int(count)
-        if not (0 < first < last < np.inf and number >= 2):
+        if not (0 < first < last < np.inf and 2 <= number <= MOST_VALUES):
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"{name} must be {_AXIS}, with 0 < start < stop and count >= 2, got {text!r}"
+            f"{name} must be {_AXIS}, with 0 < start < stop and count in 2..{MOST_VALUES}, "
+            f"got {text!r}"
         ) from None
     return np.geomspace(first, last, number)
 

@@ -58,6 +58,8 @@ def load_layers(path: str | Path) -> dict[str, ClassStatistics]:
         raise ValueError(
             f"{path} holds no class statistics; make them with `perturb-nc stats FEATURES -o FILE`"
         )
+    if not tensors:
+        raise ValueError(f"{path} holds no layer; write it again")
     try:
         names = {int(key.split("/")[0]): key.split("/", 1)[1].rsplit("/", 1)[0] for key in tensors}
         return {

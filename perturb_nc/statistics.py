@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import psutil
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least
+from perturb_nc.validation import ArrayLike, affordable, as_features, as_labels, at_least
 
 _CHUNK_BYTES = 64 * 2**20  # float64 working copy of one chunk of samples
 
@@ -40,6 +39,11 @@ class ClassStatistics:
     class_variance: Float64[Tensor, "K"]
 
     def __post_init__(self) -> None:
+        if self.counts.dtype != torch.int64 or self.counts.ndim != 1:
+            raise ValueError(
+                f"counts must be integers (int64) of shape (K,), got {self.counts.dtype} of shape "
+                f"{tuple(self.counts.shape)}"
+            )
         num_classes = len(self.counts)
         if num_classes < 2:
             raise ValueError(f"statistics need at least 2 classes, got {num_classes}")
@@ -49,9 +53,11 @@ class ClassStatistics:
                 f"every class needs a sample, but classes {empty[:10]} of {num_classes} have none; "
                 "relabel the classes present with numpy.unique(labels, return_inverse=True)"
             )
-        if self.counts.is_floating_point():
-            raise ValueError(f"counts must be integers, got {self.counts.dtype}")
-        d = self.means.shape[-1]
+        if (total := self.counts.double().sum()) > 2**53:
+            raise ValueError(f"counts must add up to 2^53 at most, got {total:.3g}")
+        d = self.means.shape[-1] if self.means.ndim else 0
+        if d == 0:
+            raise ValueError(f"means must have shape (K, d), got {tuple(self.means.shape)}")
         wanted = {"means": (num_classes, d), "within": (d, d), "class_variance": (num_classes,)}
         for name, shape in wanted.items():
             tensor = getattr(self, name)
@@ -83,6 +89,11 @@ class ClassStatistics:
             raise ValueError(
                 f"labels must be 0..K-1 without empty classes, got {highest} among {len(x)} "
                 "samples; relabel with numpy.unique(labels, return_inverse=True)"
+            )
+        if num_classes is not None and num_classes > len(x):
+            raise ValueError(
+                f"num_classes must be <= {len(x)}, the number of samples, as no class may be "
+                f"empty, got {num_classes}"
             )
         builder = StatisticsBuilder(num_classes)
         rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
@@ -291,7 +302,13 @@ class StatisticsBuilder:
         """Room for num_classes classes, on the device and of the dimension of `like`."""
         if self._means.shape[1] == 0:
             d = like.shape[1]
-            _check_memory(d, like.device)
+            affordable(
+                3 * 8 * d * d,  # the covariance and two working copies of it
+                f"the covariance of features of dimension d = {d}",
+                "reduce d first: average-pool or project the features "
+                "(collect_statistics(..., reduce='pool'))",
+                like.device,
+            )
             self._scatter = like.new_zeros(d, d)
             self._means = like.new_zeros(len(self._counts), d)
             self._counts = self._counts.to(like.device)
@@ -322,20 +339,3 @@ class StatisticsBuilder:
 
     def _add_gram(self, rows: Float[Tensor, "n d"]) -> None:
         self._scatter.addmm_(rows.mT, rows)
-
-
-def _check_memory(d: int, device: torch.device) -> None:
-    """MemoryError before the d×d covariance (and two working copies of it) is allocated."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif device.type == "cpu":
-        free = psutil.virtual_memory().available
-    else:
-        return
-    need = 3 * 8 * d * d
-    if need > free:
-        raise MemoryError(
-            f"features of dimension d = {d} need {need / 2**30:.1f} GiB for their {d}×{d} "
-            f"covariance, but {free / 2**30:.1f} GiB are free on {device}; reduce d first: "
-            "average-pool or project the features (collect_statistics(..., reduce='pool'))"
-        )

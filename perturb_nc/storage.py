@@ -3,23 +3,22 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
-from zipfile import BadZipFile
+from zipfile import ZipExtFile, ZipFile, is_zipfile
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
-_UNREADABLE = (
-    ValueError, TypeError, EOFError, OSError, RuntimeError, BadZipFile, UnpicklingError,
-)  # fmt: skip
+from perturb_nc.validation import affordable
 
 
 @contextmanager
@@ -51,37 +50,103 @@ def write_tensors(
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; ValueError when it is not one."""
     path = existing(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    with _parsing(path, "a safetensors file"), safetensors.safe_open(path, framework="pt") as file:
+        names = file.keys()
+        tensors = {name: _plain_tensor(file.get_tensor(name), name) for name in names}
+        return tensors, file.metadata() or {}
 
 
 def read_arrays(path: str | Path) -> dict[str, Tensor]:
     """Named arrays of a .npz, .npy, .pt/.pth or .safetensors file.
 
-    A file holding a single unnamed array gives {"": array}. Nothing is unpickled.
+    A file holding a single unnamed array gives {"": array}. Nothing is unpickled but tensors, and
+    nothing is allocated that the file does not hold.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or one that holds something else.
+        MemoryError: a compressed file that does not fit into memory.
     """
     path = existing(path)
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return read_tensors(path)[0]
-    try:
-        if suffix in (".npy", ".npz"):
-            with path.open("rb") as file:
-                loaded = np.load(file, allow_pickle=False)
-                named = {"": loaded} if suffix == ".npy" else loaded
-                return {name: torch.from_numpy(named[name]) for name in named}
-        if suffix in (".pt", ".pth"):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            items = loaded.items() if isinstance(loaded, dict) else [("", loaded)]
-            return {str(name): value for name, value in items if torch.is_tensor(value)}
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} could not be read as {suffix}: {reason}") from error
+    if suffix in (".pt", ".pth"):
+        loaded = load_tensors(path)
+        items = loaded.items() if isinstance(loaded, dict) else [("", loaded)]
+        with _parsing(path, suffix):
+            return {str(n): _plain_tensor(value, n) for n, value in items if torch.is_tensor(value)}
+    if suffix == ".npy":
+        with _parsing(path, suffix), path.open("rb") as file:
+            return {"": _read_npy(file, path.stat().st_size)}
+    if suffix == ".npz":
+        with _parsing(path, suffix), _unzipped(path) as archive:
+            arrays = {}
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    arrays[entry.filename.removesuffix(".npy")] = _read_npy(file, entry.file_size)
+            return arrays
     raise ValueError(f"{path} must end in .npz, .npy, .pt, .pth or .safetensors, got {suffix!r}")
+
+
+def load_tensors(path: str | Path) -> Any:
+    """What torch.save wrote, if that is tensors, numbers, strings and containers of them.
+
+    Raises ValueError for anything else; no code in the file runs.
+    """
+    path = existing(path)
+    with _parsing(path, path.suffix):
+        if is_zipfile(path):
+            with _unzipped(path):
+                pass
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_npy(file: IO[bytes] | ZipExtFile, size: int) -> Tensor:
+    """The array in a file of so many bytes, once its header agrees with them."""
+    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in headers:
+        raise ValueError(f"format {version} has no arrays of numbers")
+    shape, _, dtype = headers[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects; save arrays of numbers")
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"its header says {shape} {dtype}, which is not the size of the file")
+    file.seek(0)
+    return torch.from_numpy(npy.read_array(file, allow_pickle=False))
+
+
+@contextmanager
+def _unzipped(path: Path) -> Iterator[ZipFile]:
+    """The archive, if all that it unpacks to fits into memory."""
+    with ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        affordable(size, f"{path}, unpacked,", "check where it comes from")
+        yield archive
+
+
+def _plain_tensor(tensor: Tensor, name: str) -> Tensor:
+    """The tensor, if it is as large as its data and torch computes with its dtype."""
+    tensor.new_zeros(1).to(torch.complex128)  # raises for packed dtypes
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise ValueError(f"{name} is not a dense tensor with data")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)} without so many numbers")
+    return tensor
+
+
+@contextmanager
+def _parsing(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a parser makes of a damaged file becomes one ValueError, without its warnings."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} could not be read as {kind}: {reason}") from error
 
 
 def json_text(record: Any, *, indent: int | None = 1) -> str:

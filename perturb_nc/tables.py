@@ -36,7 +36,7 @@ _ACROSS = 5  # layers side by side
 
 def show(*parts: Table | str) -> None:
     """Print tables and lines; lines are left for the terminal to wrap, so that paths copy."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names may hold brackets and colons
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -41,7 +42,7 @@ def as_features(
         raise ValueError(f"{name} must have dimension {dim}, got {x.shape[1]}")
     if x.is_complex():
         raise ValueError(f"{name} must be real, got {x.dtype}; split real and imaginary parts")
-    if not x.is_floating_point():
+    if not x.is_floating_point() or x.element_size() == 1:  # float8 has no arithmetic
         x = x.double()
     # A sum is finite if every entry is (short of overflow): one pass, no N×d temporary.
     if not math.isfinite(x.sum(dtype=torch.float64).item()):
@@ -91,7 +92,7 @@ def as_matrix(
     wanted = tuple("any" if s is None else s for s in shape)
     if x.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, x.shape, strict=True)):
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
-    if x.is_complex() or not torch.isfinite(x).all():
+    if x.is_complex() or not torch.isfinite(x.double()).all():
         raise ValueError(f"{name} must be real and finite; repair the entries that are not")
     return x.double()
 
@@ -119,6 +120,29 @@ def at_least(value: int, minimum: int, name: str) -> int:
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {value}")
     return int(value)
+
+
+def at_most(value: int, maximum: int, name: str) -> int:
+    """An integer <= maximum, or ValueError."""
+    if value > maximum:
+        raise ValueError(f"{name} must be <= {maximum}, got {value}")
+    return value
+
+
+def affordable(size: float, name: str, remedy: str, device: torch.device | str = "cpu") -> None:
+    """MemoryError before more bytes are allocated than are free on a device."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "cpu":
+        free = psutil.virtual_memory().available
+    else:
+        return
+    if size > free:
+        raise MemoryError(
+            f"{name} needs {size / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free on "
+            f"{device}; {remedy}"
+        )
 
 
 def _number(value: float, name: str) -> float:

@@ -73,6 +73,15 @@ def test_the_tutorial_says_what_its_code_prints(capsys, unchecked):
     assert not names["solution"].certificate.is_global
 
 
+def test_the_script_of_a_model_of_ones_own_runs(tmp_path, monkeypatch, capsys, unchecked):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(DOCS / "howto" / "own_model.py"), run_name="__main__")
+    predicted, measured = map(float, re.findall(r"[\d.]+(?=,|\n)", capsys.readouterr().out)[:2])
+    assert abs(predicted - measured) < 0.1 * measured
+    assert list(pnc.load_layers("measured.safetensors"))[-1] == "head"
+    assert list(pnc.load_layers("predicted.safetensors")) == ["head"]
+
+
 def test_the_sweep_on_a_cluster_has_the_arguments_of_sweep():
     (code,) = blocks("howto/cluster.md")
     (call,) = (

@@ -10,7 +10,7 @@ import perturb_nc
 PACKAGE = Path(perturb_nc.__file__).parent
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
-    "storage": set(),
+    "storage": {"validation"},
     "statistics": {"validation", "layer_files"},
     "layer_files": {"storage", "statistics"},
     "metrics": {"validation", "statistics"},
@@ -69,9 +69,19 @@ def test_imports_point_down_only():
 
 
 def test_the_package_imports_without_heavy_dependencies():
-    heavy = ("cvxpy", "matplotlib", "sklearn", "typer", "xarray", "plotly", "jinja2", "dash")
-    code = f"import sys, perturb_nc; print([m for m in {heavy} if m in sys.modules])"
+    heavy = {"cvxpy", "matplotlib", "sklearn", "typer", "rich", "xarray", "zarr", "plotly", "dash"}
+    heavy |= {"jinja2", "scipy.optimize", "scipy.integrate", "perturb_nc.networks"}
+    code = f"import sys, perturb_nc; print([m for m in {sorted(heavy)} if m in sys.modules])"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
     assert all(hasattr(perturb_nc, name) for name in perturb_nc.__all__)
+
+
+def test_the_command_loads_what_a_command_needs_when_it_runs():
+    heavy = ["cvxpy", "matplotlib", "sklearn", "xarray", "plotly", "dash", "jinja2"]
+    heavy += ["scipy.optimize", "perturb_nc.networks"]
+    code = f"import sys, perturb_nc.cli; print([m for m in {heavy} if m in sys.modules])"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

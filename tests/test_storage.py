@@ -40,7 +40,9 @@ def test_refuses_pickles_and_unknown_files(tmp_path):
     torch.save(np.random.default_rng(0), tmp_path / "code.pt")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
     (tmp_path / "table.csv").write_text("1,2")
-    with pytest.raises(ValueError, match=r"objects.npy could not be read as .npy: Object arrays"):
+    with pytest.raises(
+        ValueError, match=r"objects.npy could not be read as .npy: it holds Python objects"
+    ):
         read_arrays(tmp_path / "objects.npy")
     with pytest.raises(ValueError, match=r"code.pt could not be read as .pt: "):
         read_arrays(tmp_path / "code.pt")

@@ -1,6 +1,5 @@
 """The state of a training run, and its file."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from perturb_nc.storage import replacing
+from perturb_nc.storage import load_tensors, replacing
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,10 @@ class Run:
         """
         remedy = "delete the file or give another checkpoint path to start anew"
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            saved, records = state["identity"], state["history"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
+            state = load_tensors(path)
+            saved = dict(state["identity"])
+            records = [EpochRecord(**record) for record in state["history"]]
+        except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{path} is not a checkpoint of train(); {remedy}") from error
         free = {"epochs"} if identity["schedule"] == "milestones" else set()
         different = [
@@ -78,9 +78,9 @@ class Run:
             raise ValueError(f"checkpoint {path} differs in {', '.join(different)}; {remedy}")
         try:
             self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"])
+            torch.set_rng_state(state["global_generator"])
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"checkpoint {path} is of another model; {remedy}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["global_generator"])
-        self.history.extend(EpochRecord(**record) for record in records)
+        self.history.extend(records)

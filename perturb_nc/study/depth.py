@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import scipy  # its parts load, slowly, when they are first used
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
@@ -186,7 +186,9 @@ def _fit(
         return np.array(values)
 
     bounds = (math.log(1e-6), math.log(1e2))
-    found = least_squares(residuals, [math.log(0.05)], bounds=bounds, diff_step=1e-3, xtol=1e-4)
+    found = scipy.optimize.least_squares(
+        residuals, [math.log(0.05)], bounds=bounds, diff_step=1e-3, xtol=1e-4
+    )
     return float(np.exp(found.x[0]))
 
 

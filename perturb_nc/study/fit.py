@@ -7,10 +7,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load, slowly, when they are first used
 import torch
 from jaxtyping import Float64
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
@@ -214,7 +214,7 @@ class _Misfit:
 
     def descend(self, start: Vector, tolerance: float, max_steps: int) -> Any:
         """scipy's result, from one start."""
-        return least_squares(
+        return scipy.optimize.least_squares(
             self.residuals,
             start,
             self.jacobian,

@@ -168,7 +168,7 @@ def _sensitivity(part: xr.Dataset, metric: str) -> tuple[NDArray[np.float64], st
     by_h, by_w = (np.abs(slopes.sel(parameter=name).values) for name in ("lambda_h", "lambda_w"))
     known = np.isfinite(by_h) & np.isfinite(by_w) & (by_h > 0) & (by_w > 0)
     ratio = np.full(by_h.shape, np.nan)
-    ratio[known] = np.log10(by_h[known] / by_w[known])
+    ratio[known] = np.log10(by_h[known]) - np.log10(by_w[known])
     if not known.any():
         return ratio, "no derivatives here"
     return ratio, f"$\\lambda_H$ moves it more: {(ratio[known] > 0).mean():.0%}"

@@ -30,6 +30,11 @@ _TRACES = {
 }
 
 
+def literal(text: str) -> str:
+    """A name as text of a figure, where dollars would enclose mathematics."""
+    return text.replace("$", r"\$")
+
+
 def plot_layers(predictions: Mapping[str, LayerPrediction], *, title: str) -> Figure:
     """Metrics by depth, measured, and what the model predicts after each layer.
 
@@ -49,7 +54,9 @@ def plot_layers(predictions: Mapping[str, LayerPrediction], *, title: str) -> Fi
         label = "predicted from the layer before"
         axis.plot(places[1:], predicted, "D", color=PREDICTED, ms=5, label=label)
         _style(axis, name)
-        axis.set_xticks(places, [*names, "(next)"], rotation=30, ha="right", fontsize=8)
+        axis.set_xticks(
+            places, [*map(literal, names), "(next)"], rotation=30, ha="right", fontsize=8
+        )
     figure.axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -100,7 +107,7 @@ def _mark_layers(axes: Mapping[str, Axes], calibration: DepthCalibration, last: 
         color = colormaps["viridis"](number / len(shown))
         for metric in _PANELS:
             value = getattr(calibration.measured[name], metric)
-            label = f"{name}, measured"
+            label = f"{literal(name)}, measured"
             axes[metric].plot(time, value, "o", color=color, ms=6, mec="white", label=label)
 
 
@@ -128,7 +135,9 @@ def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
     axes[-1].plot(range(len(names)), times, "D-", color=PREDICTED, ms=5)
     _style(axes[-1], "flow time t of the layers")
     for axis in axes:
-        axis.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+        axis.set_xticks(
+            range(len(names)), [*map(literal, names)], rotation=30, ha="right", fontsize=8
+        )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     decays = rf"$\lambda_W$ = {c.lambda_w:.3g}, $\lambda_H$ = {c.lambda_h:.3g}"

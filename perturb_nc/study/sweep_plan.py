@@ -1,6 +1,7 @@
 """What a sweep computes, in which pieces, and the empty dataset that they fill."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.integrators import FlowStatus
 from perturb_nc.theory.minimize import Status
 from perturb_nc.theory.response import HYPERPARAMETERS
-from perturb_nc.validation import ArrayLike, at_least, nonnegative, positive
+from perturb_nc.validation import ArrayLike, affordable, at_least, nonnegative, positive
 
 Region = dict[str, slice]
 METRICS = tuple(field.name for field in fields(CollapseMetrics))
@@ -26,7 +27,7 @@ FLOW_METRICS = tuple(m for m in METRICS if m not in ("nc3_duality", "nc3_alignme
 DERIVED = ("nc1", "nc1_trace", "nc2_etf", "cdnv", "objective")
 STATUSES = ("pending", *(status.name.lower() for status in Status), "failed")
 FLOW_STATUSES = ("pending", *(status.name.lower() for status in FlowStatus))
-_SCALARS = {
+SCALARS = {
     "objective": "f(W*, H*) of problem (1)",
     "gap": "objective minus a certified lower bound of the minimum",
     "spectral_ratio": "r = σ_max(E)² / (N c λ_W/K); r <= 1 proves a global optimum",
@@ -138,6 +139,10 @@ def empty_dataset(statistics: ClassStatistics, plan: SweepPlan) -> xr.Dataset:
     """Every variable with its attributes, NaN and "pending" everywhere, and the provenance."""
     variables: dict[str, xr.Variable] = {}
     dims = tuple(plan.shape)
+    settings = math.prod(plan.shape.values())
+    numbers = statistics.num_classes + len(DERIVED) * len(HYPERPARAMETERS) + len(METRICS)
+    numbers += len(FLOW_METRICS) * len(plan.flow_times)
+    affordable(8 * numbers * settings, f"a sweep of {settings} settings", "sweep fewer at a time")
     sizes = {
         **plan.shape,
         "singular_value": statistics.num_classes,
@@ -152,7 +157,7 @@ def empty_dataset(statistics: ClassStatistics, plan: SweepPlan) -> xr.Dataset:
 
     for name in METRICS:
         add(name, _definition(name), fill=np.nan)
-    for name, definition in _SCALARS.items():
+    for name, definition in SCALARS.items():
         add(name, definition, fill=np.nan)
     add("is_global", "whether the optimum is certified to be the global one", fill=False)
     add("steps", "Newton steps taken", fill=np.int64(0))

@@ -16,7 +16,9 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from perturb_nc.study.sweep_plan import Region
+from perturb_nc.study.sweep_plan import DERIVED, METRICS, SCALARS, STATUSES, Region
+from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.validation import affordable
 
 _COMPARED = ("perturb_nc_version", "statistics_sha256")
 
@@ -59,13 +61,40 @@ def open_sweep(path: str | Path) -> xr.Dataset:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no store at {path}; make one with sweep(..., store=...)")
-    remedy = f"{path} is not the store of a sweep; give another path"
-    if not (path / ".zmetadata").is_file():
-        raise ValueError(remedy)
-    dataset = xr.open_zarr(path, chunks=None, consolidated=True).load().drop_encoding()
-    if not {*_COMPARED, "arguments"} <= set(dataset.attrs):
+    remedy = f"{path} is not the store of a sweep, or damaged; give another path"
+    try:
+        lazy = xr.open_zarr(path, chunks=None, consolidated=True)
+        affordable(lazy.nbytes, f"the sweep {path}", "check where it comes from")
+        dataset = lazy.load().drop_encoding()
+        complete = _is_sweep(dataset)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged store makes zarr raise whatever it likes
+        raise ValueError(remedy) from error
+    if not complete:
         raise ValueError(remedy)
     return dataset
+
+
+def _is_sweep(dataset: xr.Dataset) -> bool:
+    """Whether provenance, axes and variables are those that `empty_dataset` lays out."""
+    arguments = json.loads(dataset.attrs["arguments"])
+    axes = ("setting",) if arguments["zipped"] else HYPERPARAMETERS
+    sizes = [dataset.attrs[name] for name in ("num_classes", "dim", "num_samples")]
+    solved = [dataset[name] for name in (*METRICS, *SCALARS, "status")]
+    slopes = [dataset[f"{name}_derivative"] for name in DERIVED]
+    return (
+        all(name in dataset.attrs for name in _COMPARED)
+        and all(isinstance(size, int) for size in sizes)
+        and all(dataset[name].values.tolist() == arguments[name] for name in HYPERPARAMETERS)
+        and all(variable.dims == axes for variable in solved)
+        and all(variable.dims == (*axes, "parameter") for variable in slopes)
+        and dataset["singular_values"].dims == (*axes, "singular_value")
+        and dataset["is_global"].dims == axes
+        and all(variable.dtype.kind in "fiub" for variable in dataset.data_vars.values())
+        and dataset["parameter"].values.tolist() == list(HYPERPARAMETERS)
+        and bool(dataset["status"].isin(range(len(STATUSES))).all())
+    )
 
 
 def _create(path: Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:

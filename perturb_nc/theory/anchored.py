@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 
 import numpy as np
-import scipy.optimize
+import scipy  # its parts load, slowly, when they are first used
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor

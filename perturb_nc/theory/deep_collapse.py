@@ -12,13 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy  # its parts load, slowly, when they are first used
 import torch
 from jaxtyping import Float64, Int64
-from scipy.optimize import brentq
 from torch import Tensor
 
 from perturb_nc.theory.collapse import orthogonal_frame
-from perturb_nc.validation import at_least, nonnegative, positive
+from perturb_nc.validation import at_least, at_most, nonnegative, positive
 
 Parameters = tuple[Float64[Tensor, "N d"], list[Tensor]]
 """Features H_1 of the samples as rows, class after class, and the weights W_1..W_L."""
@@ -125,7 +125,8 @@ def deep_collapse_optimum(
     priors = torch.tensor(counts, dtype=torch.float64) / total
     shares = priors * torch.tensor(coefficients, dtype=torch.float64)
     shares = shares * outputs ** (2 / (layers + 1))
-    level = (layers - 1) ** (layers - 1) / layers ** (2 * layers)
+    # (L-1)^(L-1) / L^(2L), without its huge powers
+    level = (1 - 1 / layers) ** (layers - 1) * float(layers) ** -(layers + 1)
     sizes = torch.tensor(counts, dtype=torch.float64)
     return DeepCollapse(
         objective=sum(n / total * value for n, (_, value) in zip(counts, solved, strict=True)),
@@ -148,7 +149,7 @@ def scalar_optimum(depth: int, coefficient: float) -> tuple[float, float]:
 
     if slope(crest) <= 0:
         return 0.0, 0.5
-    p = brentq(slope, crest, 1.0, xtol=1e-16)
+    p = scipy.optimize.brentq(slope, crest, 1.0, xtol=1e-16)
     value = 0.5 * (1 - p) ** 2 + (depth + 1) / 2 * coefficient * p ** (2 / (depth + 1))
     return (p, value) if value < 0.5 else (0.0, 0.5)
 
@@ -196,7 +197,9 @@ def _counts(samples_per_class: int | Sequence[int], num_classes: int) -> list[in
         raise ValueError(
             f"samples_per_class must be one for each of {k} classes, got {len(counts)}"
         )
-    return [at_least(n, 1, "samples_per_class") for n in counts]
+    counts = [at_least(n, 1, "samples_per_class") for n in counts]
+    at_most(sum(counts), 2**53, "the number of samples")
+    return counts
 
 
 def _nonnegative_frame(

@@ -7,10 +7,9 @@ from enum import Enum
 from typing import Literal
 
 import numpy as np
+import scipy  # its parts load, slowly, when they are first used
 import torch
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
-from scipy.optimize import brentq
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
@@ -180,8 +179,9 @@ class Exponential:
             new = after(part)
             return event(new, model.weight(new))
 
+        root = scipy.optimize.brentq
         found = min(
-            float(brentq(distance, 0.0, size, args=(event,), xtol=1e-13 * size)) for event in events
+            float(root(distance, 0.0, size, args=(event,), xtol=1e-13 * size)) for event in events
         )
         return found, after(found)
 
@@ -225,7 +225,7 @@ class Scipy:
         def pack(means: Tensor, propagator: Tensor) -> NDArray[np.float64]:
             return torch.cat([means.flatten(), propagator.flatten()]).cpu().numpy()
 
-        result = solve_ivp(
+        result = scipy.integrate.solve_ivp(
             rate,
             (start, max(times[-1], start)),
             pack(state.means, state.propagator),

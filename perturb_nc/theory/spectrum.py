@@ -68,6 +68,10 @@ def near_collapse_spectrum(
     d, n = at_least(dim, k, "dim"), at_least(samples_per_class, 1, "samples_per_class")
     lambda_w, lambda_h = positive(lambda_w, "lambda_w"), positive(lambda_h, "lambda_h")
     beta = positive(beta, "beta")
+    if k * d * n >= 2**63:
+        raise ValueError(
+            f"num_classes * dim * samples_per_class must be < 2^63 to be counted, got {k * d * n}"
+        )
     c0 = math.sqrt(lambda_w * lambda_h)
     if c0 >= 1:
         raise ValueError(

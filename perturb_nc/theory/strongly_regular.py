@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import scipy  # its parts load, slowly, when they are first used
 import torch
 from jaxtyping import Float64
-from scipy.optimize import brentq
 from torch import Tensor
 
 from perturb_nc.theory.deep_collapse import (
@@ -212,5 +212,5 @@ def _lowest(
     best = int(np.argmin([objective(x) for x in grid]))
     if not 0 < best < len(grid) - 1:
         return None
-    found = brentq(slope, grid[best - 1], grid[best + 1], xtol=1e-14)
+    found = scipy.optimize.brentq(slope, grid[best - 1], grid[best + 1], xtol=1e-14)
     return found if objective(found) < 0.5 else None
