@@ -12,7 +12,7 @@ help:  ## list the targets
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: .venv/installed  ## train on digits, measure every layer, predict, certify (about 10 s)
+demo: .venv/installed  ## train on digits, measure every layer, predict, certify, report (about 12 s)
 	$(BIN)/perturb-nc demo --output results/demo
 
 test: .venv/installed  ## the whole default test suite
@@ -60,7 +60,7 @@ figures: .venv/installed  ## draw paper_figs/ from the committed results
 
 bench: .venv/installed  ## time everything against peers (minutes); writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@for name in flow optimum deep_ufm extraction; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in flow optimum deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and a network into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 from typer.exceptions import TyperException
 
-from perturb_nc import cli_sweep, tables
+from perturb_nc import cli_explore, cli_report, cli_sweep, tables
 from perturb_nc.cli_sweep import MOST_VALUES
 from perturb_nc.deep_ufm_command import deep_ufm
 from perturb_nc.layer_files import load_layers, save_layers
@@ -291,6 +291,8 @@ def depth(
 
 app.command()(cli_sweep.sweep)
 app.command()(cli_sweep.plot)
+app.command()(cli_explore.explore)
+app.command()(cli_report.report)
 
 
 def _layers(file: Path) -> dict[str, ClassStatistics]:

@@ -1,10 +1,11 @@
 """The main job on real data: train, measure every layer, predict what follows, certify."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import xarray as xr
 
 from perturb_nc.layer_files import save_layers
 from perturb_nc.networks.architectures import ResidualMLP
@@ -12,9 +13,12 @@ from perturb_nc.networks.checkpoints import EpochRecord
 from perturb_nc.networks.data import batches, load_dataset
 from perturb_nc.networks.extraction import collect_statistics
 from perturb_nc.networks.training import TrainingConfig, train
+from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import replacing, write_json
+from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.plots import plot_layers
 from perturb_nc.study.predict import LayerPrediction, predict_layers
+from perturb_nc.study.report import write_report
 from perturb_nc.validation import nonnegative, positive
 
 WIDTH, BLOCKS = 64, 5
@@ -46,8 +50,8 @@ def run_demo(
 
     λ_W is not chosen: the squared loss with weight decay wd on the last layer has λ_W = K·wd.
     λ_H and β are the caller's choice, the same for all layers. Written to `folder`:
-    statistics.safetensors (every layer), predictions.json, layers.png, and checkpoint.pt, from
-    which an interrupted run goes on.
+    statistics.safetensors (every layer), predictions.json, layers.png, report.html, and
+    checkpoint.pt, from which an interrupted run goes on.
 
     Raises:
         ValueError: hyper-parameters out of range, or a checkpoint of another run in `folder`.
@@ -80,7 +84,9 @@ def run_demo(
     result = DemoResult(predictions, hyperparameters, history[-1], test_accuracy, [])
     _write(folder, result, config)
     save_layers(statistics, folder / "statistics.safetensors", {"data": "digits, train"})
-    names = ("statistics.safetensors", "predictions.json", "layers.png")
+    comparison = _comparison(statistics, hyperparameters)
+    write_report([comparison], folder / "report.html", title="A residual MLP on digits")
+    names = ("statistics.safetensors", "predictions.json", "layers.png", "report.html")
     result.files.extend(folder / name for name in names)
     return result
 
@@ -99,3 +105,19 @@ def _write(folder: Path, result: DemoResult, config: TrainingConfig) -> None:
     title = f"Residual MLP on digits: each layer, and the model's optimum after it ({values})"
     with replacing(folder / "layers.png") as path:
         plot_layers(result.predictions, title=title).savefig(path, dpi=150)
+
+
+def _comparison(
+    layers: Mapping[str, ClassStatistics], hyperparameters: Mapping[str, float]
+) -> xr.Dataset:
+    """The layers beside path and optimum at the demo's own hyper-parameters: nothing is fitted."""
+    names = list(layers)
+    chosen = xr.Dataset(
+        {
+            "regularization": (("layer", "parameter"), [[*hyperparameters.values()]] * len(names)),
+            "path_lambda_w": ("layer", [hyperparameters["lambda_w"]] * len(names)),
+        },
+        coords={"layer": names, "parameter": list(hyperparameters)},
+        attrs={"name": "the weight decay (λ_W) and a choice by hand (λ_H, β)"},
+    )
+    return compare_layers(layers, name="demo", parameters=chosen)

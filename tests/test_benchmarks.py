@@ -124,3 +124,19 @@ def test_a_peer_out_of_time_is_reported_as_such():
     row = optimum._peer(optimum_peers.alternating, case, config)
     assert row["seconds"] is None
     assert row["gradient_norm"] > 1e-12
+
+
+def test_moves_of_the_page_are_timed_by_slider(tmp_path, monkeypatch):
+    explore = pytest.importorskip("benchmarks.explore", reason="needs the extra `explore`")
+    settings = [stops for slider, stops in explore.dragged(explore.QUICK) if slider]
+    assert len({tuple(stops.values()) for stops in settings}) == len(settings) == 8
+    monkeypatch.setattr(sys, "argv", ["explore", "--quick", "--output", str(tmp_path)])
+    explore.main()
+    result = json.loads((tmp_path / "explore.json").read_text(encoding="utf8"))
+    assert [case["dim"] for case in result["cases"]] == [40]
+    for case in result["cases"]:
+        for kind in ("drag", "jump"):
+            assert case[kind]["moves"] == 8
+            assert 0 < case[kind]["median"] <= case[kind]["worst"]
+            assert list(case[kind]["by_slider"]) == list(explore.SCALES)
+    assert (tmp_path / "explore.md").read_text(encoding="utf8").count("| drag |") == 1

@@ -278,7 +278,7 @@ def test_demo_writes_what_it_names_and_resumes(run, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TRAINING", TrainingConfig(epochs=4, weight_decay=5e-3))
     code, out, _ = run("demo", "-o", tmp_path)
     assert code == 0
-    for name in ("statistics.safetensors", "predictions.json", "layers.png"):
+    for name in ("statistics.safetensors", "predictions.json", "layers.png", "report.html"):
         assert f"wrote {tmp_path / name}" in out
         assert (tmp_path / name).stat().st_size > 1000
     record = json.loads((tmp_path / "predictions.json").read_text())

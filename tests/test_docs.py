@@ -16,7 +16,8 @@ from perturb_nc import networks
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = ["tutorial.md", "numerical.md", *(f"howto/{n}.md" for n in ("metric", "huge", "monitor"))]
+HOW_TO = ("metric", "huge", "monitor", "report")
+PAGES = ["tutorial.md", "numerical.md", *(f"howto/{name}.md" for name in HOW_TO)]
 
 
 def read(page):
@@ -47,7 +48,8 @@ def attribute(name):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs_from_top_to_bottom(page, unchecked):
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, unchecked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks(page))
     assert code
     exec(compile(code, page, "exec"), {"__name__": "page"})

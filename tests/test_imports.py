@@ -36,7 +36,13 @@ LAYERS = {  # what each part may import from the package, beside itself
         "networks",
     },
 }
-ALONE = {"cvxpy": {"theory/lifted.py"}, "matplotlib": {"study/plots.py", "study/maps.py"}}
+ALONE = {
+    "cvxpy": {"theory/lifted.py"},
+    "matplotlib": {"study/plots.py", "study/maps.py"},
+    "dash": {"explore_page.py"},
+    "plotly": {"study/report.py", "study/report_figures.py"},
+    "jinja2": {"study/report.py"},
+}
 
 
 def imports(path):

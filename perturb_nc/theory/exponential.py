@@ -4,8 +4,8 @@ With the weight W(t) given, every feature h of class k follows one linear equati
 
     h' = -(WᵀW + c)h + Wᵀe_k + βh0,    c = λ_H + β,
 
-a linear equation z' = A(t)z for z = (h, e_k, h0). A step of the method of Casas & Iserles (2006)
-for z' = A(z)z multiplies z by the exponential of a combination of A at a few weights and of their
+a linear equation z' = A(t)z for z = (h, e_k, h0). A step of a Runge-Kutta-Munthe-Kaas method for
+z' = A(z)z multiplies z by the exponential of a combination of A at a few weights and of their
 commutators. WᵀW has rank K, so that on h the exponential is a multiple of I plus a matrix on the
 span Q of those weights.
 
@@ -15,6 +15,7 @@ e^{2λ_H t} tr Σ_W non-increasing hold by construction.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
@@ -24,24 +25,48 @@ from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows
 
 Generator = Float64[Tensor, "... p p"]
 Generators = Float64[Tensor, "s ... p p"]
-Exponent = Callable[[Generators], Generator]
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """A combination of k_i = step·A(W_i).
+
+    Attributes:
+        uses: which i it needs, in order.
+        of: the combination of these.
+        fraction: of the step that it goes.
+    """
+
+    uses: tuple[int, ...]
+    of: Callable[[Generators], Generator]
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """Exponents that lead to W_1, W_2, …; of the step; and, with its W too, of the embedded method.
+
+    In `final` and `embedded` the k_i have convex weights, so that both contract.
+    """
+
+    stages: tuple[Exponent, ...]
+    final: Exponent
+    embedded: Exponent
 
 
 def magnus_step(
     model: FlowModel, state: FlowState, weight: Rows, step: float, order: int
-) -> tuple[FlowState, FlowState]:
+) -> tuple[FlowState, Rows, FlowState]:
     """One step of order 2 or 4 from a state and its weight W*.
 
-    Returns the state after the step, and that of the embedded method one order lower.
+    Returns the state after the step with its W*, and that of the embedded method of lower order.
     """
-    stages, final = _METHODS[order]
-    weights, embedded = [weight], state
-    for exponent, fraction in stages:
-        embedded = _moved(model, state, weights, exponent, step, fraction)
-        weights.append(model.weight(embedded))
-    if order == 2:
-        embedded = _moved(model, state, weights[:1], lambda k: k[0], step, 1.0)
-    return _moved(model, state, weights, final, step, 1.0), embedded
+    method, weights = METHODS[order], [weight]
+    for stage in method.stages:
+        weights.append(model.weight(_moved(model, state, weights, stage, step)))
+    new = _moved(model, state, weights, method.final, step)
+    weights.append(model.weight(new))
+    return new, weights[-1], _moved(model, state, weights, method.embedded, step)
 
 
 def step_error(
@@ -65,17 +90,17 @@ def _moved(
     weights: Sequence[Rows],
     exponent: Exponent,
     step: float,
-    fraction: float,
 ) -> FlowState:
-    """The state after exp(exponent of the weights' generators), `fraction` of a step later.
+    """The state after the exponential of an exponent.
 
     On features that is αI plus a map of the span Q of the weights, of rank K times their number.
     """
-    basis = torch.linalg.qr(torch.cat([w.mT for w in weights], dim=-1)).Q
+    used = [weights[i] for i in exponent.uses]
+    basis = torch.linalg.qr(torch.cat([w.mT for w in used], dim=-1)).Q
     k, q = len(model.priors), basis.shape[-1]
-    generators = _generators(model, torch.stack(tuple(weights)) @ basis, step)
-    small = torch.linalg.matrix_exp(exponent(generators))
-    alpha = torch.exp(-model.c * fraction * step)
+    generators = _generators(model, torch.stack(used) @ basis, step)
+    small = torch.linalg.matrix_exp(exponent.of(generators))
+    alpha = torch.exp(-model.c * exponent.fraction * step)
     identity = torch.eye(q).to(basis)
     change, forcing = small[..., :q, :q] - alpha * identity, small[..., :q, q : q + k]
     means = (state.means @ basis) @ change.mT + forcing.mT
@@ -85,7 +110,7 @@ def _moved(
         means, propagator = alpha * state.means + means @ basis.mT, basis @ propagator
         return FlowState(means, alpha * state.propagator + propagator, outer)
     # β(1 - e^{-c·duration})/c, which is 0 where β = 0 (and c may be).
-    rest = torch.expm1(-model.c * fraction * step)
+    rest = torch.expm1(-model.c * exponent.fraction * step)
     gamma = torch.where(model.c > 0, -model.beta * rest / model.c, 0.0)
     anchor = small[..., :q, q + k :] - gamma * identity
     means = means + (model.means @ basis) @ anchor.mT
@@ -113,38 +138,26 @@ def _commutator(a: Generator, b: Generator) -> Generator:
     return a @ b - b @ a
 
 
-# Casas & Iserles 2006, "Explicit Magnus expansions for nonlinear equations", in terms of
-# k_i = step·A(stage i). Order 4: the symmetric part of the last exponent is Simpson's rule
-# (k1 + 4 k5 + k6)/6, a convex combination, so that the step contracts.
-def _third(k: Generators) -> Generator:
-    q1, q2, q3, q4 = k[0], k[1] - k[0], k[2] - k[1], k[3] - 2 * k[1] + k[0]
-    return q1 + q2 + 2 / 3 * q3 + q4 / 6 - _commutator(q1, q2) / 6
+def _simpson(k: Generators) -> Generator:
+    return (k[0] + 2 * (k[1] + k[2]) + k[3] - _commutator(k[0], k[3]) / 2) / 6
 
 
-def _half(k: Generators) -> Generator:
-    q1, q2, q3, q4 = k[0], k[1] - k[0], k[2] - k[1], k[3] - 2 * k[1] + k[0]
-    return q1 / 2 + q2 / 4 + q3 / 3 - q4 / 24 - _commutator(q1, q2) / 48
-
-
-def _fourth(k: Generators) -> Generator:
-    q1, q2, q3, q5, q6 = k[0], k[1] - k[0], k[2] - k[1], k[4] - k[1], k[5] - 2 * k[1] + k[0]
-    return q1 + q2 + 2 / 3 * q5 + q6 / 6 - _commutator(q1, q2 - q3 + q5 + q6 / 2) / 6
-
-
-# Each stage: its exponent and its time as a fraction of the step; then the exponent of the step.
-# The last stage of order 4 is a step of order 3.
-_METHODS: dict[int, tuple[tuple[tuple[Exponent, float], ...], Exponent]] = {
-    # Exponential midpoint.
-    2: (((lambda k: k[0] / 2, 0.5),), lambda k: k[1]),
-    4: (
-        (
-            (lambda k: k[0] / 2, 0.5),
-            (lambda k: k[0] / 4 + k[1] / 4, 0.5),
-            (lambda k: k[1], 1.0),
-            (_half, 0.5),
-            (_third, 1.0),
+METHODS = {
+    2: Method(  # the exponential midpoint rule, with the exponential Euler method
+        stages=(Exponent((0,), lambda k: k[0] / 2, 0.5),),
+        final=Exponent((1,), lambda k: k[0]),
+        embedded=Exponent((0,), lambda k: k[0]),
+    ),
+    # The classical Runge-Kutta method on the Lie algebra with two commutators (Munthe-Kaas & Owren
+    # 1999, "Computations in a free Lie algebra"). With the W of the new state in place of the
+    # last stage's it is of order 3.
+    4: Method(
+        stages=(
+            Exponent((0,), lambda k: k[0] / 2, 0.5),
+            Exponent((0, 1), lambda k: k[1] / 2 - _commutator(k[0], k[1]) / 8, 0.5),
+            Exponent((2,), lambda k: k[0]),
         ),
-        _fourth,
+        final=Exponent((0, 1, 2, 3), _simpson),
+        embedded=Exponent((0, 1, 2, 4), _simpson),
     ),
 }
-ORDERS = tuple(_METHODS)

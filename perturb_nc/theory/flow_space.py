@@ -112,9 +112,10 @@ class FlowSpace:
         solved = torch.linalg.solve_triangular(self._root, leak, upper=False)
         return torch.linalg.qr(solved, mode="r").R
 
-    def hold(self, state: FlowState, allowed: float) -> tuple[float, Rows]:
-        """What is neglected at a state, and W* there in a space that grows if that is too much."""
-        weight = self.model.weight(state)
+    def hold(
+        self, state: FlowState, weight: Rows, allowed: float
+    ) -> tuple[float, Float64[Tensor, "... K n"]]:
+        """What is neglected at a state, and its W* in a space that grows if that is too much."""
         found = self.neglected(state, weight)
         if found > allowed:
             self.grow()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.exponential import ORDERS, magnus_step, step_error
+from perturb_nc.theory.exponential import METHODS, magnus_step, step_error
 from perturb_nc.theory.flow_space import FlowSpace
 from perturb_nc.theory.flow_state import FlowModel, FlowState, Rows
 from perturb_nc.validation import at_least
@@ -71,7 +71,7 @@ class Exponential:
     """Exponential Magnus steps with an embedded pair (see `perturb_nc.theory.exponential`).
 
     Attributes:
-        order: 2 (midpoint, 2 weights a step) or 4 (Casas & Iserles, 6 weights a step).
+        order: 2 (midpoint, 2 weights a step) or 4 (Munthe-Kaas, 4 weights a step).
         step: a fixed step size instead of error control.
         max_steps: accepted and rejected steps at most.
     """
@@ -81,8 +81,8 @@ class Exponential:
     max_steps: int = 100_000
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise ValueError(f"order must be one of {ORDERS}, got {self.order}")
+        if self.order not in METHODS:
+            raise ValueError(f"order must be one of {tuple(METHODS)}, got {self.order}")
         at_least(self.max_steps, 1, "max_steps")
 
     def integrate(
@@ -115,22 +115,22 @@ class Exponential:
                 if steps + rejected >= self.max_steps:
                     status = FlowStatus.MAX_STEPS
                     break
-                size = min(step, target - time)
-                new, embedded = magnus_step(space.model, state, weight, size, self.order)
+                size = self._size(step, target - time)
+                new, after, embedded = magnus_step(space.model, state, weight, size, self.order)
                 if self.step is None:
                     error = step_error(space.model, state, new, embedded, rtol, atol)
-                    accepted, step = self._control(error, size, step)
+                    accepted, step = self._control(error, size, step, first=not steps)
                     if not accepted:
                         rejected += 1
                         if step < 1e-15 * times[-1]:
                             status = FlowStatus.STEP_TOO_SMALL
                         continue
-                neglected, weight = space.hold(new, negligible)
+                neglected, after = space.hold(new, after, negligible)
                 before = space.padded(state)
                 if neglected > 100 * negligible:
                     state, weight, rejected = before, space.model.weight(before), rejected + 1
                     continue
-                state, steps = space.padded(new), steps + 1
+                state, weight, steps = space.padded(new), after, steps + 1
                 values = [event(state, weight) for event in events]
                 crossed = [
                     e for e, v, sign in zip(events, values, signs, strict=True) if v * sign <= 0
@@ -144,18 +144,25 @@ class Exponential:
             reached.append((time, state))
             if status is not FlowStatus.FINISHED:
                 break
-        per_step = {2: 1, 4: 5}[self.order]
-        evaluations = per_step * (steps + rejected) + steps + 1
+        evaluations = self.order * (steps + rejected) + 1
         cost = FlowCost(steps, rejected, evaluations, space.basis.shape[-1])
         return Trajectory(
             [t for t, _ in reached], [space.padded(s) for _, s in reached], status, cost
         )
 
-    def _control(self, error: float, size: float, step: float) -> tuple[bool, float]:
+    def _size(self, step: float, left: float) -> float:
+        """The next step, so that equal steps fill the time that is left."""
+        return min(step, left) if self.step else left / math.ceil(left / step)
+
+    def _control(
+        self, error: float, size: float, step: float, *, first: bool
+    ) -> tuple[bool, float]:
         """Whether a step of this error (over tolerance) is accepted, and the next step size."""
         if math.isnan(error):  # overflowed
             return False, 0.2 * size
-        factor = min(5.0, max(0.2, 0.9 * (error + 1e-10) ** (-1 / self.order)))
+        # The first step is a cautious guess.
+        most = 50.0 if first else 5.0
+        factor = min(most, max(0.2, 0.9 * (error + 1e-10) ** (-1 / self.order)))
         following = size * factor
         if error <= 1 and size < step:
             # A step cut short to land on a time says little about longer ones.
@@ -176,8 +183,8 @@ class Exponential:
             return magnus_step(model, state, weight, part, self.order)[0]
 
         def distance(part: float, event: Event) -> float:
-            new = after(part)
-            return event(new, model.weight(new))
+            new, its_weight, _ = magnus_step(model, state, weight, part, self.order)
+            return event(new, its_weight)
 
         root = scipy.optimize.brentq
         found = min(
