@@ -238,7 +238,7 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(file, run, serv
             ((file, "--port", 70000), "port must be 0..65535, got 70000"),
             ((file, "--host", "192.0.2.1", "--port", 0), "cannot listen on 192.0.2.1"),
             ((tmp_path / "none.safetensors",), "none.safetensors"),
-            ((tmp_path / "bad.safetensors",), "is not a readable safetensors file"),
+            ((tmp_path / "bad.safetensors",), "could not be read as a safetensors file"),
         ):
             code, out, err = run("explore", *arguments)
             assert (code, out) == (2, "")

@@ -135,15 +135,16 @@ def test_parameters_of_one_network_predict_another(chained):
 
 
 def test_layers_in_bases_of_their_own_are_aligned_before_a_pair_is_fitted(chained):
-    layers = {name: rotated(s, i) for i, (name, s) in enumerate(chain(3).items())}
+    layers = {name: rotated(s, i) for i, (name, s) in enumerate(chain(2).items())}
     aligned = compare_layers(layers, name="turned", lambda_w=LAMBDA_W, align_layers=True)
     raw = compare_layers(layers, name="turned", lambda_w=LAMBDA_W)
     # The means leave the basis open outside their span, so that Σ_W does not come back entirely.
     assert (aligned["residual"].values[1:] < 0.7 * raw["residual"].values[1:]).all()
-    xr.testing.assert_allclose(aligned["measured"], chained["measured"], rtol=1e-8)
+    straight = chained.isel(layer=slice(2))
+    xr.testing.assert_allclose(aligned["measured"], straight["measured"], rtol=1e-8)
     path = {"model": "path"}
     xr.testing.assert_allclose(
-        aligned["predicted"].sel(path), chained["predicted"].sel(path), rtol=1e-4
+        aligned["predicted"].sel(path), straight["predicted"].sel(path), rtol=1e-4
     )
     assert aligned.attrs["align"] == "true"
 
@@ -192,7 +193,7 @@ def test_errors_and_their_table_by_hand(chained):
 
 def test_misfit_is_the_residual_of_the_fit():
     before, after = chain(2).values()
-    found = pnc.fit_regularization(before, rotated(after, 3))
+    found = pnc.fit_regularization(before, rotated(after, 3), lambda_h=0.02, beta=2.0)
     again = misfit(found.solution.statistics, rotated(after, 3))
     assert again == pytest.approx(found.residual, rel=1e-12)
 
