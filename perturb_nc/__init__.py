@@ -39,6 +39,7 @@ from perturb_nc.theory.strongly_regular import StronglyRegular, strongly_regular
 if TYPE_CHECKING:
     from perturb_nc.study.compare import compare_layers
     from perturb_nc.study.comparison import error_table, load_comparison, save_comparison
+    from perturb_nc.study.report import write_report
     from perturb_nc.study.resampling import bootstrap_intervals
     from perturb_nc.study.sweep import sweep
 
@@ -99,21 +100,23 @@ __all__ = [
     "save_layers",
     "strongly_regular_solution",
     "sweep",
+    "write_report",
 ]
 
 
-_LAZY = {  # xarray takes a third of a second to load
+_LAZY = {  # xarray takes a third of a second to load, plotly more
     "bootstrap_intervals": "resampling",
     "compare_layers": "compare",
     "error_table": "comparison",
     "load_comparison": "comparison",
     "save_comparison": "comparison",
     "sweep": "sweep",
+    "write_report": "report",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The names that need xarray, when they are first asked for."""
+    """The names that need xarray or plotly, when they are first asked for."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"perturb_nc.study.{_LAZY[name]}"), name)

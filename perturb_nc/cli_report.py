@@ -45,6 +45,7 @@ def report(
         str | None, typer.Option(help=f"places layers: {', '.join(CALIBRATING)}; default: nc1_span")
     ] = None,
     align: Annotated[bool, typer.Option(help="rotate layers onto each other first")] = False,
+    pairs: Annotated[bool, typer.Option(help="fit (1) to each pair of layers, slow")] = True,
     save: Annotated[
         Path | None, typer.Option(help="folder for the comparisons, as they finish: RUNs later on")
     ] = None,
@@ -56,6 +57,8 @@ def report(
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if align:
         settings["align_layers"] = True
+    if not pairs:
+        settings["pairs"] = False
     runs = [run / "statistics.safetensors" if run.is_dir() else run for run in runs]
     networks: dict[str, xr.Dataset | Statistics] = {}
     for file in map(existing, runs):

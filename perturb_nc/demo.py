@@ -11,7 +11,7 @@ from perturb_nc.layer_files import save_layers
 from perturb_nc.networks.architectures import ResidualMLP
 from perturb_nc.networks.checkpoints import EpochRecord
 from perturb_nc.networks.data import batches, load_dataset
-from perturb_nc.networks.extraction import collect_statistics
+from perturb_nc.networks.extraction import collect_features, collect_statistics
 from perturb_nc.networks.training import TrainingConfig, train
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import replacing, write_json
@@ -19,9 +19,11 @@ from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.plots import plot_layers
 from perturb_nc.study.predict import LayerPrediction, predict_layers
 from perturb_nc.study.report import write_report
+from perturb_nc.study.resampling import bootstrap_intervals
 from perturb_nc.validation import nonnegative, positive
 
 WIDTH, BLOCKS = 64, 5
+REPLICATES = 60  # of the bootstrap
 TRAINING = TrainingConfig(
     epochs=200, batch_size=64, learning_rate=0.05, milestones=(100, 150), weight_decay=5e-3
 )
@@ -84,7 +86,9 @@ def run_demo(
     result = DemoResult(predictions, hyperparameters, history[-1], test_accuracy, [])
     _write(folder, result, config)
     save_layers(statistics, folder / "statistics.safetensors", {"data": "digits, train"})
-    comparison = _comparison(statistics, hyperparameters)
+    samples = collect_features(model, batches(train_set, 512), layers=layers)
+    intervals = bootstrap_intervals(*samples, replicates=REPLICATES)
+    comparison = _comparison(statistics, hyperparameters, intervals)
     write_report([comparison], folder / "report.html", title="A residual MLP on digits")
     names = ("statistics.safetensors", "predictions.json", "layers.png", "report.html")
     result.files.extend(folder / name for name in names)
@@ -108,7 +112,9 @@ def _write(folder: Path, result: DemoResult, config: TrainingConfig) -> None:
 
 
 def _comparison(
-    layers: Mapping[str, ClassStatistics], hyperparameters: Mapping[str, float]
+    layers: Mapping[str, ClassStatistics],
+    hyperparameters: Mapping[str, float],
+    intervals: xr.DataArray,
 ) -> xr.Dataset:
     """The layers beside path and optimum at the demo's own hyper-parameters: nothing is fitted."""
     names = list(layers)
@@ -120,4 +126,4 @@ def _comparison(
         coords={"layer": names, "parameter": list(hyperparameters)},
         attrs={"name": "the weight decay (λ_W) and a choice by hand (λ_H, β)"},
     )
-    return compare_layers(layers, name="demo", parameters=chosen)
+    return compare_layers(layers, name="demo", parameters=chosen, intervals=intervals)

@@ -33,21 +33,13 @@ def main(folder: Path) -> None:
 
     lambda_w = data.num_classes * decay  # what this loss and this weight decay amount to
     layers = networks.collect_statistics(model, [(data.inputs, data.labels)], at="input")
-    path = pnc.calibrate_depth(layers, lambda_w=lambda_w, metric="nc1_span", start="blocks.1")
-    beta = 1 / (path.times["head"] - path.times["blocks.2"])
-    problem = pnc.NearCollapseProblem(
-        layers["blocks.2"], lambda_w=lambda_w, lambda_h=0.0, beta=beta
-    )
-    solution = pnc.minimize(problem)
-
+    comparison = pnc.compare_layers(layers, name="mine", lambda_w=lambda_w, pairs=False)
     pnc.save_layers(layers, folder / "measured.safetensors")
-    pnc.save_layers({"head": solution.statistics}, folder / "predicted.safetensors")
-    predicted = pnc.collapse_metrics(solution.statistics, solution.weight)
-    measured = pnc.collapse_metrics(layers["head"], model.head.weight)
-    print(f"NC1 at the head: predicted {predicted.nc1:.3f}, measured {measured.nc1:.3f}")
-    print(f"{solution.status.value}; {solution.certificate}")
+    pnc.write_report([comparison], folder / "report.html")
 
-    # One page with all of it: see `perturb-nc report`.
+    at_head = comparison.sel(layer="head", quantity="nc1")
+    predicted, measured = at_head.predicted.sel(model="path").item(), at_head.measured.item()
+    print(f"NC1 at the head: predicted {predicted:.3f}, measured {measured:.3f}")
 
 
 if __name__ == "__main__":

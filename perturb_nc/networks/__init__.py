@@ -8,6 +8,7 @@ from perturb_nc.networks.ensemble import train_ensemble
 from perturb_nc.networks.epoch_file import read_epochs
 from perturb_nc.networks.extraction import (
     NearestMeanScores,
+    collect_features,
     collect_statistics,
     nearest_mean_scores,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ResidualMLP",
     "TrainingConfig",
     "batches",
+    "collect_features",
     "collect_statistics",
     "load_dataset",
     "nearest_mean_scores",

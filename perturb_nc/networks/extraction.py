@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from perturb_nc.networks.layers import walk_layers
@@ -79,6 +80,37 @@ def collect_statistics(
     second = {name: SpanBuilder(*builder.result()) for name, builder in first.items()}
     walk(lambda name, x, y: second[name].update(x, y))
     return {name: builder.result() for name, builder in second.items()}
+
+
+def collect_features(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layers: Sequence[str] | None = None,
+    at: str = "output",
+    reduce: str | Reduction = "flatten",
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Features (N, d) of every layer, and the labels (N,): what `collect_statistics` reduces.
+
+    For what needs the samples themselves, as `perturb_nc.bootstrap_intervals`. All of them are
+    kept: choose layers and samples with memory in mind.
+
+    Args:
+        model, loader, layers, at, reduce: as for `collect_statistics`.
+
+    Raises:
+        ValueError, TypeError: as `collect_statistics`.
+    """
+    features: dict[str, list[Tensor]] = {}
+    labels: dict[str, list[Tensor]] = {}
+
+    def take(name: str, x: Tensor, y: Tensor) -> None:
+        features.setdefault(name, []).append(x)
+        labels.setdefault(name, []).append(y)
+
+    walk_layers(model, loader, take, layers=layers, at=at, reduce=reduce, num_classes=None)
+    first = next(iter(labels.values()))
+    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(first)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from perturb_nc.metrics import collapse_metrics
 from perturb_nc.networks.architectures import MLP, ResidualMLP
 from perturb_nc.networks.convolutional import VGG, ConvNet
 from perturb_nc.networks.data import Dataset, batches
-from perturb_nc.networks.extraction import collect_statistics, nearest_mean_scores
+from perturb_nc.networks.extraction import (
+    collect_features,
+    collect_statistics,
+    nearest_mean_scores,
+)
 from perturb_nc.networks.reductions import random_projection
 from perturb_nc.networks.resnet import ResNet
 from perturb_nc.statistics import ClassStatistics
@@ -514,3 +518,18 @@ def test_layers_without_statistics_are_named():
     ):
         nearest_mean_scores(model, loader(), statistics)
     assert list(nearest_mean_scores(model, loader(), statistics, layers=["head"])) == ["head"]
+
+
+def test_features_are_those_that_the_statistics_reduce():
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    x, y = torch.randn(30, 5), torch.arange(30) % 3
+    loader = [(x[:20], y[:20]), (x[20:], y[20:])]
+    features, labels = collect_features(model, loader)
+    assert torch.equal(labels, y)
+    assert list(features) == ["0", "1", "2"]
+    torch.testing.assert_close(features["1"], model[:2](x).detach())
+    for name, found in collect_statistics(model, loader).items():
+        again = ClassStatistics.from_features(features[name], labels)
+        torch.testing.assert_close(found.within, again.within)
+    only, _ = collect_features(model, loader, layers=["2"], at="input")
+    torch.testing.assert_close(only["2"], features["1"])

@@ -44,7 +44,9 @@ def main(wheel: str, repository: str) -> None:
 
     command = [str(Path(sys.executable).parent / "perturb-nc"), "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert all(name in said for name in ("demo", "stats", "predict", "sweep")), said
+    assert all(
+        name in said for name in ("demo", "stats", "predict", "sweep", "report", "explore")
+    ), said
 
 
 if __name__ == "__main__":
