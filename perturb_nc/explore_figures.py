@@ -73,7 +73,7 @@ def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
     # Six decades at most: below lie directions in which nothing varies, and rounding.
     limits = [max(min(logs), max(logs) - 6) - 0.1, max(logs) + 0.1]
     y = {"type": "log", "range": limits}
-    x = {"type": "log", "title": {"text": "rank"}, "dtick": 1}
+    x = {"type": "log", "title": {"text": "rank", "standoff": 4}, "dtick": 1}
     return _figure(traces, "Eigenvalues of Σ_W / tr Σ_B", x=x, y=y)
 
 
@@ -179,9 +179,9 @@ def _figure(
         "yaxis": {"automargin": True, "zeroline": False, "exponentformat": "power", **y},
         "paper_bgcolor": clear,
         "plot_bgcolor": clear,
-        "margin": {"l": 48, "r": 12, "t": 40, "b": 40},
+        "margin": {"l": 48, "r": 12, "t": 40, "b": 56 if legend else 40},
         "showlegend": legend,
-        "legend": {"orientation": "h", "y": -0.25, "bgcolor": clear},
+        "legend": {"orientation": "h", "y": -0.32, "bgcolor": clear},
         "uirevision": title,
     }
     return {"data": traces, "layout": layout}

@@ -12,7 +12,7 @@ import perturb_nc as pnc
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from experiments import equal_width, weight_decay_theory  # noqa: E402
+from experiments import equal_width, shipped_networks, weight_decay_theory  # noqa: E402
 
 
 def run(module, monkeypatch, output):
@@ -71,3 +71,38 @@ def test_the_last_stage_of_the_equal_width_network_is_kept(monkeypatch, tmp_path
     (only,) = result["runs"]
     assert list(only["final"]) == list(layers) == ["blocks.1", "blocks.2"]
     assert {s.num_samples for s in layers.values()} == {200}
+
+
+def test_errors_of_the_shipped_networks(monkeypatch, tmp_path, capsys):
+    result = run(shipped_networks, monkeypatch, tmp_path)
+    assert "| depth_calibration/digits-res-wd0.005 |" in capsys.readouterr().out
+    table = pnc.load_comparison(tmp_path / "depth_calibration-digits-res-wd0.005-nc1.json")
+    assert table.attrs["metric"] == "nc1"
+    again = pnc.error_table([table]).sel(model="path", quantity="nc2_etf").item()
+    errors = result["nc1"]["errors"]
+    at = {"network": table.attrs["name"], "model": "path", "quantity": "nc2_etf"}
+    i, j, k = (errors["coords"][name]["data"].index(value) for name, value in at.items())
+    assert errors["dims"] == list(at)
+    assert errors["data"][i][j][k] == pytest.approx(again)
+    for metric in ("nc1_span", "nc1"):
+        assert metric not in result[metric]["wins"]
+        for counts in result[metric]["wins"].values():
+            assert sum(counts.values()) == len(errors["coords"]["network"]["data"])
+
+
+def test_the_committed_errors_are_those_of_the_committed_comparisons():
+    folder = ROOT / "experiments" / "results" / "shipped_networks"
+    result = json.loads((folder / "result.json").read_text(encoding="utf8"))
+    written = (folder / "table.md").read_text(encoding="utf8")
+    for metric, suffix in (("nc1_span", ""), ("nc1", "-nc1")):
+        names = result[metric]["errors"]["coords"]["network"]["data"]
+        comparisons = [
+            pnc.load_comparison(folder / f"{name.replace('/', '-')}{end}{suffix}.json")
+            for name in names
+            for end in ("", "-seed0")
+            if (folder / f"{name.replace('/', '-')}{end}{suffix}.json").is_file()
+        ]
+        assert len(comparisons) == len(names) == 27
+        table = pnc.error_table(comparisons)
+        assert shipped_networks.wins(table, metric) == result[metric]["wins"]
+        assert shipped_networks.markdown(table, metric) in written

@@ -16,8 +16,8 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics, within_spectrum
+from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.flow import FlowPath, central_path_flow
 from perturb_nc.theory.integrators import FlowStatus
 from perturb_nc.theory.minimize import Solution, minimize
@@ -48,11 +48,7 @@ class LayerView:
     @classmethod
     def of(cls, statistics: ClassStatistics, weight: Tensor | None = None) -> "LayerView":
         """Metrics (NC3 for the weight) and spectrum of class statistics."""
-        between = statistics.centered_means.square().sum() / statistics.num_classes
-        within = statistics.within
-        # Exact collapse, where the eigenvalues of zeros need not be asked for.
-        values = torch.linalg.eigvalsh(within) if trace(within) > 0 else within.diagonal()
-        return cls(collapse_metrics(statistics, weight), values.flip(0) / between)
+        return cls(collapse_metrics(statistics, weight), within_spectrum(statistics))
 
 
 @dataclass(frozen=True, eq=False)
