@@ -54,6 +54,7 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.every_layer
 	$(BIN)/python -m experiments.equal_width
 	$(BIN)/python -m experiments.shipped_networks
+	$(BIN)/python -m experiments.transfer
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done

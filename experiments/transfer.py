@@ -116,10 +116,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Command line."""
-    chosen = options(__doc__, FOLDER, "two blocks, four epochs, 400 digits")
+    chosen = options(__doc__, FOLDER, "one block, eight epochs, 400 digits")
     config = Config()
     if chosen.quick:
-        config = replace(config, epochs=(4, 8), width=12, blocks=2, samples=400)
+        config = replace(config, epochs=(4, 8), width=12, blocks=1, samples=400)
     found = networks(config, chosen.device)
     source = pnc.compare_layers(found.pop(SOURCE), name=SOURCE)
     pnc.save_comparison(source, chosen.output / "source.json")

@@ -275,6 +275,7 @@ def test_depth_fits_starts_and_marks_what_is_not_on_the_path(network, run, tmp_p
 
 def test_demo_writes_what_it_names_and_resumes(run, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "BLOCKS", 2)
+    monkeypatch.setattr(demo, "REPLICATES", 3)
     monkeypatch.setattr(demo, "TRAINING", TrainingConfig(epochs=4, weight_decay=5e-3))
     code, out, _ = run("demo", "-o", tmp_path)
     assert code == 0

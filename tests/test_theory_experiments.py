@@ -12,7 +12,7 @@ import perturb_nc as pnc
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-from experiments import equal_width, shipped_networks, weight_decay_theory  # noqa: E402
+from experiments import equal_width, shipped_networks, transfer, weight_decay_theory  # noqa: E402
 
 
 def run(module, monkeypatch, output):
@@ -106,3 +106,24 @@ def test_the_committed_errors_are_those_of_the_committed_comparisons():
         table = pnc.error_table(comparisons)
         assert shipped_networks.wins(table, metric) == result[metric]["wins"]
         assert shipped_networks.markdown(table, metric) in written
+
+
+def test_parameters_are_transferred_to_epochs_samples_seeds_and_decays(monkeypatch, tmp_path):
+    result = run(transfer, monkeypatch, tmp_path)
+    targets = [row["target"] for row in result["rows"]]
+    assert targets == ["epoch 4", "test samples", "another seed", "decay 0.005"]
+    source = pnc.load_comparison(tmp_path / "source.json")
+    assert source["fit_status"].values[1] in ("converged", "not_determined")
+    first = result["rows"][0]["errors"]
+    assert first["pairs, own (not held out)"] != first["pairs, source's"]
+    assert "| epoch 4 | unchanged |" in (tmp_path / "table.md").read_text(encoding="utf8")
+
+
+def test_the_committed_transfer_is_what_the_page_says():
+    path = ROOT / "experiments" / "results" / "transfer" / "result.json"
+    page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+    for row in json.loads(path.read_text(encoding="utf8"))["rows"]:
+        nc1 = [values[0] for values in row["errors"].values()]
+        trace = [row["errors"][case][1] for case in ("pairs, source's", "unchanged")]
+        cells = " | ".join(f"{v:.3f}".lstrip("0") for v in [*nc1, *trace])
+        assert f"| {row['target'].replace('0.005', '5e-3')} | {cells} |" in page
