@@ -51,7 +51,7 @@ nitpick_ignore_regex = [
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
-_FILES = re.compile(r"\]\(((?:\.\./)+(?:benchmarks|experiments)/[^)]+)\)")  # tables that are not pages
+_FILES = re.compile(r"\]\(((?:\.\./)+(?:benchmarks|experiments)/[^)]+)\)")  # no pages
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 
 
