@@ -26,5 +26,5 @@ cp "$root/docs/howto/own_model.py" "$(dirname "$0")/check_installed.py" "$work"
 cd "$work" # where no source shadows the package
 "$work/user/bin/python" -W error check_installed.py direct/*.whl "$root"
 "$work/user/bin/python" own_model.py
-"$work/user/bin/perturb-nc" metrics predicted.safetensors >/dev/null
+"$work/user/bin/perturb-nc" metrics measured.safetensors >/dev/null
 echo "the wheel is good: $(ls "$work"/direct/*.whl)"
