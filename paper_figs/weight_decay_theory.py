@@ -44,7 +44,7 @@ def draw(result: dict) -> Figure:
         axis.set_ylim(-2.8, 0.35)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("log ratio to the baseline")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="lower left")
     figure.suptitle("More weight decay: residual MLPs on digits, five seeds", fontsize=11)
     return figure
 
