@@ -11,15 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from perturb_nc.study.explorer import LayerView, Optimum
+from perturb_nc.study.quantities import LABELS
 from perturb_nc.theory.minimize import Status
 
-METRICS = {
-    "nc1": ("NC1", "tr(Σ_W Σ_B†) / K"),
-    "nc1_trace": ("ÑC1", "tr Σ_W / tr Σ_B"),
-    "nc1_span": ("ÑC1 span", "ÑC1 in the span of the class means"),
-    "cdnv": ("CDNV", "variance over distance of classes"),
-    "nc2_etf": ("NC2", "distance to a simplex ETF"),
-}
+METRICS = {name: LABELS[name] for name in ("nc1", "nc1_trace", "nc1_span", "cdnv", "nc2_etf")}
 MEASURED, NEXT, PREDICTED, PATH = "#4a90d9", "#9b6bcc", "#e4572e", "#2a9d8f"
 Figure = dict[str, Any]
 

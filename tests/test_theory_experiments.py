@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import perturb_nc as pnc
 
@@ -94,7 +95,9 @@ def test_the_committed_errors_are_those_of_the_committed_comparisons():
     folder = ROOT / "experiments" / "results" / "shipped_networks"
     result = json.loads((folder / "result.json").read_text(encoding="utf8"))
     written = (folder / "table.md").read_text(encoding="utf8")
-    for metric, suffix in (("nc1_span", ""), ("nc1", "-nc1")):
+    page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+    assert "in 25 of the 27 networks (by `nc1_span` in 19)" in page
+    for metric, suffix, placed in (("nc1_span", "", 19), ("nc1", "-nc1", 25)):
         names = result[metric]["errors"]["coords"]["network"]["data"]
         comparisons = [
             pnc.load_comparison(folder / f"{name.replace('/', '-')}{end}{suffix}.json")
@@ -103,6 +106,12 @@ def test_the_committed_errors_are_those_of_the_committed_comparisons():
             if (folder / f"{name.replace('/', '-')}{end}{suffix}.json").is_file()
         ]
         assert len(comparisons) == len(names) == 27
+        # Layers after the first of their width, which have a layer before to be left unchanged.
+        later = [
+            c["predicted"].sel(model="unchanged", quantity="nc1").notnull() for c in comparisons
+        ]
+        gaps = [c["flow_time"].isnull() & of for c, of in zip(comparisons, later, strict=True)]
+        assert sum(not gap.any() for gap in gaps) == placed
         table = pnc.error_table(comparisons)
         assert shipped_networks.wins(table, metric) == result[metric]["wins"]
         assert shipped_networks.markdown(table, metric) in written
@@ -127,3 +136,37 @@ def test_the_committed_transfer_is_what_the_page_says():
         trace = [row["errors"][case][1] for case in ("pairs, source's", "unchanged")]
         cells = " | ".join(f"{v:.3f}".lstrip("0") for v in [*nc1, *trace])
         assert f"| {row['target'].replace('0.005', '5e-3')} | {cells} |" in page
+
+
+def test_one_direction_of_the_class_means_keeps_the_trace_ratio_up_in_the_equal_width_network():
+    folder = ROOT / "experiments" / "results" / "equal_width"
+    shares, along, others = [], [], []
+    for s in pnc.load_layers(folder / "resnet-cifar10-mse-seed0.safetensors").values():
+        _, sizes, directions = torch.linalg.svd(s.centered_means, full_matrices=False)
+        sizes, directions = sizes[:-1].square(), directions[:-1]  # K - 1 of them
+        ratios = s.num_classes * ((directions @ s.within) * directions).sum(1) / sizes
+        shares.append((sizes[0] / sizes.sum()).item())
+        along.append(ratios[0].item())
+        others.append(ratios[1:].mean().item())
+    assert 0.815 < min(shares[1:5]) < max(shares[1:5]) < 0.905
+    assert along[0] == pytest.approx(2.2, abs=0.05)
+    assert max(along) == along[2] == pytest.approx(7.6, abs=0.05)
+    assert others == sorted(others, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits-res-wd0.001",
+        *(f"fashion_mnist-res-{x}" for x in ("wd0.001", "wd0.0002", "bn-wd0.001")),
+    ],
+)
+def test_a_bias_hardly_changes_what_the_path_predicts(name):
+    folder = ROOT / "experiments" / "results"
+    layers = pnc.load_layers(folder / "depth_calibration" / f"{name}.safetensors")
+    centred = {n: s.moved(s.centered_means, s.within) for n, s in layers.items()}
+    without = pnc.load_comparison(folder / "shipped_networks" / f"depth_calibration-{name}.json")
+    found = pnc.compare_layers(centred, name=name, pairs=False)
+    table = pnc.error_table([without, found]).sel(model="path", quantity="nc1").values
+    assert abs(table[0] - table[1]) < 0.005

@@ -70,6 +70,7 @@ class _Walk:
 
     @contextmanager
     def attached(self, modules: dict[str, nn.Module], at: str) -> Iterator[None]:
+        """Hooks on the modules while the context lasts, removed whatever happens."""
         with ExitStack() as stack:
             for name, module in modules.items():
                 # An input is taken before the module runs: in-place modules overwrite it.

@@ -12,10 +12,10 @@ from plotly.offline import get_plotlyjs
 
 from perturb_nc.storage import json_text, replacing
 from perturb_nc.study import report_tables as tables
+from perturb_nc.study.quantities import LABELS
 from perturb_nc.study.report_figures import figures
 from perturb_nc.study.report_text import (
     MODELS,
-    QUANTITIES,
     judged_errors,
     label,
     of_pairs,
@@ -76,7 +76,7 @@ def _page(comparisons: Sequence[xr.Dataset], title: str) -> str:
         summary=summary,
         label=label,
         models=MODELS,
-        quantities=QUANTITIES,
+        quantities=LABELS,
         figures=_inline_json(drawn),
         css=_asset("report.css"),
         js=_asset("report.js"),

@@ -7,7 +7,8 @@ from typing import Any
 
 import xarray as xr
 
-from perturb_nc.study.report_text import MODELS, QUANTITIES, label, number, quantities_of
+from perturb_nc.study.quantities import LABELS
+from perturb_nc.study.report_text import MODELS, label, number, quantities_of
 
 _MEASURED = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")
 _PARAMETERS = {"lambda_w": "λ_W", "lambda_h": "λ_H", "beta": "β"}
@@ -57,7 +58,7 @@ def measured_table(comparison: xr.Dataset) -> Table:
             row.append(cell)
         rows.append(row)
     columns = {"layer": "", "d": "dimension of the features"}
-    columns |= {label(q): QUANTITIES[q][1] for q in _MEASURED}
+    columns |= {label(q): LABELS[q][1] for q in _MEASURED}
     return Table("Measured collapse metrics", columns, rows)
 
 
@@ -139,7 +140,7 @@ def errors_table(table: xr.DataArray, metric: str) -> Table:
         why = "the layers were placed by it" if quantity == metric else "no held-out prediction"
         for row, cell in zip(rows, _contested(table.sel(quantity=quantity), why), strict=True):
             row.append(cell)
-    columns = {"model": ""} | {label(q): QUANTITIES[q][1] for q in table["quantity"].values}
+    columns = {"model": ""} | {label(q): LABELS[q][1] for q in table["quantity"].values}
     return Table("Median |log(predicted/measured)| by model and quantity", columns, rows)
 
 

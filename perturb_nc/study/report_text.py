@@ -7,18 +7,8 @@ from dataclasses import dataclass, replace
 import xarray as xr
 
 from perturb_nc.study.comparison import error_table
+from perturb_nc.study.quantities import LABELS
 
-QUANTITIES = {
-    "nc1_trace": ("ÑC1", "tr Σ_W / tr Σ_B"),
-    "nc1_span": ("ÑC1 in the span", "tr PΣ_W / tr Σ_B, P onto the span of the centred class means"),
-    "nc1": ("NC1", "tr(Σ_W Σ_B†) / K"),
-    "cdnv": ("CDNV", "class-distance normalised variance, mean over pairs of classes"),
-    "nc2_etf": ("NC2", "distance of the centred class means to a simplex frame"),
-    "nc2_equinorm": ("NC2 norms", "spread of the norms of the class means over their mean"),
-    "nc2_equiangular": ("NC2 angles", "mean of |cos + 1/(K-1)| over pairs of classes"),
-    "within_share": ("within share", "tr Σ_W / (tr Σ_W + tr Σ_B)"),
-    "top_eigenvalues": ("eigenvalues", "first five eigenvalues of Σ_W / tr Σ_B, median"),
-}
 THEORY = {"path": "the path", "pair": "the pair optimum"}
 RIVALS = {
     "shrinkage": "shrinkage",
@@ -53,13 +43,13 @@ class Standing:
 
 def label(quantity: str) -> str:
     """Symbol of a quantity."""
-    return QUANTITIES.get(quantity, (quantity, ""))[0]
+    return LABELS.get(quantity, (quantity, ""))[0]
 
 
 def quantities_of(comparison: xr.Dataset) -> list[str]:
     """Those of a comparison, in the order of the report."""
     present = comparison["quantity"].values.tolist()
-    return [quantity for quantity in QUANTITIES if quantity in present]
+    return [quantity for quantity in LABELS if quantity in present]
 
 
 def number(value: float) -> str:
@@ -106,7 +96,7 @@ def where_it_loses(table: xr.DataArray) -> list[str]:
     present = table["quantity"].values.tolist()
     for model, name in THEORY.items():
         alike: dict[Standing, list[str]] = {}  # quantities that stand the same
-        for quantity in [q for q in QUANTITIES if q in present]:
+        for quantity in [q for q in LABELS if q in present]:
             found = standing(table, model, quantity)
             if found.networks:
                 key = found if found.lost else replace(found, rival="")

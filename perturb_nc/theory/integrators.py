@@ -99,13 +99,7 @@ class Exponential:
     ) -> Trajectory:
         """States at increasing times >= start, of a state at `start`; the space may grow."""
         negligible = 1e-12 if self.step else max(1e-3 * rtol, 1e-12)
-        weight = space.model.weight(state)
-        if not weight.isfinite().all():
-            raise ValueError(
-                "statistics are too badly scaled for float64 (features of mean square "
-                f"{space.statistics.second_moment.trace().item():.1e}, lambda_w = "
-                f"{float(space.model.lambda_w.min()):g}); rescale the features, subtract an offset"
-            )
+        weight = _first_weight(space, state)
         time, steps, rejected, reached = start, 0, 0, []
         step = self.step or 0.1 / float(weight.square().sum((-2, -1)).max() + 1e-12)
         signs = [event(state, weight) for event in events]
@@ -191,6 +185,18 @@ class Exponential:
             float(root(distance, 0.0, size, args=(event,), xtol=1e-13 * size)) for event in events
         )
         return found, after(found)
+
+
+def _first_weight(space: FlowSpace, state: FlowState) -> Rows:
+    """W* where an integration begins; ValueError if float64 cannot hold it."""
+    weight = space.model.weight(state)
+    if not weight.isfinite().all():
+        raise ValueError(
+            "statistics are too badly scaled for float64 (features of mean square "
+            f"{space.statistics.second_moment.trace().item():.1e}, lambda_w = "
+            f"{float(space.model.lambda_w.min()):g}); rescale the features, subtract an offset"
+        )
+    return weight
 
 
 @dataclass(frozen=True)

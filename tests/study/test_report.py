@@ -14,6 +14,7 @@ from problems import random_problem
 from perturb_nc.study import report_figures, report_tables, report_text
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.comparison import errors
+from perturb_nc.study.quantities import LABELS
 from perturb_nc.study.report import write_report
 from perturb_nc.study.report_text import change, judged_errors, of_pairs, where_it_loses
 
@@ -293,7 +294,7 @@ def test_the_comparison_made_up_here_has_the_shape_of_a_real_one():
     for name in ("quantity", "model", "parameter", "index"):
         assert made[name].values.tolist() == real[name].values.tolist()
     assert set(report_text.MODELS) == set(MODELS)
-    assert set(report_text.QUANTITIES) == {*errors(real)["quantity"].values.tolist()}
+    assert set(LABELS) == {*errors(real)["quantity"].values.tolist()}
 
 
 def test_what_cannot_be_reported_is_refused_before_anything_is_written(tmp_path):
