@@ -18,7 +18,7 @@ import torch
 import perturb_nc as pnc
 from benchmarks.features import make_features
 from benchmarks.machine import command_line, machine
-from perturb_nc.explore_page import SCALES, shown
+from perturb_nc.show.explore.page import SCALES, shown
 from perturb_nc.study.explorer import Explorer, LayerView
 
 MEASURED = Path(__file__).parent.parent / "experiments" / "results" / "every_layer"

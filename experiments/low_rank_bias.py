@@ -16,7 +16,7 @@ import torch
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, finished_parts, manifest
 from perturb_nc.storage import write_json
-from perturb_nc.theory.deep_training import RunStatus
+from perturb_nc.theory.status import Status
 
 OUTPUT = RESULTS / "low_rank_bias.json"
 _LOW_RANKS = {6: 4, 10: 5, 15: 6}
@@ -59,7 +59,7 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
     descent = pnc.gradient_descent(
         model, learning_rate=config.learning_rate, max_steps=config.steps
     )
-    diverged = sum(s is RunStatus.DIVERGED for s in descent.status)
+    diverged = sum(s is Status.DIVERGED for s in descent.status)
     if diverged:
         raise FloatingPointError(f"K = {num_classes}: {diverged} runs diverged; lower the rate")
     polished = pnc.lbfgs(model, max_steps=config.polish, tol=1e-7)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
-from perturb_nc.networks.extraction import collect_statistics
+from perturb_nc.measure.extraction import collect_statistics
 from perturb_nc.networks.public import public_inputs, public_resnet18
 from perturb_nc.storage import write_json
 

@@ -14,7 +14,7 @@ import torch
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, finished_parts, manifest
 from perturb_nc.storage import write_json
-from perturb_nc.theory.deep_training import RunStatus
+from perturb_nc.theory.status import Status
 
 OUTPUT = RESULTS / "width_and_decay.json"
 
@@ -52,7 +52,7 @@ def run_setting(
     descent = pnc.gradient_descent(
         model, learning_rate=config.learning_rate, max_steps=config.steps
     )
-    if RunStatus.DIVERGED in descent.status:
+    if Status.DIVERGED in descent.status:
         raise FloatingPointError(f"K = {num_classes}, width {width}: diverged; lower the rate")
     trained = pnc.lbfgs(model, max_steps=config.polish, tol=1e-7)
     records = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import xarray as xr
 from matplotlib.figure import Figure
 
-from perturb_nc.study.maps import plot_maps
+from perturb_nc.show.maps import plot_maps
 
 HERE = Path(__file__).parent
 RESULT = HERE.parent / "experiments" / "results" / "regularization_map" / "map.json"

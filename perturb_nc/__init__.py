@@ -8,24 +8,23 @@ from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.study.alignment import align
 from perturb_nc.study.depth import DepthCalibration, calibrate_depth
-from perturb_nc.study.fit import FitStatus, RegularizationFit, fit_regularization
-from perturb_nc.theory.anchored import (
-    AnchoredDeepProblem,
-    AnchoredSolution,
-    AnchoredStatus,
-    anchored_contraction,
-    minimize_anchored,
-)
+from perturb_nc.study.fit import RegularizationFit, fit_regularization
 from perturb_nc.theory.batch import SolutionBatch, minimize_batch
 from perturb_nc.theory.certificate import Certificate, certify
 from perturb_nc.theory.collapse import ExactCollapse, exact_collapse
-from perturb_nc.theory.deep_collapse import DeepCollapse, deep_collapse_optimum, deep_penalties
-from perturb_nc.theory.deep_training import DeepTraining, RunStatus, gradient_descent, lbfgs
-from perturb_nc.theory.deep_ufm import DeepUFM
-from perturb_nc.theory.depth import cascade, effective_complexity
-from perturb_nc.theory.flow import FlowPath, central_path_flow, central_path_flows
-from perturb_nc.theory.integrators import FlowStatus
-from perturb_nc.theory.minimize import Solution, Status, minimize
+from perturb_nc.theory.deep.anchored import (
+    AnchoredDeepProblem,
+    AnchoredSolution,
+    anchored_contraction,
+    minimize_anchored,
+)
+from perturb_nc.theory.deep.collapse import DeepCollapse, deep_collapse_optimum, deep_penalties
+from perturb_nc.theory.deep.strongly_regular import StronglyRegular, strongly_regular_solution
+from perturb_nc.theory.deep.training import DeepTraining, gradient_descent, lbfgs
+from perturb_nc.theory.deep.ufm import DeepUFM
+from perturb_nc.theory.flow.cascade import cascade, effective_complexity
+from perturb_nc.theory.flow.central_path import FlowPath, central_path_flow, central_path_flows
+from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.response import (
     HyperparameterResponse,
@@ -34,19 +33,18 @@ from perturb_nc.theory.response import (
     linear_response,
 )
 from perturb_nc.theory.spectrum import NearCollapseSpectrum, near_collapse_spectrum
-from perturb_nc.theory.strongly_regular import StronglyRegular, strongly_regular_solution
+from perturb_nc.theory.status import Status
 
 if TYPE_CHECKING:
+    from perturb_nc.show.report.page import write_report
     from perturb_nc.study.compare import compare_layers
     from perturb_nc.study.comparison import error_table, load_comparison, save_comparison
-    from perturb_nc.study.report import write_report
     from perturb_nc.study.resampling import bootstrap_intervals
     from perturb_nc.study.sweep import sweep
 
 __all__ = [
     "AnchoredDeepProblem",
     "AnchoredSolution",
-    "AnchoredStatus",
     "Certificate",
     "ClassStatistics",
     "CollapseMetrics",
@@ -55,15 +53,12 @@ __all__ = [
     "DeepUFM",
     "DepthCalibration",
     "ExactCollapse",
-    "FitStatus",
     "FlowPath",
-    "FlowStatus",
     "HyperparameterResponse",
     "LinearResponse",
     "NearCollapseProblem",
     "NearCollapseSpectrum",
     "RegularizationFit",
-    "RunStatus",
     "Solution",
     "SolutionBatch",
     "StatisticsBuilder",
@@ -105,13 +100,13 @@ __all__ = [
 
 
 _LAZY = {  # xarray takes a third of a second to load, plotly more
-    "bootstrap_intervals": "resampling",
-    "compare_layers": "compare",
-    "error_table": "comparison",
-    "load_comparison": "comparison",
-    "save_comparison": "comparison",
-    "sweep": "sweep",
-    "write_report": "report",
+    "bootstrap_intervals": "study.resampling",
+    "compare_layers": "study.compare",
+    "error_table": "study.comparison",
+    "load_comparison": "study.comparison",
+    "save_comparison": "study.comparison",
+    "sweep": "study.sweep",
+    "write_report": "show.report.page",
 }
 
 
@@ -119,4 +114,4 @@ def __getattr__(name: str) -> Any:
     """The names that need xarray or plotly, when they are first asked for."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"perturb_nc.study.{_LAZY[name]}"), name)
+    return getattr(import_module(f"perturb_nc.{_LAZY[name]}"), name)

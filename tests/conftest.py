@@ -31,7 +31,7 @@ def unchecked(monkeypatch):
 def run(monkeypatch, capsys):
     """Run the command as the console script does; returns (exit code, stdout, stderr)."""
 
-    from perturb_nc import cli  # after the hook above
+    from perturb_nc.cli import main as cli  # after the hook above
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["perturb-nc", *map(str, arguments)])

@@ -1,53 +1,17 @@
 """Data sets as tensors in memory: the embedded digits, and image sets read from a local cache."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Float64, UInt8
 
-from perturb_nc.validation import as_labels, at_least
+from perturb_nc.measure.dataset import Dataset
 
 IMAGE_SETS = ("mnist", "fashion_mnist", "cifar10")
 DATASETS = ("digits", *IMAGE_SETS)
 SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Labelled inputs, standardised with the statistics of the training split.
-
-    Attributes:
-        name: one of `DATASETS`, or a name of the caller's.
-        inputs: float32, shape (N, ...).
-        labels: int64 in 0..K-1, shape (N,).
-        num_classes: K.
-
-    Raises:
-        ValueError: no samples, lengths that disagree, or a label outside 0..K-1.
-    """
-
-    name: str
-    inputs: Float32[Tensor, "N ..."]
-    labels: Int64[Tensor, "N"]
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        at_least(self.num_classes, 2, "num_classes")
-        at_least(len(self.inputs), 1, "the number of samples in inputs")
-        as_labels(self.labels, len(self.inputs), num_classes=self.num_classes)
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.labels)
-
-    def to(self, device: torch.device | str) -> "Dataset":
-        """The same data on another device."""
-        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
 
 
 def load_dataset(
@@ -76,24 +40,6 @@ def load_dataset(
     if name == "digits":
         return _digits(split, standardise)
     return _cached_images(name, split, standardise, data_dir)
-
-
-def batches(
-    dataset: Dataset, batch_size: int, *, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every sample once as (inputs, labels) batches; the last batch may be smaller.
-
-    Shuffled when a (CPU) generator is given, in the order of the data set otherwise.
-    """
-    at_least(batch_size, 1, "batch_size")
-    if generator is None:
-        yield from zip(
-            dataset.inputs.split(batch_size), dataset.labels.split(batch_size), strict=True
-        )
-        return
-    order = torch.randperm(len(dataset), generator=generator).to(dataset.labels.device)
-    for rows in order.split(batch_size):
-        yield dataset.inputs[rows], dataset.labels[rows]
 
 
 def cache_dir(data_dir: str | Path | None = None) -> Path:

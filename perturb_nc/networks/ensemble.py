@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks.checkpoints import EpochRecord
-from perturb_nc.networks.data import Dataset
 from perturb_nc.networks.training import (
     LOSSES,
     TrainingConfig,

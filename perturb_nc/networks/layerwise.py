@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks.checkpoints import EpochRecord
-from perturb_nc.networks.data import Dataset
 from perturb_nc.networks.training import TrainingConfig, train
 from perturb_nc.validation import at_least
 

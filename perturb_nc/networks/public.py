@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from perturb_nc.networks.data import Dataset, cache_dir, load_dataset
+from perturb_nc.measure.dataset import Dataset
+from perturb_nc.networks.data import cache_dir, load_dataset
 from perturb_nc.networks.resnet import ResNet
 
 NETWORK = "resnet18_cifar10"

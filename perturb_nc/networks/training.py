@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from perturb_nc.measure.dataset import Dataset, batches
 from perturb_nc.networks.checkpoints import EpochRecord, Run
-from perturb_nc.networks.data import Dataset, batches
 from perturb_nc.networks.parallel import data_parallel, part_of, summed, world
 from perturb_nc.networks.schedules import SCHEDULES, milestones, one_cycle
 from perturb_nc.validation import at_least, nonnegative, positive

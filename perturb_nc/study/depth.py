@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.flow import FlowPath, central_path_flow
-from perturb_nc.theory.integrators import FlowStatus
+from perturb_nc.theory.flow.central_path import FlowPath, central_path_flow
+from perturb_nc.theory.status import Status
 
 CALIBRATING = ("nc1_trace", "nc1_span", "nc1", "cdnv")
 COMPARED = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf", "nc2_equiangular")
@@ -155,7 +155,7 @@ def _place(
         if value >= here:
             continue
         path = path.from_last([_HORIZON], until={metric: value})
-        if path.status is not FlowStatus.EVENT:
+        if path.status is not Status.EVENT:
             break
         placed[name], here = path, value
     return placed

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics, within_spectrum
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.flow import FlowPath, central_path_flow
-from perturb_nc.theory.integrators import FlowStatus
+from perturb_nc.theory.flow.central_path import FlowPath, central_path_flow
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.status import Status
 from perturb_nc.validation import nonnegative
 
 RTOL = 1e-3  # of a path: its metrics then hold three digits, all that is shown
@@ -170,7 +170,7 @@ class Explorer:
                     )
                 elif time > (reached := float(path.times[-1])):
                     path = path.extend(_times(reached, time))
-                if path.status is not FlowStatus.FINISHED:
+                if path.status is not Status.FINISHED:
                     raise ValueError(f"no path to t = {time:g}: {path.status.value}")
                 self._paths[key] = path
                 found = path.times == time

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from enum import Enum
 from itertools import product
 from typing import Any
 
@@ -15,10 +14,11 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.batch import minimize_batch
-from perturb_nc.theory.minimize import Solution, Status, minimize
+from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
+from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, nonnegative, positive
 
 Vector = NDArray[np.float64]
@@ -33,19 +33,6 @@ _BOUNDS = {"lambda_w": (1e-5, 1e2), "lambda_h": (1e-5, 1e2), "beta": (1e-2, 1e4)
 _DESCENTS = 2  # from the best points of the grid, roughly; then from the best end
 _NEWTON_STEPS = 50  # where the optimum takes more, the descent turns back
 _FLAT = 1e-7  # relative change of the statistics for a factor e that counts as none
-
-
-class FitStatus(Enum):
-    """How a fit ended; the value says what to do."""
-
-    CONVERGED = "converged"
-    MAX_STEPS = "stopped at max_steps; raise max_steps"
-    NOT_DETERMINED = (
-        "the statistics do not determine the parameters with infinite standard error: they change "
-        "nothing, another parameter makes up for them, or they ran to the end of their range (1e-5 "
-        "to 1e2 |H0|²/N for λ_W, 1e-5 to 1e2 N/|H0|² for λ_H, 1e-2 to 1e4 N/|H0|² for β); fix one "
-        "of them (λ_H at 0 if it ran to its lower end)"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +62,7 @@ class RegularizationFit:
     unchanged: float
     solution: Solution
     steps: int
-    status: FitStatus
+    status: Status
 
     @property
     def standard_error(self) -> dict[str, float]:
@@ -133,9 +120,9 @@ def fit_regularization(
     residuals = problem.residuals(best.x)
     between = residuals[: reference.means.numel()]
     covariance = problem.covariance(best.x, residuals)
-    status = FitStatus.CONVERGED if best.status > 0 else FitStatus.MAX_STEPS
+    status = Status.CONVERGED if best.status > 0 else Status.MAX_STEPS
     if not np.isfinite(covariance.diagonal()).all():
-        status = FitStatus.NOT_DETERMINED
+        status = Status.NOT_DETERMINED
     names = problem.free
     rows = [dict(zip(names, row, strict=True)) for row in covariance.tolist()]
     return RegularizationFit(

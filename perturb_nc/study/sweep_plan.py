@@ -16,8 +16,6 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.layer_files import statistics_sha256
 from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.integrators import FlowStatus
-from perturb_nc.theory.minimize import Status
 from perturb_nc.theory.response import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike, affordable, at_least, nonnegative, positive
 
@@ -25,8 +23,9 @@ Region = dict[str, slice]
 METRICS = tuple(field.name for field in fields(CollapseMetrics))
 FLOW_METRICS = tuple(m for m in METRICS if m not in ("nc3_duality", "nc3_alignment", "dnc3"))
 DERIVED = ("nc1", "nc1_trace", "nc2_etf", "cdnv", "objective")
-STATUSES = ("pending", *(status.name.lower() for status in Status), "failed")
-FLOW_STATUSES = ("pending", *(status.name.lower() for status in FlowStatus))
+# Their places are the codes in stores: add at the end.
+STATUSES = ("pending", "converged", "max_steps", "stalled", "failed", "time_limit")
+FLOW_STATUSES = ("pending", "finished", "event", "max_steps", "step_too_small", "time_limit")
 SCALARS = {
     "objective": "f(W*, H*) of problem (1)",
     "gap": "objective minus a certified lower bound of the minimum",

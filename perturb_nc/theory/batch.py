@@ -12,10 +12,11 @@ from perturb_nc.metrics import metric_tensors
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
-from perturb_nc.theory.minimize import Solution, Status, descend, solution_at, starting_weight
+from perturb_nc.theory.minimize import Solution, descend, solution_at, starting_weight
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.response import HYPERPARAMETERS, differentiable, weight_response
+from perturb_nc.theory.status import Status
 from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
 
 _BYTES = 256 * 2**20  # of d×d matrices at once

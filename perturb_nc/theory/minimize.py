@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from jaxtyping import Float64, Int64
@@ -21,21 +20,11 @@ from perturb_nc.theory.newton import (
 )
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.status import Status
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
 Rows = Float64[Tensor, "K d"]
 Neglected = Callable[[ReducedPoint], Float64[Tensor, "b"]]
-
-
-class Status(Enum):
-    """How a minimisation ended; the value says what to do."""
-
-    CONVERGED = "converged"
-    MAX_STEPS = "stopped at max_steps; raise max_steps, or start nearer with initial_weight"
-    STALLED = (
-        "rounding stops the objective from falling further; accept the gradient norm reached, "
-        "or rescale the features so that |H0|²/N is near 1"
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.minimize import Solution, Status
+from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.status import Status
 from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
 
 _TOLERANCE = 1e-12

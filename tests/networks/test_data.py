@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from perturb_nc.networks.data import Dataset, batches, cache_dir, channel_moments, load_dataset
+from perturb_nc.measure.dataset import Dataset, batches
+from perturb_nc.networks.data import cache_dir, channel_moments, load_dataset
 
 
 def small_dataset(n=10):

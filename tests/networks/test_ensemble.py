@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks.architectures import MLP, ResidualMLP
 from perturb_nc.networks.convolutional import ConvNet
-from perturb_nc.networks.data import Dataset
 from perturb_nc.networks.ensemble import train_ensemble
 from perturb_nc.networks.training import TrainingConfig, train
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from perturb_nc.measure.dataset import Dataset
+from perturb_nc.measure.epoch_file import read_epochs
+from perturb_nc.measure.monitor import CollapseMonitor
 from perturb_nc.networks.architectures import MLP
-from perturb_nc.networks.data import Dataset
-from perturb_nc.networks.epoch_file import read_epochs
-from perturb_nc.networks.monitor import CollapseMonitor
 from perturb_nc.networks.training import TrainingConfig, train
 
 HERE = Path(__file__).parent

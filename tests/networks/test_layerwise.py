@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks.architectures import MLP
-from perturb_nc.networks.data import Dataset
 from perturb_nc.networks.layerwise import train_layerwise
 from perturb_nc.networks.training import TrainingConfig, train
 

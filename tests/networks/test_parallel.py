@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks import parallel
 from perturb_nc.networks.architectures import MLP
 from perturb_nc.networks.checkpoints import EpochRecord
-from perturb_nc.networks.data import Dataset
 from perturb_nc.networks.training import TrainingConfig, train
 
 ROOT = Path(__file__).parent.parent.parent

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks.architectures import MLP, ResidualMLP
-from perturb_nc.networks.data import Dataset, load_dataset
+from perturb_nc.networks.data import load_dataset
 from perturb_nc.networks.resnet import ResNet
 from perturb_nc.networks.schedules import one_cycle
 from perturb_nc.networks.training import TrainingConfig, squared_loss, train

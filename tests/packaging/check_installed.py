@@ -19,7 +19,7 @@ def f(s: pnc.ClassStatistics) -> None:
 """
 SEEN = (
     'float"',  # after "builtins." or not
-    'Revealed type is "perturb_nc.networks.data.Dataset"',
+    'Revealed type is "perturb_nc.measure.dataset.Dataset"',
     'Argument 1 to "minimize" has incompatible type "ClassStatistics"',
 )
 

@@ -164,7 +164,7 @@ def test_paths_that_there_are_not_are_refused(explorer, monkeypatch):
     with pytest.raises(ValueError, match="at least one layer"):
         Explorer({})
     flow = module.central_path_flow
-    method = pnc.theory.integrators.Exponential(max_steps=1)
+    method = pnc.theory.flow.integrators.Exponential(max_steps=1)
     monkeypatch.setattr(module, "central_path_flow", lambda *a, **o: flow(*a, **o, method=method))
     with pytest.raises(ValueError, match="no path to t = 30: stopped at max_steps"):
         explorer.on_path("b", **DECAY, time=30.0)

@@ -52,7 +52,7 @@ def sampled(population, generator):
 def test_known_parameters_come_back(fixed):
     reference = statistics(dim=7, counts=(3, 9, 6))
     fit = pnc.fit_regularization(reference, optimum(reference), **{n: TRUE[n] for n in fixed})
-    assert fit.status is pnc.FitStatus.CONVERGED
+    assert fit.status is pnc.Status.CONVERGED
     assert set(fit.standard_error) == set(TRUE) - set(fixed)
     for name, value in TRUE.items():
         assert getattr(fit, name) == pytest.approx(value, rel=1e-6)
@@ -229,10 +229,10 @@ def test_orthogonal_means_give_one_number_each(dim, spread, numbers):
         fit = pnc.fit_regularization(reference, observed, **{n: TRUE[n] for n in fixed})
         assert fit.residual < 1e-6
         if 3 - len(fixed) <= numbers:
-            assert fit.status is pnc.FitStatus.CONVERGED
+            assert fit.status is pnc.Status.CONVERGED
             np.testing.assert_allclose(logs(fit), np.log(list(TRUE.values())), atol=1e-5)
         else:
-            assert fit.status is pnc.FitStatus.NOT_DETERMINED
+            assert fit.status is pnc.Status.NOT_DETERMINED
             assert math.inf in fit.standard_error.values()
 
 
@@ -241,11 +241,11 @@ def test_a_parameter_that_runs_to_its_bound_is_not_determined(noisy):
     reference = noisy[0]
     observed = optimum(reference, lambda_h=0.0)
     fit = pnc.fit_regularization(reference, observed)
-    assert fit.status is pnc.FitStatus.NOT_DETERMINED
+    assert fit.status is pnc.Status.NOT_DETERMINED
     assert [name for name, e in fit.standard_error.items() if e == math.inf] == ["lambda_h"]
     assert "fix one of them (λ_H at 0" in fit.status.value
     fixed = pnc.fit_regularization(reference, observed, lambda_h=0.0)
-    assert fixed.status is pnc.FitStatus.CONVERGED
+    assert fixed.status is pnc.Status.CONVERGED
     assert (fixed.lambda_w, fixed.beta) == pytest.approx((0.05, 0.5), rel=1e-6)
 
 
@@ -259,7 +259,7 @@ def test_covariance_is_symmetric_and_positive(noisy):
 
 
 def test_a_fit_cut_short_says_so(noisy):
-    assert pnc.fit_regularization(*noisy, max_steps=1).status is pnc.FitStatus.MAX_STEPS
+    assert pnc.fit_regularization(*noisy, max_steps=1).status is pnc.Status.MAX_STEPS
 
 
 @pytest.mark.parametrize(

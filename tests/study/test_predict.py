@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from problems import random_problem
 
 import perturb_nc as pnc
-from perturb_nc.study.plots import plot_layers
+from perturb_nc.show.plots import plot_layers
 from perturb_nc.study.predict import predict_layers
 
 PARAMETERS = {"lambda_w": 0.3, "lambda_h": 0.1, "beta": 0.7}

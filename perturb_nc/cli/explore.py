@@ -1,0 +1,92 @@
+"""The command `perturb-nc explore`."""
+
+import ipaddress
+import logging
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+
+from perturb_nc.layer_files import load_layers
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+_HOST = (
+    "address to listen on; any but this machine's own 127.0.0.1 exposes the page to other "
+    "machines, without a password"
+)
+
+
+def explore(
+    file: Annotated[Path, typer.Argument(help="class statistics of the layers of a network")],
+    host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free")] = 8050,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="open a browser")] = False,
+) -> None:
+    """A local page: drag λ_W, λ_H, β and the flow time and see the prediction beside the layers."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be 0..65535, got {port}")
+    layers = {name or file.stem: s for name, s in load_layers(file).items()}
+    try:
+        from perturb_nc.show.explore.page import build_app
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("dash", "flask", "werkzeug"):
+            raise
+        raise ValueError("the page needs Dash: pip install 'perturb-nc[explore]'") from error
+    torch.set_num_threads(1)  # of each move: its matrices are too small to share
+    with _listening(host, port) as listener:
+        app = build_app(layers, title=file.name)
+        _serve(app.server, listener, host, open_browser)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, or ValueError in one line."""
+    try:
+        (family, *_, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ValueError(
+            f"host must be an address of this machine, got {host!r}: {error}"
+        ) from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise ValueError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; give another --port (0: any)"
+        ) from error
+    return listener
+
+
+def _serve(server: "Flask", listener: socket.socket, host: str, open_browser: bool) -> None:
+    """Serve until Ctrl-C."""
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for every move
+    name = f"[{host}]" if ":" in host else host
+    port = listener.getsockname()[1]
+    address = f"http://{name}:{port}/"
+    if _is_loopback(listener):
+        # A page of another site that has its own name resolved to this address gets nothing.
+        server.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", name]
+    else:
+        print("perturb-nc: other machines can reach this page, without a password", file=sys.stderr)
+    web = make_server(host, port, server, threaded=True, fd=listener.fileno())
+    print(f"{address} (Ctrl-C stops it)", flush=True)
+    if open_browser:
+        webbrowser.open(address)
+    try:
+        web.serve_forever()
+    finally:
+        web.server_close()
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback

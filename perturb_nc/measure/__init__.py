@@ -1,0 +1,1 @@
+"""Any torch model to the class statistics of its layers."""

@@ -1,0 +1,1 @@
+"""Tables, plots and pages: what draws; nothing here computes."""

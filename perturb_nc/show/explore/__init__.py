@@ -1,0 +1,1 @@
+"""A local page whose sliders move the theory beside the measurements."""

@@ -1,0 +1,201 @@
+"""What `perturb-nc explore` shows of a move: plotly figures as plain dictionaries, and words.
+
+Nothing is computed here. Colours of text and grid are the style sheet's, so that figures follow the
+light or dark scheme of the browser; those of the traces are legible on both.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from perturb_nc.study.explorer import LayerView, Optimum
+from perturb_nc.study.quantities import LABELS
+from perturb_nc.theory.status import Status
+
+METRICS = {name: LABELS[name] for name in ("nc1", "nc1_trace", "nc1_span", "cdnv", "nc2_etf")}
+MEASURED, NEXT, PREDICTED, PATH = "#4a90d9", "#9b6bcc", "#e4572e", "#2a9d8f"
+Figure = dict[str, Any]
+
+
+def metric_figure(
+    metric: str,
+    measured: Mapping[str, LayerView],
+    layer: str,
+    optimum: LayerView | None,
+    path: LayerView | None,
+) -> Figure:
+    """A metric at every layer; after the reference layer, the optimum and the path."""
+    names = list(measured)
+    place = names.index(layer)
+    values = [_positive(getattr(view.metrics, metric)) for view in measured.values()]
+    traces = [
+        _trace("measured", range(len(names)), values, MEASURED, mode="lines+markers"),
+        _trace("reference", [place], [values[place]], MEASURED, size=13, symbol="circle-open"),
+    ]
+    for name, view, color, symbol in (
+        ("optimum", optimum, PREDICTED, "diamond"),
+        ("path", path, PATH, "x"),
+    ):
+        if view is not None:
+            value = _positive(getattr(view.metrics, metric))
+            ends = [values[place], value]
+            line = {"color": color, "width": 1, "dash": "dot"}
+            traces.append(
+                _trace(name, [place, place + 1], ends, color, mode="lines+markers", symbol=symbol)
+                | {
+                    "line": line,
+                    "marker": {"color": color, "symbol": symbol, "size": [0, 10], "opacity": 1},
+                }
+            )
+    after = [*names, "(next)"] if place + 1 == len(names) else names
+    axis = {
+        "tickvals": list(range(len(after))),
+        "ticktext": after,
+        "range": [-0.4, len(after) - 0.6],
+    }
+    return _figure(traces, ": ".join(METRICS[metric]), x=axis, y=_log_axis(traces), legend=False)
+
+
+def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
+    """Eigenvalues of Σ_W / tr Σ_B, decreasing, for each name with its view and colour."""
+    traces = []
+    for name, (view, color) in spectra.items():
+        values = [_positive(v) for v in view.spectrum.tolist()]
+        traces.append(_trace(name, range(1, len(values) + 1), values, color, mode="lines"))
+    logs = [math.log10(v) for t in traces for v in t["y"] if v is not None] or [0.0]
+    # Six decades at most: below lie directions in which nothing varies, and rounding.
+    limits = [max(min(logs), max(logs) - 6) - 0.1, max(logs) + 0.1]
+    y = {"type": "log", "range": limits}
+    x = {"type": "log", "title": {"text": "rank", "standoff": 4}, "dtick": 1}
+    return _figure(traces, "Eigenvalues of Σ_W / tr Σ_B", x=x, y=y)
+
+
+def weight_figure(values: Tensor | None) -> Figure:
+    """Singular values of W at the optimum."""
+    found = [] if values is None else values.tolist()
+    bars = {
+        "type": "bar",
+        "name": "optimum",
+        "x": list(range(1, len(found) + 1)),
+        "y": found,
+        "marker": {"color": PREDICTED},
+    }
+    axis = {"dtick": 1, "title": {"text": "rank"}}
+    y = {"rangemode": "tozero"}
+    return _figure([bars], "Singular values of W at the optimum", x=axis, y=y, legend=False)
+
+
+def numbers(
+    columns: Mapping[str, LayerView | None],
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Heads, and a label with one cell for each column, of the table of all metrics."""
+    rows = [
+        (label, ["–" if v is None else _number(getattr(v.metrics, name)) for v in columns.values()])
+        for name, (label, _) in METRICS.items()
+    ]
+    return ["metric", *columns], rows
+
+
+def proof(optimum: Optimum) -> str:
+    """The certificate in a sentence."""
+    c, objective = optimum.solution.certificate, optimum.solution.objective
+    if c.is_global and c.spectral_ratio < 1:
+        return f"Proved: this is the only global optimum (r = {c.spectral_ratio:.4g} < 1)."
+    if c.is_global:
+        return f"Proved: this is a global optimum (r = {c.spectral_ratio:.4g}, no gap)."
+    return (
+        f"Not proved to be the global optimum (r = {c.spectral_ratio:.4g}), whose objective is at "
+        f"most {c.gap:.2g} ({c.gap / objective:.2g} of this one's) lower."
+    )
+
+
+def facts(optimum: Optimum) -> list[tuple[str, str]]:
+    """Certificate, objective and how the minimisation ended, as name and value."""
+    solution = optimum.solution
+    c = solution.certificate
+    return [
+        ("r, spectral ratio", f"{c.spectral_ratio:.6g}"),
+        ("is_global", "yes" if c.is_global else "not proved"),
+        ("gap", f"{max(c.gap, 0.0):.2g}"),  # rounding may be below 0
+        ("objective", f"{solution.objective:.8g}"),
+        ("status", solution.status.value),
+        ("Newton steps", str(solution.steps)),
+        ("gradient norm", f"{solution.gradient_norm:.1e}"),
+    ]
+
+
+def remarks(optimum: Optimum) -> list[str]:
+    """What to know about this optimum before its numbers are read."""
+    problem, said = optimum.solution.problem, []
+    if optimum.is_zero:
+        size = problem.lambda_w * problem.lambda_h
+        said.append(
+            f"The optimum is zero: at β = 0 and λ_W λ_H = {size:.3g} ≥ 1 weight and features "
+            "collapse to 0, and no metric is defined there. Lower λ_W or λ_H, or raise β."
+        )
+    elif problem.beta == 0:
+        said.append(
+            "At β = 0 the optimum is exactly collapsed, Σ_W = 0, whatever the reference: its "
+            "zeros have no place on a logarithmic axis."
+        )
+    if optimum.solution.status is not Status.CONVERGED:
+        said.append(f"The minimisation ended early: {optimum.solution.status.value}.")
+    return said
+
+
+def _trace(
+    name: str,
+    x: Sequence[float] | range,
+    y: Sequence[float | None],
+    color: str,
+    *,
+    mode: str = "markers",
+    size: int = 7,
+    symbol: str = "circle",
+) -> Figure:
+    marker = {"color": color, "size": size, "symbol": symbol}
+    line = {"color": color, "width": 2}
+    hover = "%{y:.4g}"
+    return {
+        "type": "scatter", "name": name, "x": list(x), "y": list(y), "mode": mode,
+        "marker": marker, "line": line, "hovertemplate": hover,
+    }  # fmt: skip
+
+
+def _figure(
+    traces: list[Figure], title: str, *, x: Figure, y: Figure, legend: bool = True
+) -> Figure:
+    clear = "rgba(0,0,0,0)"
+    layout = {
+        "title": {"text": title, "font": {"size": 14}, "x": 0.02, "xanchor": "left"},
+        "xaxis": {"automargin": True, "zeroline": False, **x},
+        "yaxis": {"automargin": True, "zeroline": False, "exponentformat": "power", **y},
+        "paper_bgcolor": clear,
+        "plot_bgcolor": clear,
+        "margin": {"l": 48, "r": 12, "t": 40, "b": 56 if legend else 40},
+        "showlegend": legend,
+        "legend": {"orientation": "h", "y": -0.32, "bgcolor": clear},
+        "uirevision": title,
+    }
+    return {"data": traces, "layout": layout}
+
+
+def _log_axis(traces: list[Figure]) -> Figure:
+    """With four ticks, on values of two digits: decades alone are too few for most layers."""
+    logs = [math.log10(v) for trace in traces for v in trace["y"] if v is not None]
+    if not logs:
+        return {"type": "log"}
+    low, high = min(logs), max(logs)
+    ticks = sorted({float(f"{10 ** (low + i / 3 * (high - low)):.2g}") for i in range(4)})
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def _positive(value: float) -> float | None:
+    """A number that a logarithmic axis has a place for, to six digits; None otherwise."""
+    return float(f"{value:.6g}") if 0 < value < math.inf else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "undefined"

@@ -1,0 +1,273 @@
+"""Results as tables for the terminal and as plain records for JSON."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
+from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.depth import COMPARED, MODELS, DepthCalibration
+from perturb_nc.study.predict import LayerPrediction
+from perturb_nc.theory.flow.central_path import FlowPath
+from perturb_nc.theory.spectrum import NearCollapseSpectrum
+from perturb_nc.theory.status import Status
+
+_SYMBOLS = {
+    "nc1_trace": "ÑC1",
+    "nc1_span": "ÑC1 span",
+    "nc1": "NC1",
+    "nc2_etf": "NC2",
+    "nc2_equiangular": "NC2 angles",
+    "nc3_duality": "NC3",
+    "cdnv": "CDNV",
+}
+_OF_A_LAYER = ("nc1_trace", "nc1", "nc2_etf", "nc3_duality", "cdnv")
+_ALONG_A_PATH = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
+_ROWS = 8  # times of a path in its table
+_ACROSS = 5  # layers side by side
+
+
+def show(*parts: Table | str) -> None:
+    """Print tables and lines; lines are left for the terminal to wrap, so that paths copy."""
+    console = Console(markup=False, emoji=False)  # names may hold brackets and colons
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def of_one_width(
+    layers: Mapping[str, ClassStatistics], start: str | None
+) -> tuple[dict[str, ClassStatistics], list[str]]:
+    """The layers from `start` (or the first) on that share its shape, and the names of the rest."""
+    names = list(layers)
+    if start is not None and start not in layers:
+        raise ValueError(f"there is no layer {start!r}; the layers are {names}")
+    later = names[0 if start is None else names.index(start) :]
+    shape = layers[later[0]].means.shape
+    kept = {name: layers[name] for name in later if layers[name].means.shape == shape}
+    return kept, [name for name in later if name not in kept]
+
+
+def metrics_tables(records: Mapping[str, Mapping[str, float]], *, title: str) -> list[Table]:
+    """Metrics down, layers across, as many tables as it takes to keep numbers on one line."""
+    tables, names = [], list(records)
+    for start in range(0, len(names), _ACROSS):
+        layers = names[start : start + _ACROSS]
+        table = Table(Column("metric", no_wrap=True), title=title, box=SIMPLE_HEAD)
+        for name in layers:
+            table.add_column(name, justify="right", overflow="fold")
+        for metric in records[layers[0]]:
+            table.add_row(metric, *(_number(records[name][metric]) for name in layers))
+        tables.append(table)
+    return tables
+
+
+def prediction_table(
+    predictions: Mapping[str, LayerPrediction], hyperparameters: Mapping[str, float]
+) -> Table:
+    """Two rows a layer: its own metrics, and the model's for the features that follow."""
+    table = _layer_table(_title(hyperparameters), [_SYMBOLS[m] for m in _OF_A_LAYER])
+    for label in ("r", "gap"):
+        table.add_column(label, justify="right")
+    table.add_column("optimum")
+    for name, p in predictions.items():
+        table.add_row(name, "measured", *_cells(p.measured, _OF_A_LAYER))
+        c = p.solution.certificate
+        proof = "global" if c.is_global else f"< {c.gap / p.solution.objective:.1%} off"
+        if math.isnan(c.gap):
+            proof = "–"
+        if p.solution.status is not Status.CONVERGED:
+            proof += f"; {p.solution.status.value}"
+        gap = "–" if math.isnan(c.gap) else f"{max(c.gap, 0.0):.0e}"  # rounding may be below 0
+        numbers = (_number(c.spectral_ratio), gap)
+        table.add_row(" after it", "predicted", *_cells(p.predicted, _OF_A_LAYER), *numbers, proof)
+    return table
+
+
+def spectrum_tables(result: NearCollapseSpectrum) -> tuple[Table, Table, str]:
+    """Eigenvalues of the whole response, of one diagonal block, and of one off the diagonal."""
+    whole = Table("F, dN × dN", "eigenvalue", "multiplicity", box=SIMPLE_HEAD)
+    for row in zip(result.names, result.eigenvalues, result.multiplicities, strict=True):
+        whole.add_row(row[0], f"{row[1]:.6f}", str(row[2]))
+    block = Table("F_kk, dn × dn", "exact", "O(1/β)", "multiplicity", box=SIMPLE_HEAD)
+    columns = (result.block_values, result.large_beta_block_values, result.block_multiplicities)
+    for name, exact, linear, count in zip(result.block_names, *columns, strict=True):
+        block.add_row(name, f"{exact:.6f}", f"{linear:.6f}", str(count))
+    off = (
+        f"σ_max(F_kj): exact {result.off_block_value:.6f}, "
+        f"O(1/β) {result.large_beta_off_block_value:.6f}"
+    )
+    return whole, block, off
+
+
+def scaled_traces(path: FlowPath) -> dict[str, list[float]]:
+    """e^{2λ_H t} tr Σ_W ("within") and e^{2λ_H t} tr Σ_B ("between") at every time of a path.
+
+    The first falls and the second rises at β = 0 (Tirer et al. 2023, Theorem 3.1).
+    """
+    growth = torch.exp(2 * path.lambda_h * path.times).tolist()
+    moments = [path.statistics(i) for i in range(len(path))]
+    return {
+        "within": [g * s.within.trace().item() for g, s in zip(growth, moments, strict=True)],
+        "between": [g * s.between.trace().item() for g, s in zip(growth, moments, strict=True)],
+    }
+
+
+def flow_table(path: FlowPath, traces: Mapping[str, Sequence[float]]) -> Table:
+    """A few times of a path, first and last among them: metrics, and traces of Theorem 3.1."""
+    values = {"lambda_w": path.lambda_w, "lambda_h": path.lambda_h, "beta": path.beta}
+    table = Table(title=_title(values), box=SIMPLE_HEAD)
+    symbols = [_SYMBOLS[m] for m in _ALONG_A_PATH]
+    for label in ("t", *symbols, "e^(2λ_H t) trΣ_W", "e^(2λ_H t) trΣ_B"):
+        table.add_column(label, justify="right")
+    last = len(path) - 1
+    for i in sorted({round(row * last / (_ROWS - 1)) for row in range(_ROWS)}):
+        numbers = [_number(traces[name][i]) for name in ("within", "between")]
+        cells = _cells(path.metrics[i], _ALONG_A_PATH)
+        table.add_row(_number(float(path.times[i])), *cells, *numbers)
+    return table
+
+
+def flow_lines(
+    path: FlowPath, calibration: DepthCalibration | None, left_out: Sequence[str]
+) -> list[str]:
+    """How the integration ended, and where the layers lie on the path."""
+    cost = path.cost
+    lines = [f"{path.status.value}: {cost.steps} steps, {cost.rejected} rejected"]
+    if calibration is not None:
+        places = [
+            f"{name} not on the path" if math.isnan(time) else f"{name} t = {_number(time)}"
+            for name, time in calibration.times.items()
+        ]
+        lines.append("placed by ÑC1: " + ", ".join(places))
+    return lines + _left_out(left_out)
+
+
+def flow_record(
+    path: FlowPath, traces: Mapping[str, Sequence[float]], calibration: DepthCalibration | None
+) -> dict[str, Any]:
+    """A path in plain values, with the layers placed on it."""
+    names = path.metrics[0].as_dict()
+    layers = {}
+    if calibration is not None:
+        layers = {
+            name: {"time": time, "measured": calibration.measured[name].as_dict()}
+            for name, time in calibration.times.items()
+        }
+    return {
+        "lambda_w": path.lambda_w,
+        "lambda_h": path.lambda_h,
+        "beta": path.beta,
+        "status": path.status.name,
+        "cost": asdict(path.cost),
+        "times": path.times.tolist(),
+        "metrics": {name: [getattr(m, name) for m in path.metrics] for name in names},
+        "scaled_within_trace": traces["within"],
+        "scaled_between_trace": traces["between"],
+        "layers": layers,
+    }
+
+
+def depth_table(calibration: DepthCalibration, *, title: str) -> Table:
+    """Two rows a layer: metrics measured, and those of the path at the layer's time."""
+    c = calibration
+    values = {"lambda_w": c.lambda_w, "lambda_h": c.lambda_h}
+    labels = ["t", *(_SYMBOLS[m] for m in COMPARED)]
+    table = _layer_table(f"{title}: {_title(values)}, times by {_SYMBOLS[c.metric]}", labels)
+    for name, measured in c.measured.items():
+        time = c.times.get(name, 0.0)  # of the start layer, which is not among them
+        table.add_row(name, "measured", _number(time), *_cells(measured, COMPARED))
+        if name != c.start:
+            path = c.predicted["path"].get(name)  # none where the path does not come by
+            predicted = ["–"] * len(COMPARED) if path is None else _cells(path, COMPARED)
+            table.add_row("", "path", "", *predicted)
+    return table
+
+
+def median_errors(
+    calibration: DepthCalibration, fit: Sequence[str]
+) -> tuple[dict[str, float], list[str]]:
+    """Median of |log(predicted/measured)| by model, and the layers that it is taken over.
+
+    Over the metrics compared but the one that places the layers, at the layers placed, without
+    those that λ_W was fitted to by name and without the last, which interpolation is given.
+    """
+    last = list(calibration.measured)[-1]
+    judged = [name for name in calibration.placed if name not in (*fit, last)]
+    errors = {}
+    for model in MODELS:
+        pairs = [
+            (getattr(calibration.predicted[model][name], m), getattr(calibration.measured[name], m))
+            for name in judged
+            for m in COMPARED
+            if m != calibration.metric
+        ]
+        # A metric may be 0 (the angle of two classes) or undefined: no ratio to take then.
+        logs = [abs(math.log(p / q)) for p, q in pairs if p > 0 and q > 0]
+        errors[model] = median(logs) if logs else math.nan
+    return errors, judged
+
+
+def depth_lines(
+    errors: Mapping[str, float], judged: Sequence[str], left_out: Sequence[str]
+) -> list[str]:
+    """The median errors, the layers they were taken over, and those left out."""
+    values = ", ".join(f"{model} {_number(value)}" for model, value in errors.items())
+    layers = ", ".join(judged) or "no layer"
+    return [f"median |log error| over {layers}: {values}", *_left_out(left_out)]
+
+
+def depth_record(
+    calibration: DepthCalibration,
+    errors: Mapping[str, float],
+    judged: Sequence[str],
+    left_out: Sequence[str],
+) -> dict[str, Any]:
+    """A calibration in plain values."""
+    c = calibration
+    return {
+        "lambda_w": c.lambda_w,
+        "lambda_h": c.lambda_h,
+        "metric": c.metric,
+        "start": c.start,
+        "times": c.times,
+        "measured": {name: m.as_dict() for name, m in c.measured.items()},
+        "predicted": {
+            model: {name: m.as_dict() for name, m in layers.items()}
+            for model, layers in c.predicted.items()
+        },
+        "median_log_error": dict(errors),
+        "judged": list(judged),
+        "left_out": list(left_out),
+    }
+
+
+def _layer_table(title: str, labels: Sequence[str]) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    table.add_column()
+    for label in labels:
+        table.add_column(label, justify="right")
+    return table
+
+
+def _title(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())
+
+
+def _cells(metrics: CollapseMetrics, names: Sequence[str]) -> list[str]:
+    return [_number(getattr(metrics, name)) for name in names]
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def _left_out(names: Sequence[str]) -> list[str]:
+    return [f"left out, not of the start layer's dimension: {', '.join(names)}"] if names else []

@@ -1,0 +1,1 @@
+"""The deep unconstrained features model (Súkeník et al. 2023)."""

@@ -1,0 +1,167 @@
+"""The subspace in which the weights of a central-path flow stay, grown as the flow needs it.
+
+W*(H0) = ΠM0ᵀC⁻¹ with C = S0 + (λ_W/K)I. Along the flow W stays close to the block Krylov space
+
+    span(M0, C⁻¹M0, C⁻²M0, ...)
+
+(shift and invert), which holds W and dW/dt at t = 0 exactly and in which higher derivatives need
+one more block each. The flow is projected on it (Galerkin): what is neglected is the residual of
+the equation for W*,
+
+    W(S + (λ_W/K)I) - ΠMᵀ = a · Wψ · VᵀΣ_W0(I - VVᵀ),
+
+known at every state for O(Kdm) operations. Where it is too large the space grows.
+"""
+
+import math
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.theory.flow.state import Factor, FlowModel, FlowState, Rows
+
+BLOCKS = 7  # at the start; each divides the residual by some 20 on well-conditioned features
+Basis = Float64[Tensor, "... d m"]
+
+
+class FlowSpace:
+    """An orthonormal basis V (..., d, m), one for each setting, and the flow in its coordinates.
+
+    Args:
+        statistics: of H0.
+        lambda_w, lambda_h, beta: (..., 1, 1).
+        basis: V, to go on with; by default `BLOCKS` blocks, or all of space where these fill it.
+    """
+
+    def __init__(
+        self,
+        statistics: ClassStatistics,
+        lambda_w: Factor,
+        lambda_h: Factor,
+        beta: Factor,
+        basis: Basis | None = None,
+    ) -> None:
+        self.statistics = statistics
+        self._hyperparameters = (lambda_w, lambda_h, beta)
+        if basis is None:
+            basis = (
+                self._krylov() if BLOCKS * statistics.num_classes < statistics.dim else self._all()
+            )
+        self._use(basis, statistics.within @ basis)
+
+    def use_everything(self) -> None:
+        """V = I."""
+        basis = self._all()
+        self._use(basis, self.statistics.within @ basis)
+
+    def grow(self) -> None:
+        """One more block of columns, or all that are missing."""
+        (d, m), k = self.basis.shape[-2:], self.statistics.num_classes
+        if m + k < d:
+            block = self._next_block(self.basis)
+        else:
+            block = torch.linalg.qr(self.basis, mode="complete").Q[..., m:]
+        image = torch.cat([self._image, self.statistics.within @ block], dim=-1)
+        self._use(torch.cat([self.basis, block], dim=-1), image)
+
+    def _use(self, basis: Basis, image: Basis) -> None:
+        """Take V with Σ_W0V."""
+        s = self.statistics
+        self.basis, self._image = basis, image
+        within = basis.mT @ image
+        outside = s.within.trace() - trace(within)
+        if basis.shape[-1] == s.dim:
+            outside = torch.zeros_like(outside)
+        self.model = FlowModel(s.means @ basis, within, outside, s.priors, *self._hyperparameters)
+        self.__dict__.pop("_leak", None)
+
+    def _all(self) -> Basis:
+        d, like = self.statistics.dim, self._hyperparameters[0]
+        return torch.eye(d).to(like).expand(*like.shape[:-2], d, d)
+
+    def _krylov(self) -> Basis:
+        batch = self._hyperparameters[0].shape[:-2]
+        basis = torch.linalg.qr(self.statistics.means.mT.expand(*batch, -1, -1)).Q
+        for _ in range(BLOCKS - 1):
+            basis = torch.cat([basis, self._next_block(basis)], dim=-1)
+        return basis
+
+    def _next_block(self, basis: Basis) -> Float64[Tensor, "... d K"]:
+        """C⁻¹ of the last block, made orthonormal to V."""
+        block = torch.cholesky_solve(basis[..., -self.statistics.num_classes :], self._root)
+        # Once more for what rounding leaves, or for directions that V had already.
+        for _ in range(2):
+            block = torch.linalg.qr(block - basis @ (basis.mT @ block)).Q
+        return block
+
+    @cached_property
+    def _root(self) -> Float64[Tensor, "... d d"]:
+        """Cholesky factor of C."""
+        s, lambda_w = self.statistics, self._hyperparameters[0]
+        moment = s.second_moment.expand(*lambda_w.shape[:-2], -1, -1).clone()
+        moment.diagonal(dim1=-2, dim2=-1).add_(lambda_w[..., 0] / s.num_classes)
+        return torch.linalg.cholesky(moment)
+
+    @cached_property
+    def _leak(self) -> Float64[Tensor, "... m m"]:
+        """Triangular factor of L⁻¹(I - VVᵀ)Σ_W0V, C = LLᵀ."""
+        leak = self._image - self.basis @ self.model.within
+        solved = torch.linalg.solve_triangular(self._root, leak, upper=False)
+        return torch.linalg.qr(solved, mode="r").R
+
+    def hold(
+        self, state: FlowState, weight: Rows, allowed: float
+    ) -> tuple[float, Float64[Tensor, "... K n"]]:
+        """What is neglected at a state, and its W* in a space that grows if that is too much."""
+        found = self.neglected(state, weight)
+        if found > allowed:
+            self.grow()
+            weight = self.model.weight(self.padded(state))
+        return found, weight
+
+    def neglected(self, state: FlowState, weight: Rows) -> float:
+        """Residual of the equation for W* that V cannot hold, in the norm of C⁻¹/a².
+
+        Relative to |W|; the largest of the batch. It bounds the energy norm of the error of W.
+        """
+        if self.basis.shape[-1] == self.statistics.dim:
+            return 0.0
+        square = (self._leak @ (weight @ state.propagator).mT).square().sum((-2, -1))
+        pull = self.model.priors[:, None] * state.means
+        energy = (weight * pull).sum((-2, -1))
+        return math.sqrt(float((square / energy).max()))
+
+    def padded(self, state: FlowState) -> FlowState:
+        """A state from before the space grew, in the coordinates of now."""
+        return state.padded(self.basis.shape[-1])
+
+    def statistics_at(self, state: FlowState) -> ClassStatistics:
+        """Class statistics at a state, of the first setting of a batch."""
+        basis = self.basis[0]
+        means = state.means[0] @ basis.mT
+        return transported(self.statistics, basis, means, state.propagator[0], state.outer[0, 0, 0])
+
+
+def transported(
+    reference: ClassStatistics,
+    basis: Float64[Tensor, "d m"],
+    means: Float64[Tensor, "K d"],
+    propagator: Float64[Tensor, "m m"],
+    outer: Float64[Tensor, ""],
+) -> ClassStatistics:
+    """Statistics with new class means and deviations moved by Ψ = VψVᵀ + a(I - VVᵀ).
+
+    ΨΣ_W0Ψᵀ = a²Σ_W0 + ZVᵀ + VZᵀ with D = ψ - aI and Z = (aΣ_W0V + ½VD VᵀΣ_W0V)Dᵀ; where V is all of
+    space, directly, which keeps it positive semidefinite to rounding.
+    """
+    if len(propagator) == reference.dim:
+        psi = basis @ propagator @ basis.mT
+        within = psi @ reference.within @ psi.mT
+        return reference.moved(means, 0.5 * (within + within.mT))
+    change = propagator - outer * torch.eye(len(propagator)).to(propagator)
+    image = reference.within @ basis
+    half = (outer * image + 0.5 * basis @ (change @ (basis.mT @ image))) @ change.mT @ basis.mT
+    return reference.moved(means, outer.square() * reference.within + half + half.mT)

@@ -1,0 +1,33 @@
+"""Every way in which a computation can end, and what to do about it."""
+
+from enum import Enum
+
+
+class Status(Enum):
+    """How a computation ended; every result carries one, and the value says what to do.
+
+    `is_done` is the one rule for "finished": the result is what was asked for.
+    """
+
+    CONVERGED = "converged"
+    FINISHED = "reached the last time"
+    EVENT = "stopped where `until` was reached"
+    MAX_STEPS = "stopped at max_steps; raise max_steps, or start nearer"
+    TIME_LIMIT = "stopped at time_limit; raise it, or go on from this result"
+    STALLED = (
+        "rounding stops the objective from falling further; accept the gradient norm reached, "
+        "or rescale the features so that |H0|²/N is near 1"
+    )
+    STEP_TOO_SMALL = "the step size underflowed; rescale the features, or loosen rtol"
+    DIVERGED = "the objective rose a thousandfold or is not finite; lower learning_rate"
+    NOT_DETERMINED = (
+        "the statistics do not determine the parameters with infinite standard error: they change "
+        "nothing, another parameter makes up for them, or they ran to the end of their range (1e-5 "
+        "to 1e2 |H0|²/N for λ_W, 1e-5 to 1e2 N/|H0|² for λ_H, 1e-2 to 1e4 N/|H0|² for β); fix one "
+        "of them (λ_H at 0 if it ran to its lower end)"
+    )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the computation ended as it was meant to."""
+        return self in (Status.CONVERGED, Status.FINISHED, Status.EVENT)

@@ -1,0 +1,142 @@
+"""The benchmarks' schema, and that every method in them integrates the same flow."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks import extraction, flow, optimum, optimum_peers, peers  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def case():
+    return flow.make_case("tiny", flow.QUICK, (24, 4), spread=3.0)
+
+
+@pytest.mark.parametrize("method", [peers.flow, peers.flow_from_features, *peers.PEERS.values()])
+def test_all_methods_agree(method, case):
+    expected = peers.full_dop853(case, 1e-11).means
+    try:
+        found = method(case, 1e-8)
+    except peers.NotAvailable as reason:
+        pytest.skip(str(reason))
+    torch.testing.assert_close(found.means, expected, rtol=1e-5, atol=1e-5)
+    assert found.evaluations > 0
+
+
+def test_another_flow_is_told_apart(case):
+    expected = peers.full_dop853(case, 1e-9).means
+    other = peers.flow(replace(case, lambda_w=1.01 * case.lambda_w), 1e-9).means
+    assert flow._distance(other, expected) > 1e-5
+
+
+def test_what_is_missing_or_too_large_is_said(case, monkeypatch):
+    monkeypatch.setattr(peers, "odeint", None)
+    row = flow._at_accuracy(peers.full_dopri5, case, case.statistics.means, flow.QUICK)
+    assert row["seconds"] is None
+    assert "torchdiffeq is not installed" in row["note"]
+    monkeypatch.setattr(peers, "RADAU_LIMIT", 10)
+    row = flow._at_accuracy(peers.full_radau, case, case.statistics.means, flow.QUICK)
+    assert "dense Jacobian holds (dN)² = 9.2e+03 numbers" in row["note"]
+
+
+def test_a_method_that_misses_the_accuracy_has_no_time(case):
+    row = flow._at_accuracy(peers.flow, case, 2 * case.statistics.means, flow.QUICK)
+    assert row["seconds"] is None
+    assert row["note"] == "not accurate enough at rtol 1e-09"
+
+
+def test_the_quick_benchmark_writes_its_tables(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.flow", "--quick", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    result = json.loads((tmp_path / "flow.json").read_text(encoding="utf8"))
+    assert list(result) == ["config", "machine", "cases", "scaling"]
+    assert result["machine"]["cpu"]
+    assert result["machine"]["threads"] == 1
+    assert [case["case"] for case in result["cases"]] == ["small", "class means", "random"]
+    for case in result["cases"]:
+        assert case["reference_against_dop853"] < 1e-8
+        assert [row["method"] for row in case["methods"]][2:] == list(peers.PEERS)
+        assert case["methods"][0]["ratio"] == 1
+        for row in case["methods"]:
+            assert row["note"]
+            if row["seconds"] is not None:
+                assert row["error"] <= result["config"]["accuracy"]
+                assert row["evaluations"] > 0
+    assert [row["num_samples"] for row in result["scaling"]] == [100, 1000]
+    table = (tmp_path / "flow.md").read_text(encoding="utf8")
+    for name in (flow.OURS, *peers.PEERS):
+        assert table.count(f"| {name} |") == 3
+
+
+def test_the_loops_find_the_same_statistics_and_the_tables_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["extraction", "--quick", "--output", str(tmp_path)])
+    extraction.main()
+    result = json.loads((tmp_path / "extraction.json").read_text(encoding="utf8"))
+    assert [case["case"] for case in result["cases"]] == ["MLP", "ResNet, pooled"]
+    for case in result["cases"]:
+        assert [row["method"] for row in case["methods"]] == list(extraction.METHODS)
+        assert case["methods"][0]["ratio"] == 1
+        assert max(row["difference"] for row in case["methods"]) < 1e-6
+        held = [row["features_held"] for row in case["methods"]]
+        # Nothing, the largest layer, all layers, nothing; float32.
+        dims = list(case["dims"].values())
+        kept = [4 * case["num_samples"] * size for size in (max(dims), sum(dims))]
+        assert held == [0, *kept, 0]
+    table = (tmp_path / "extraction.md").read_text(encoding="utf8")
+    assert table.count("| collect_statistics |") == 2
+
+
+def test_other_statistics_are_told_apart():
+    case = extraction.cases(extraction.QUICK)[0]
+    wanted = extraction.all_kept(case)[0]
+    other = extraction.all_kept(extraction.cases(replace(extraction.QUICK, seed=1))[0])[0]
+    assert extraction.difference(other, wanted) > 0.01
+
+
+def test_every_peer_finds_the_optimum(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["optimum", "--quick", "--output", str(tmp_path)])
+    optimum.main()
+    result = json.loads((tmp_path / "optimum.json").read_text(encoding="utf8"))
+    assert [case["case"] for case in result["cases"]] == list(optimum.KINDS)
+    for case in result["cases"]:
+        assert [row["method"] for row in case["methods"]] == [optimum.NAME, *optimum_peers.PEERS]
+        for row in case["methods"]:
+            assert row["gradient_norm"] <= result["config"]["tolerance"]
+            assert row["seconds"] > 0
+            assert [s for s, _ in row["trace"]] == sorted(s for s, _ in row["trace"])
+    (batch,) = result["batches"]
+    assert batch["settings"] == batch["converged"] == 8
+    assert batch["difference_of_objective"] < 1e-9
+    table = (tmp_path / "optimum.md").read_text(encoding="utf8")
+    assert all(table.count(f"| {n} |") == len(optimum.KINDS) for n in optimum_peers.PEERS)
+
+
+def test_a_peer_out_of_time_is_reported_as_such():
+    config = replace(optimum.QUICK, limit=0.0, tolerance=1e-12)
+    case = optimum.make_case("random", 60, config)
+    row = optimum._peer(optimum_peers.alternating, case, config)
+    assert row["seconds"] is None
+    assert row["gradient_norm"] > 1e-12
+
+
+def test_moves_of_the_page_are_timed_by_slider(tmp_path, monkeypatch):
+    explore = pytest.importorskip("benchmarks.explore", reason="needs the extra `explore`")
+    settings = [stops for slider, stops in explore.dragged(explore.QUICK) if slider]
+    assert len({tuple(stops.values()) for stops in settings}) == len(settings) == 8
+    monkeypatch.setattr(sys, "argv", ["explore", "--quick", "--output", str(tmp_path)])
+    explore.main()
+    result = json.loads((tmp_path / "explore.json").read_text(encoding="utf8"))
+    assert [case["dim"] for case in result["cases"]] == [40]
+    for case in result["cases"]:
+        for kind in ("drag", "jump"):
+            assert case[kind]["moves"] == 8
+            assert 0 < case[kind]["median"] <= case[kind]["worst"]
+            assert list(case[kind]["by_slider"]) == list(explore.SCALES)
+    assert (tmp_path / "explore.md").read_text(encoding="utf8").count("| drag |") == 1

@@ -1,0 +1,172 @@
+"""The experiments that hold the theory against networks, and what they committed."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import perturb_nc as pnc
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+from experiments import equal_width, shipped_networks, transfer, weight_decay_theory  # noqa: E402
+
+
+def run(module, monkeypatch, output):
+    monkeypatch.setattr(sys, "argv", [module.__name__, "--quick", "--output", str(output)])
+    module.main()
+    return json.loads((output / "result.json").read_text(encoding="utf8"))
+
+
+def test_predicted_effects_of_weight_decay_are_those_of_the_model(monkeypatch, tmp_path, capsys):
+    result = run(weight_decay_theory, monkeypatch, tmp_path)
+    assert "| nc1 | last layer x2 |" in capsys.readouterr().out
+    layers = pnc.load_layers(tmp_path / "seed1.safetensors")
+    before, last = (layers[f"baseline/blocks.{i}"] for i in (0, 1))
+    found = result["runs"][1]
+    own = pnc.collapse_metrics(layers["features x5/blocks.1"]).nc1
+    ratio = math.log(own / pnc.collapse_metrics(last).nc1)
+    assert found["measured"]["features x5"]["nc1"] == pytest.approx(ratio, rel=1e-12)
+    # λ_W = K·wd is given; λ_H and β are those that fit; five times the head's decay is five λ_W.
+    fit = pnc.fit_regularization(before, last, lambda_w=0.01)
+    problems = [
+        pnc.NearCollapseProblem(before, lambda_w=w, lambda_h=fit.lambda_h, beta=fit.beta)
+        for w in (0.01, 0.05)
+    ]
+    base, more = (pnc.collapse_metrics(pnc.minimize(p).statistics).nc1_trace for p in problems)
+    step = found["predicted"]["one step"]["last layer x5"]["nc1_trace"]
+    assert step == pytest.approx(math.log(more / base), rel=1e-6)
+    seeds = [run["measured"]["last layer x2"]["nc2_etf"] for run in result["runs"]]
+    summary = result["summary"]["nc2_etf"]["last layer x2"]["measured"]
+    assert summary["mean"] == pytest.approx(np.mean(seeds))
+    assert summary["error"] == pytest.approx(np.std(seeds, ddof=1) / 2**0.5)
+    # Statistics that are there are read; those of another configuration are refused.
+    monkeypatch.setattr(sys, "argv", ["weight_decay_theory", "--output", str(tmp_path)])
+    with pytest.raises(ValueError, match="is of another configuration; delete it"):
+        weight_decay_theory.main()
+
+
+def test_the_committed_effects_say_what_the_page_says():
+    path = ROOT / "experiments" / "results" / "weight_decay_theory" / "result.json"
+    summary = json.loads(path.read_text(encoding="utf8"))["summary"]
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf8")
+    names = {"nc1": "NC1", "nc1_trace": "ÑC1", "nc2_etf": "NC2"}
+    for metric, label in names.items():
+        for change, row in summary[metric].items():
+            measured, *predicted = (
+                f"{v['mean']:+.3f}".replace("0.", ".", 1).replace("-", "−") for v in row.values()
+            )
+            error = f"{row['measured']['error']:.3f}".lstrip("0")
+            cells = " | ".join([f"{measured} ± {error}", *predicted])
+            assert f"| {label} | {change.replace('x', '×')} | {cells} |" in page
+
+
+def test_the_last_stage_of_the_equal_width_network_is_kept(monkeypatch, tmp_path, small_cifar10):
+    result = run(equal_width, monkeypatch, tmp_path)
+    layers = pnc.load_layers(tmp_path / "resnet-cifar10-mse-seed0.safetensors")
+    assert [s.dim for s in layers.values()] == [8, 8]
+    (only,) = result["runs"]
+    assert list(only["final"]) == list(layers) == ["blocks.1", "blocks.2"]
+    assert {s.num_samples for s in layers.values()} == {200}
+
+
+def test_errors_of_the_shipped_networks(monkeypatch, tmp_path, capsys):
+    result = run(shipped_networks, monkeypatch, tmp_path)
+    assert "| depth_calibration/digits-res-wd0.005 |" in capsys.readouterr().out
+    table = pnc.load_comparison(tmp_path / "depth_calibration-digits-res-wd0.005-nc1.json")
+    assert table.attrs["metric"] == "nc1"
+    again = pnc.error_table([table]).sel(model="path", quantity="nc2_etf").item()
+    errors = result["nc1"]["errors"]
+    at = {"network": table.attrs["name"], "model": "path", "quantity": "nc2_etf"}
+    i, j, k = (errors["coords"][name]["data"].index(value) for name, value in at.items())
+    assert errors["dims"] == list(at)
+    assert errors["data"][i][j][k] == pytest.approx(again)
+    for metric in ("nc1_span", "nc1"):
+        assert metric not in result[metric]["wins"]
+        for counts in result[metric]["wins"].values():
+            assert sum(counts.values()) == len(errors["coords"]["network"]["data"])
+
+
+def test_the_committed_errors_are_those_of_the_committed_comparisons():
+    folder = ROOT / "experiments" / "results" / "shipped_networks"
+    result = json.loads((folder / "result.json").read_text(encoding="utf8"))
+    written = (folder / "table.md").read_text(encoding="utf8")
+    page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+    assert "in 25 of the 27 networks (by `nc1_span` in 19)" in page
+    for metric, suffix, placed in (("nc1_span", "", 19), ("nc1", "-nc1", 25)):
+        names = result[metric]["errors"]["coords"]["network"]["data"]
+        comparisons = [
+            pnc.load_comparison(folder / f"{name.replace('/', '-')}{end}{suffix}.json")
+            for name in names
+            for end in ("", "-seed0")
+            if (folder / f"{name.replace('/', '-')}{end}{suffix}.json").is_file()
+        ]
+        assert len(comparisons) == len(names) == 27
+        # Layers after the first of their width, which have a layer before to be left unchanged.
+        later = [
+            c["predicted"].sel(model="unchanged", quantity="nc1").notnull() for c in comparisons
+        ]
+        gaps = [c["flow_time"].isnull() & of for c, of in zip(comparisons, later, strict=True)]
+        assert sum(not gap.any() for gap in gaps) == placed
+        table = pnc.error_table(comparisons)
+        assert shipped_networks.wins(table, metric) == result[metric]["wins"]
+        assert shipped_networks.markdown(table, metric) in written
+
+
+def test_parameters_are_transferred_to_epochs_samples_seeds_and_decays(monkeypatch, tmp_path):
+    result = run(transfer, monkeypatch, tmp_path)
+    targets = [row["target"] for row in result["rows"]]
+    assert targets == ["epoch 4", "test samples", "another seed", "decay 0.005"]
+    source = pnc.load_comparison(tmp_path / "source.json")
+    assert source["fit_status"].values[1] in ("converged", "not_determined")
+    first = result["rows"][0]["errors"]
+    assert first["pairs, own (not held out)"] != first["pairs, source's"]
+    assert "| epoch 4 | unchanged |" in (tmp_path / "table.md").read_text(encoding="utf8")
+
+
+def test_the_committed_transfer_is_what_the_page_says():
+    path = ROOT / "experiments" / "results" / "transfer" / "result.json"
+    page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+    for row in json.loads(path.read_text(encoding="utf8"))["rows"]:
+        nc1 = [values[0] for values in row["errors"].values()]
+        trace = [row["errors"][case][1] for case in ("pairs, source's", "unchanged")]
+        cells = " | ".join(f"{v:.3f}".lstrip("0") for v in [*nc1, *trace])
+        assert f"| {row['target'].replace('0.005', '5e-3')} | {cells} |" in page
+
+
+def test_one_direction_of_the_class_means_keeps_the_trace_ratio_up_in_the_equal_width_network():
+    folder = ROOT / "experiments" / "results" / "equal_width"
+    shares, along, others = [], [], []
+    for s in pnc.load_layers(folder / "resnet-cifar10-mse-seed0.safetensors").values():
+        _, sizes, directions = torch.linalg.svd(s.centered_means, full_matrices=False)
+        sizes, directions = sizes[:-1].square(), directions[:-1]  # K - 1 of them
+        ratios = s.num_classes * ((directions @ s.within) * directions).sum(1) / sizes
+        shares.append((sizes[0] / sizes.sum()).item())
+        along.append(ratios[0].item())
+        others.append(ratios[1:].mean().item())
+    assert 0.815 < min(shares[1:5]) < max(shares[1:5]) < 0.905
+    assert along[0] == pytest.approx(2.2, abs=0.05)
+    assert max(along) == along[2] == pytest.approx(7.6, abs=0.05)
+    assert others == sorted(others, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits-res-wd0.001",
+        *(f"fashion_mnist-res-{x}" for x in ("wd0.001", "wd0.0002", "bn-wd0.001")),
+    ],
+)
+def test_a_bias_hardly_changes_what_the_path_predicts(name):
+    folder = ROOT / "experiments" / "results"
+    layers = pnc.load_layers(folder / "depth_calibration" / f"{name}.safetensors")
+    centred = {n: s.moved(s.centered_means, s.within) for n, s in layers.items()}
+    without = pnc.load_comparison(folder / "shipped_networks" / f"depth_calibration-{name}.json")
+    found = pnc.compare_layers(centred, name=name, pairs=False)
+    table = pnc.error_table([without, found]).sel(model="path", quantity="nc1").values
+    assert abs(table[0] - table[1]) < 0.005

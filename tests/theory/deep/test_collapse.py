@@ -1,0 +1,217 @@
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import perturb_nc as pnc
+from perturb_nc.theory.deep.collapse import scalar_optimum
+from perturb_nc.theory.deep.strongly_regular import disjoint_edges
+
+
+def direct_objective(parameters, counts, lambdas, lambda_h, *, relu=True):
+    """(2) as it is written, with columns."""
+    features, weights = parameters[0].mT, parameters[1]
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    targets = torch.nn.functional.one_hot(labels).double().mT
+    h = weights[0] @ features
+    for weight in weights[1:]:
+        h = weight @ (h.relu() if relu else h)
+    value = (h - targets).square().sum() / (2 * len(labels))
+    value = value + lambda_h / 2 * features.square().sum()
+    return value + sum(
+        decay / 2 * w.square().sum() for decay, w in zip(lambdas, weights, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "published"), [(2, 0.0320827457), (3, 0.0354060429), (4, 0.0394955192)]
+)
+def test_published_values_of_two_classes(depth, published):
+    found = pnc.deep_collapse_optimum(
+        depth=depth, num_classes=2, samples_per_class=10, lambdas=5e-3, lambda_h=5e-3
+    )
+    assert found.objective == pytest.approx(published, abs=5e-11)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("counts", [[4, 4, 4], [2, 3, 7]])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_parameters_attain_the_objective_and_are_stationary(depth, counts, relu):
+    lambdas, lambda_h = [2e-3 * (layer + 1) for layer in range(depth)], 3e-3
+    found = pnc.deep_collapse_optimum(
+        depth=depth, num_classes=3, samples_per_class=counts, lambdas=lambdas, lambda_h=lambda_h
+    )
+    parameters = found.parameters([7, 3, 8, 5][:depth], seed=3)
+    value = direct_objective(parameters, counts, lambdas, lambda_h, relu=relu)
+    assert value.item() == pytest.approx(found.objective, abs=1e-15)
+    leaves = [p.clone().requires_grad_() for p in (parameters[0], *parameters[1])]
+    direct_objective((leaves[0], leaves[1:]), counts, lambdas, lambda_h, relu=relu).backward()
+    assert max(leaf.grad.abs().max() for leaf in leaves) < 1e-14
+    bent = [parameters[0], [1.01 * parameters[1][0], *parameters[1][1:]]]
+    assert direct_objective(bent, counts, lambdas, lambda_h, relu=relu) > found.objective + 1e-7
+    assert math.prod(found.singular_values[:, 0]) * found.feature_norms[0] == pytest.approx(
+        found.outputs[0].item()
+    )
+
+
+def test_one_layer_is_the_unconstrained_features_model():
+    penalties = pnc.deep_penalties(lambda_w=0.5, lambda_h=0.08, num_classes=3, num_samples=12)
+    deep = pnc.deep_collapse_optimum(
+        depth=1,
+        num_classes=3,
+        samples_per_class=4,
+        lambdas=penalties.lambdas,
+        lambda_h=penalties.lambda_h,
+    )
+    exact = pnc.exact_collapse(num_classes=3, dim=5, lambda_w=0.5, lambda_h=0.08)
+    assert deep.objective == pytest.approx(exact.objective, rel=1e-14)
+    assert deep.feature_norms[0].item() == pytest.approx(math.sqrt(exact.rho))
+    assert penalties == pnc.theory.deep.collapse.DeepPenalties(0.5 / 3, 0.08 / 12, 0.0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 6])
+def test_the_optimum_jumps_at_the_threshold(depth):
+    def optimum(factor):
+        level = (depth - 1) ** (depth - 1) / (3 ** (depth + 1) * depth ** (2 * depth))
+        decay = (factor * level / 5) ** (1 / (depth + 1))
+        return pnc.deep_collapse_optimum(
+            depth=depth, num_classes=3, samples_per_class=5, lambdas=decay, lambda_h=decay
+        )
+
+    below, above = optimum(1 - 1e-9), optimum(1 + 1e-9)
+    assert below.strengths[0].item() == pytest.approx(below.thresholds[0].item())
+    assert below.outputs[0].item() == pytest.approx((depth - 1) / depth, abs=1e-4)
+    assert below.objective == pytest.approx(0.5, abs=1e-8)
+    assert above.objective == 0.5
+    assert not above.outputs.any()
+    assert not above.singular_values.any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(depth=st.integers(1, 8), coefficient=st.floats(1e-6, 1.5))
+def test_the_scalar_optimum_is_below_a_grid(depth, coefficient):
+    grid = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    values = 0.5 * (1 - grid) ** 2 + (depth + 1) / 2 * coefficient * grid ** (2 / (depth + 1))
+    p, value = scalar_optimum(depth, coefficient)
+    assert value <= values.min() + 1e-15
+    assert value >= values.min() - 1e-3
+    assert p == 0 or values[values.argmin()] <= 0.5
+
+
+def test_imbalanced_linear_optimum_against_brute_force():
+    counts, lambdas, lambda_h = [1, 4, 12], [0.02, 0.04], 0.03
+    found = pnc.deep_collapse_optimum(
+        depth=2, num_classes=3, samples_per_class=counts, lambdas=lambdas, lambda_h=lambda_h
+    )
+    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    model = pnc.DeepUFM(
+        labels, [6, 5], lambdas=lambdas, lambda_h=lambda_h, seeds=range(40), relu=False
+    )
+    training = pnc.lbfgs(model, max_steps=600)
+    assert training.objective.min().item() == pytest.approx(found.objective, abs=1e-12)
+    assert 0 < (found.outputs == 0).sum() < 3  # the smallest class is given up, others are kept
+    best = int(training.objective.argmin())
+    outputs = model()[best].detach()[[0, 1, 5]]
+    torch.testing.assert_close(outputs, torch.diag(found.outputs), atol=1e-6, rtol=0)
+
+
+def test_relabelling_classes_permutes_the_solution():
+    arguments = {"depth": 3, "num_classes": 3, "lambdas": 1e-3, "lambda_h": 1e-3}
+    one = pnc.deep_collapse_optimum(samples_per_class=[2, 5, 9], **arguments)
+    two = pnc.deep_collapse_optimum(samples_per_class=[9, 2, 5], **arguments)
+    assert two.objective == pytest.approx(one.objective, rel=1e-15)
+    torch.testing.assert_close(two.singular_values, one.singular_values[:, [2, 0, 1]])
+
+
+def test_strongly_regular_solution_beats_collapse():
+    arguments = {"depth": 4, "num_classes": 10, "samples_per_class": 1}
+    found = pnc.strongly_regular_solution(**arguments, lambdas=0.004, lambda_h=0.004)
+    assert found.collapse == pytest.approx(0.099180, abs=5e-7)
+    assert found.objective == pytest.approx(0.080911, abs=5e-7)
+    assert found.rank == 5
+
+
+RATIOS = {(3, 6): 1.056, (3, 10): 0.923, (4, 6): 0.963, (4, 10): 0.817, (4, 15): 0.783}
+
+
+@pytest.mark.parametrize(("case", "ratio"), RATIOS.items())
+def test_small_lambda_ratios(case, ratio):
+    depth, k = case
+    found = pnc.strongly_regular_solution(
+        depth=depth, num_classes=k, samples_per_class=2, lambdas=1e-7, lambda_h=1e-7
+    )
+    assert found.limit_ratio == pytest.approx(ratio, abs=5e-4)
+    assert found.ratio == pytest.approx(found.limit_ratio, rel=1e-4)
+
+
+@pytest.mark.parametrize(("depth", "k"), [(3, 6), (4, 10), (5, 15)])
+def test_strongly_regular_parameters_attain_the_objective(depth, k):
+    lambdas, lambda_h = [1e-3 * (layer + 1) for layer in range(depth)], 5e-4
+    found = pnc.strongly_regular_solution(
+        depth=depth, num_classes=k, samples_per_class=2, lambdas=lambdas, lambda_h=lambda_h
+    )
+    parameters = found.parameters([k + layer for layer in range(depth)])
+    value = direct_objective(parameters, [2] * k, lambdas, lambda_h)
+    assert value.item() == pytest.approx(found.objective, abs=1e-14)
+    ranks = [int(torch.linalg.matrix_rank(w)) for w in parameters[1]]
+    low = 3 if k == 6 else found.rank  # W_{L-1} of r = 4 does not see 1
+    assert ranks == [found.rank] * (depth - 2) + [low, k]
+    for layer in range(depth + 1):  # no scale of one factor can be bettered
+        for factor in (0.99, 1.01):
+            bent = [parameters[0], *parameters[1]]
+            bent[layer] = factor * bent[layer]
+            assert direct_objective((bent[0], bent[1:]), [2] * k, lambdas, lambda_h) > value + 1e-8
+
+
+def test_disjoint_edges_have_the_spectrum_of_the_kneser_graph():
+    values = torch.linalg.eigvalsh(disjoint_edges(6))
+    expected = torch.tensor([-3.0] * 5 + [1.0] * 9 + [6.0], dtype=torch.float64)
+    torch.testing.assert_close(values, expected)
+
+
+def test_strong_regularisation_leaves_zero():
+    found = pnc.strongly_regular_solution(
+        depth=4, num_classes=10, samples_per_class=1, lambdas=0.1, lambda_h=0.1
+    )
+    assert (found.objective, found.rank, found.scale) == (0.5, 0, 0.0)
+    assert not any(w.any() for w in found.parameters([10] * 4)[1])
+    assert {f.name for f in fields(found)} >= {"objective", "collapse", "limit_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 0}, "depth must be >= 1, got 0"),
+        ({"num_classes": 1}, "num_classes must be >= 2, got 1"),
+        ({"lambdas": [1e-3]}, "lambdas must be one for each of 3 layers, got 1"),
+        ({"lambdas": -1.0}, r"lambdas must be > 0, got -1\.0"),
+        ({"lambda_h": 0.0}, "lambda_h must be > 0"),
+        ({"samples_per_class": [1, 2]}, "samples_per_class must be one for each of 3 classes"),
+        ({"samples_per_class": 0}, "samples_per_class must be >= 1, got 0"),
+    ],
+)
+def test_bad_arguments_of_the_optimum_are_named(change, message):
+    arguments = {
+        "depth": 3, "num_classes": 3, "samples_per_class": 2, "lambdas": 1e-3, "lambda_h": 1e-3,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        pnc.deep_collapse_optimum(**(arguments | change))
+
+
+def test_other_bad_arguments_are_named():
+    arguments = {"samples_per_class": 2, "lambdas": 1e-3, "lambda_h": 1e-3}
+    with pytest.raises(ValueError, match=r"num_classes must be r\(r-1\)/2 .* got 8"):
+        pnc.strongly_regular_solution(depth=4, num_classes=8, **arguments)
+    with pytest.raises(ValueError, match="depth must be >= 3, got 2"):
+        pnc.strongly_regular_solution(depth=2, num_classes=6, **arguments)
+    strongly = pnc.strongly_regular_solution(depth=3, num_classes=6, **arguments)
+    with pytest.raises(ValueError, match="widths must be >= 6, got 5"):
+        strongly.parameters([6, 6, 5])
+    collapse = pnc.deep_collapse_optimum(depth=3, num_classes=6, **arguments)
+    with pytest.raises(ValueError, match="widths must be one for each of 3 layers, got 2"):
+        collapse.parameters([6, 6])
+    with pytest.raises(ValueError, match="widths must be >= 6, got 5"):
+        collapse.parameters([6, 5, 6])
