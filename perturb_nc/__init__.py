@@ -23,7 +23,8 @@ from perturb_nc.theory.deep.strongly_regular import StronglyRegular, strongly_re
 from perturb_nc.theory.deep.training import DeepTraining, gradient_descent, lbfgs
 from perturb_nc.theory.deep.ufm import DeepUFM
 from perturb_nc.theory.flow.cascade import cascade, effective_complexity
-from perturb_nc.theory.flow.central_path import FlowPath, central_path_flow, central_path_flows
+from perturb_nc.theory.flow.central_path import central_path_flow, central_path_flows
+from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.response import (
