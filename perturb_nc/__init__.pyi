@@ -21,7 +21,8 @@ from .theory.batch import minimize_batch
 from .theory.certificate import certify
 from .theory.collapse import exact_collapse
 from .theory.flow.cascade import cascade
-from .theory.flow.central_path import FlowPath, central_path_flow
+from .theory.flow.central_path import central_path_flow
+from .theory.flow.path import FlowPath
 from .theory.minimize import Solution, minimize
 from .theory.problem import NearCollapseProblem
 from .theory.response import hyperparameter_response, linear_response

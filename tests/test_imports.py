@@ -9,13 +9,14 @@ import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "statistics", "layer_files", "span_statistics", "metrics"}
-GROUND |= {"sample_metrics"}
+GROUND |= {"sample_metrics", "metric_tangents"}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "storage": {"validation"},
     "statistics": {"validation", "layer_files"},
     "layer_files": {"storage", "statistics"},
     "metrics": {"validation", "statistics"},
+    "metric_tangents": {"statistics", "metrics"},
     "sample_metrics": {"validation", "statistics"},
     "span_statistics": {"validation", "statistics"},
     "theory": GROUND,

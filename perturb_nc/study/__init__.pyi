@@ -4,7 +4,7 @@ from .alignment import procrustes_rotation
 from .comparison import errors
 from .depth import DepthCalibration
 from .explorer import Explorer, LayerView, Optimum
-from .fit import RegularizationFit, misfit
+from .fit import RegularizationFit
 from .predict import LayerPrediction, predict_layers
 from .sweep_store import open_sweep
 
@@ -16,7 +16,6 @@ __all__ = [
     "Optimum",
     "RegularizationFit",
     "errors",
-    "misfit",
     "open_sweep",
     "predict_layers",
     "procrustes_rotation",
