@@ -51,6 +51,12 @@ class Coefficients:
     rotation: Jet
     off_span: Jet
 
+    @property
+    def attenuations(self) -> tuple[Jet, Jet, Jet]:
+        """What Γ makes of the parts of Σ_W0 in the span, across its border and off it."""
+        own, other = self.gamma_in, self.gamma_out
+        return own * own, own * other, other * other
+
 
 def coefficients(
     lambda_w: Float64[Tensor, "..."],

@@ -63,14 +63,19 @@ class NearestFrame:
         inside = self.within.trace().item()
         return inside, self.reference.within.trace().item() - inside
 
-    def filtered(self, gamma_in: float, gamma_out: float) -> Float64[Tensor, "d d"]:
-        """ΓΣ_W0Γ with Γ = γ_in RRᵀ + γ_out (I - RRᵀ)."""
-        # (γ_out + (γ_in - γ_out)RRᵀ) on both sides: two products of rank r.
-        step = gamma_in - gamma_out
-        half = self.rows.mT @ (
-            gamma_out * step * self._loaded + 0.5 * step**2 * self.within @ self.rows
-        )
-        return gamma_out**2 * self.reference.within + half + half.mT
+    def mixed(
+        self, identity: Tensor, stretch: Tensor, within: Tensor, imbalance: Tensor, across: Tensor
+    ) -> Rows:
+        """(a I + b B + e T0 + h N)Rᵀ + f Xᵀ, the scalars in the order of `Mixture`."""
+        inside = stretch * self.stretch + within * self.within + imbalance * self.imbalance
+        inside.diagonal().add_(identity)
+        return inside @ self.rows + across * self.across
+
+    def filtered(self, inside: Tensor, across: Tensor, off: Tensor) -> Float64[Tensor, "d d"]:
+        """Σ_W0 with its parts in the span, across its border and off it times these factors."""
+        part = 0.5 * (inside - off) * self.within @ self.rows + (across - off) * self.across
+        half = self.rows.mT @ part
+        return off * self.reference.within + half + half.mT
 
     def of_classes(self, rows: Rows) -> Float64[Tensor, "K d"]:
         """Means of the classes from rows of contrasts; with a bias the samples' mean is 0."""

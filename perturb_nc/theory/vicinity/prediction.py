@@ -13,8 +13,10 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import Certificate, certify_point
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.response import HyperparameterResponse
 from perturb_nc.theory.status import Status
-from perturb_nc.theory.vicinity.coefficients import Coefficients, Mixture, coefficients
+from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
+from perturb_nc.theory.vicinity.derivatives import derivatives
 from perturb_nc.theory.vicinity.frame import NearestFrame, nearest_frame
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
@@ -58,6 +60,8 @@ class SmallVicinity:
     remainder: dict[str, float]
     certificate: Certificate
     status: Status
+    _nearest: NearestFrame
+    _scalars: Coefficients
 
     @property
     def is_small(self) -> bool:
@@ -68,6 +72,15 @@ class SmallVicinity:
     def metrics(self) -> CollapseMetrics:
         """Every collapse metric of `statistics`, read by `weight`."""
         return collapse_metrics(self.statistics, self.weight)
+
+    @cached_property
+    def derivatives(self) -> HyperparameterResponse:
+        """Derivatives in λ_W, λ_H and β: those of the closed form of first order, at any `order`.
+
+        From those of the optimum (`hyperparameter_response`) they differ by the first order in the
+        distance: λ_W and λ_H move √ρ, and so what the expansion is in. In β it is the second.
+        """
+        return derivatives(self._nearest, self._scalars, self.problem)
 
     def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
         """Predicted features of given samples: class mean + Γ(h0 - μ0), P⁻¹ for Γ from order 2 on.
@@ -141,16 +154,16 @@ def small_vicinity(
     frame = nearest_frame(statistics, bias)
     w, h, b = statistics.means.new_tensor([problem.lambda_w, problem.lambda_h, problem.beta])
     scalars = coefficients(w, h, b, statistics.num_classes)
-    weight = frame.contrasts @ _mixed(frame, scalars.weight)
+    weight = frame.contrasts @ frame.mixed(*(part.value for part in scalars.weight))
     here = problem.at(weight)
     for _ in range(order - 1):
         here = problem.at(_refined(here, frame, scalars))
     following = problem.at(_refined(here, frame, scalars))
     means, within = here.means, here.within
     if order == 1:
-        own = frame.of_classes(_mixed(frame, scalars.means))
+        own = frame.of_classes(frame.mixed(*(part.value for part in scalars.means)))
         means = own + here.drift
-        within = frame.filtered(scalars.gamma_in.value.item(), scalars.gamma_out.value.item())
+        within = frame.filtered(*(part.value for part in scalars.attenuations))
     remainder = {
         "weight": _relative(here.weight, following.weight),
         "means": _relative(means - here.drift, following.own_means),
@@ -171,15 +184,9 @@ def small_vicinity(
         remainder=remainder,
         certificate=certificate,
         status=_status(remainder, certificate),
+        _nearest=frame,
+        _scalars=scalars,
     )
-
-
-def _mixed(frame: NearestFrame, mixture: Mixture) -> Float64[Tensor, "r d"]:
-    """(a I + b B + e T0 + h N)Rᵀ + f Xᵀ."""
-    identity, stretch, within, imbalance, across = (part.value for part in mixture)
-    inside = stretch * frame.stretch + within * frame.within + imbalance * frame.imbalance
-    inside.diagonal().add_(identity)
-    return inside @ frame.rows + across * frame.across
 
 
 def _refined(point: ReducedPoint, frame: NearestFrame, scalars: Coefficients) -> Rows:
