@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
@@ -307,6 +307,8 @@ def _checked(
     reference: ClassStatistics, observed: ClassStatistics, given: dict[str, float | None]
 ) -> dict[str, float]:
     """The parameters that are fixed; ValueError when the arguments do not fit together."""
+    check_full(reference, "reference")
+    check_full(observed, "observed")
     if observed.means.shape != reference.means.shape:
         raise ValueError(
             f"observed must have the shape (K, d) of reference, {tuple(reference.means.shape)}, "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.storage import read_tensors, write_tensors
 from perturb_nc.theory.flow.integrators import (
     Event,
@@ -268,6 +268,7 @@ def _flow(
     until: Mapping[str, float] | None,
     on_step: OnStep | None,
 ) -> list[FlowPath]:
+    check_full(statistics)
     values = _columns(
         statistics,
         [positive(v, "lambda_w") for v in lambda_w],
