@@ -28,6 +28,7 @@ from perturb_nc.storage import json_text, read_arrays, replacing, write_json
 from perturb_nc.study.depth import CALIBRATING, calibrate_depth
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory.flow.central_path import central_path_flow
+from perturb_nc.theory.flow.path import scaled_traces
 from perturb_nc.theory.spectrum import near_collapse_spectrum
 from perturb_nc.validation import at_least, at_most, positive
 
@@ -230,7 +231,7 @@ def flow(
     calibration = None
     if beta == 0 and len(layers) > 1:  # with an anchor ÑC1 may rise again, and place a layer twice
         calibration = calibrate_depth(layers, lambda_w=lambda_w, lambda_h=lambda_h)
-    traces = tables.scaled_traces(path)
+    traces = scaled_traces(path)
     record = {"layer": start, **tables.flow_record(path, traces, calibration)}
     title = f"Central path from {literal(start)} ({literal(file.name)})"
     figure = plot_flow(path, traces, calibration, title=title)

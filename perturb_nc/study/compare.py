@@ -15,7 +15,8 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
 from perturb_nc.study.comparison import empty_comparison, stages
 from perturb_nc.study.depth import CALIBRATING, calibrate_depth
-from perturb_nc.study.fit import fit_regularization, misfit
+from perturb_nc.study.fit import fit_regularization
+from perturb_nc.study.misfit import misfit
 from perturb_nc.study.quantities import QUANTITIES, quantities, top_spectrum
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
