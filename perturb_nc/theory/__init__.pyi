@@ -11,6 +11,7 @@ from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
 from .spectrum import NearCollapseSpectrum
+from .vicinity.batch import SmallVicinityBatch
 from .vicinity.prediction import SmallVicinity
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ReducedPoint",
     "Scipy",
     "SmallVicinity",
+    "SmallVicinityBatch",
     "SolutionBatch",
     "central_path_flows",
     "deep",
