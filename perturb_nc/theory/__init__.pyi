@@ -12,6 +12,12 @@ from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
 from .spectrum import NearCollapseSpectrum
 from .vicinity.batch import SmallVicinityBatch
+from .vicinity.insights import (
+    NoisyCollapse,
+    collapse_under_noise,
+    decay_effects,
+    stronger_decay,
+)
 from .vicinity.prediction import SmallVicinity
 
 __all__ = [
@@ -23,15 +29,19 @@ __all__ = [
     "LiftedOptimum",
     "LinearResponse",
     "NearCollapseSpectrum",
+    "NoisyCollapse",
     "ReducedPoint",
     "Scipy",
     "SmallVicinity",
     "SmallVicinityBatch",
     "SolutionBatch",
     "central_path_flows",
+    "collapse_under_noise",
+    "decay_effects",
     "deep",
     "effective_complexity",
     "lifted_optimum",
     "orthogonal_frame",
     "simplex_etf",
+    "stronger_decay",
 ]

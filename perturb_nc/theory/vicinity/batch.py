@@ -61,7 +61,7 @@ def small_vicinity_batch(
     Source: DESIGN §4.7.
     """
     frame = nearest_frame(statistics, bias)
-    values = _settings(lambda_w, lambda_h, beta, statistics.means)
+    values = settings_of(lambda_w, lambda_h, beta, statistics.means.device)
     table = _Table(frame)
     vanished = values[0] * values[1] >= 1  # the optimum is zero
     flat = [torch.where(vanished, torch.nan, v).reshape(-1) for v in values]
@@ -179,15 +179,20 @@ def _chord(square: Jet, along: Jet) -> Jet:
     return Jet(2 * (angle / 2).sin(), slope * (angle / 2).cos())
 
 
-def _settings(
-    lambda_w: ArrayLike, lambda_h: ArrayLike, beta: ArrayLike, like: Tensor
+def settings_of(
+    lambda_w: ArrayLike,
+    lambda_h: ArrayLike,
+    beta: ArrayLike,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, ...]:
+    """Arrays of settings, checked and broadcast; on the device of lambda_w unless said."""
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    device = as_tensor(lambda_w, "lambda_w").device if device is None else device
     values = []
     for name, value in given.items():
         as_tensor(value, name)  # an array of numbers; its Python floats would be float32
-        array = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
-        if not (bad := ~((array > 0) & array.isfinite())).logical_not().all():
+        array = torch.as_tensor(value, dtype=torch.float64, device=device).detach()
+        if (bad := ~((array > 0) & array.isfinite())).any():
             raise ValueError(f"{name} must be > 0 and finite, got {array[bad][0].item()}")
         values.append(array)
     try:
