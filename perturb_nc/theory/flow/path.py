@@ -182,7 +182,8 @@ _NUMBERS = ("lambda_w", "lambda_h", "beta", "rtol", "atol")
 def scaled_traces(path: FlowPath) -> dict[str, list[float]]:
     """e^{2λ_H t} tr Σ_W ("within") and e^{2λ_H t} tr Σ_B ("between") at every time of a path.
 
-    The first falls and the second rises at β = 0 (Tirer et al. 2023, Theorem 3.1).
+    At β = 0 the first falls, and for balanced classes the second rises (Tirer et al. 2023,
+    Theorem 3.1).
     """
     growth = torch.exp(2 * path.lambda_h * path.times).tolist()
     moments = [path.statistics(i) for i in range(len(path))]

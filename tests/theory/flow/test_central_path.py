@@ -129,7 +129,10 @@ def test_theorem_at_every_accepted_step(lambda_h, data):
         statistics = problem(seed=3).reduced.statistics
     else:
         digits = load_dataset("digits")
-        statistics = pnc.ClassStatistics.from_features(digits.inputs, digits.labels)
+        # 139 to 146 samples a class: the theorem is one of balanced classes.
+        kept = torch.cat([(digits.labels == k).nonzero()[:139, 0] for k in range(10)])
+        statistics = pnc.ClassStatistics.from_features(digits.inputs[kept], digits.labels[kept])
+        assert statistics.counts.unique().tolist() == [139]
     seen = [monotone_quantities(statistics, 0.0, lambda_h)]
 
     def record(time, now):
@@ -147,6 +150,53 @@ def test_theorem_at_every_accepted_step(lambda_h, data):
     assert nc1[-1] < 0.95 * nc1[0]
     assert within[-1] < 0.99 * within[0]
     assert between[-1] > 1.01 * between[0]
+
+
+def test_the_theorem_is_not_one_of_imbalanced_classes():
+    # One feature: the pull on a class is π_kμ_k, and the second mean overtakes the first.
+    spread = 3**0.5
+    features = [2 - spread, 2 + spread] + [1 - spread, 1 + spread] * 4
+    reference = torch.tensor(features, dtype=torch.float64)[None]
+    dense = DenseProblem(reference, torch.tensor([0] * 2 + [1] * 8), 0.1, 0.01, 0.0)
+    path = flow(dense, times=[50.0], until={"nc1_trace": 647.0}, rtol=1e-8)
+    assert path.status is Status.EVENT
+    at_start = pnc.collapse_metrics(path.reference)
+    assert at_start.nc1_trace == pytest.approx(12.0)
+    features = full_flow(dense, [path.times[-1].item()])[0]
+    judge = pnc.ClassStatistics.from_features(features, dense.labels)
+    assert pnc.collapse_metrics(judge).nc1_trace == pytest.approx(647.0, rel=1e-5)
+    gap = path.extend([50.0]).means[-1]
+    assert gap[0] < gap[1]  # the means have crossed
+    # As many samples of the first class as of the second: it falls.
+    balanced = DenseProblem(
+        torch.cat([reference[:, :2].repeat(1, 4), reference[:, 2:]], dim=1),
+        torch.tensor([0] * 8 + [1] * 8),
+        0.1,
+        0.01,
+        0.0,
+    )
+    metrics = [m.nc1_trace for m in flow(balanced, times=[0.5, 1.0, 5.0, 50.0]).metrics]
+    assert (np.diff([12.0, *metrics]) < 0).all()
+
+
+@pytest.mark.parametrize("lambda_h", [0.0, 0.02])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_holds_for_imbalanced_classes(seed, lambda_h):
+    seen = []
+
+    def record(time, now):
+        seen.append(monotone_quantities(now, time, lambda_h)[1])
+
+    dense = problem(seed=seed, counts=(2, 9, 5, 4), lambda_h=lambda_h)
+    path = flow(dense, times=[10.0], on_step=record)
+    traces = np.array([path.reference.within.trace().item(), *seen])
+    assert (np.diff(traces) < 0).all()
+    # Its rate, from the definition: -2 tr(WΣ_WWᵀ), by differences over a short time.
+    near = flow(dense, times=[1e-4], rtol=1e-12).statistics(0)
+    weight = dense.best_weight(dense.reference)
+    rate = -2 * (weight @ path.reference.within @ weight.mT).trace()
+    change = monotone_quantities(near, 1e-4, lambda_h)[1] - traces[0]
+    assert change / 1e-4 == pytest.approx(rate.item(), rel=1e-3)
 
 
 def test_the_theorem_is_not_one_of_the_anchored_flow():
