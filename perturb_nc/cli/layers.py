@@ -80,14 +80,16 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """The certified optimum of the near-collapse model, with each layer in FILE as H0."""
+    from perturb_nc.layer_files import save_layers
     from perturb_nc.show import terminal
     from perturb_nc.storage import json_text
+    from perturb_nc.study.predict import predict_layers
 
     refuse_overwriting(output, file)
     layers = layers_in(file)
     predictions = predict_layers(layers, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias)
     if output is not None:
-        savelayers_in({name: p.solution.statistics for name, p in predictions.items()}, output)
+        save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:
         print(json_text({name: p.as_dict() for name, p in predictions.items()}))
         return
