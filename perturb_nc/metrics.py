@@ -36,7 +36,7 @@ def nc1(statistics: ClassStatistics) -> Scalar:
     their largest spread count as none: float32 features leave noise there, which must not be
     inverted. Infinite or NaN, as nc1_trace, when all class means agree.
     """
-    inverse, agree = _pinv(contrasts(statistics), statistics)
+    inverse, agree = pseudo_inverse(contrasts(statistics), statistics)
     value = ((inverse @ statistics.within) * inverse).sum((-2, -1))
     return torch.where(agree, trace(statistics.within) / 0.0, value)
 
@@ -48,7 +48,7 @@ def nc1_span(statistics: ClassStatistics) -> Scalar:
     path leaves deviations to weight decay alone, and networks do with them as they please.
     """
     a = contrasts(statistics)
-    inverse, agree = _pinv(a, statistics)
+    inverse, agree = pseudo_inverse(a, statistics)
     value = ((inverse @ statistics.within) * a.mT).sum((-2, -1)) / _trace_between(statistics)
     return torch.where(agree, trace(statistics.within) / 0.0, value)
 
@@ -60,9 +60,7 @@ def nc1_parker(statistics: ClassStatistics) -> Scalar:
 
 def nc2_etf(statistics: ClassStatistics) -> Scalar:
     """‖ M̃M̃ᵀ/‖M̃M̃ᵀ‖_F - (I - 11ᵀ/K)/√(K-1) ‖_F: distance to a simplex ETF (Tirer et al. 2023)."""
-    k = statistics.num_classes
-    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device) - 1 / k
-    return _distance(_gram(statistics.centered_means), target / math.sqrt(k - 1))
+    return _distance(_gram(statistics.centered_means), etf_gram(statistics))
 
 
 def nc2_of(statistics: ClassStatistics) -> Scalar:
@@ -70,9 +68,7 @@ def nc2_of(statistics: ClassStatistics) -> Scalar:
 
     The structure of the bias-free unconstrained features model (Tirer & Bruna 2022).
     """
-    k = statistics.num_classes
-    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device)
-    return _distance(_gram(statistics.means), target / math.sqrt(k))
+    return _distance(_gram(statistics.means), frame_gram(statistics))
 
 
 def nc2_equinorm(statistics: ClassStatistics) -> Scalar:
@@ -83,7 +79,7 @@ def nc2_equinorm(statistics: ClassStatistics) -> Scalar:
 
 def nc2_equiangular(statistics: ClassStatistics) -> Scalar:
     """Mean over pairs of |cos(μ̃_k, μ̃_j) + 1/(K-1)| (Papyan et al. 2020; Parker et al. 2023)."""
-    return _angle_excess(statistics).abs().mean(-1)
+    return angle_excess(statistics).abs().mean(-1)
 
 
 def nc2_angle_std(statistics: ClassStatistics) -> Scalar:
@@ -91,7 +87,7 @@ def nc2_angle_std(statistics: ClassStatistics) -> Scalar:
 
     The signed mean is 0 for every set of centred means of equal norm, so it is not a metric.
     """
-    return _angle_excess(statistics).std(-1, correction=0)
+    return angle_excess(statistics).std(-1, correction=0)
 
 
 def nc3_duality(statistics: ClassStatistics, weight: Weight) -> Scalar:
@@ -247,15 +243,20 @@ def collapse_depth(layers: Mapping[str, ClassStatistics], threshold: float = 0.2
 
 
 def contrasts(statistics: ClassStatistics) -> Float64[Tensor, "... d r"]:
-    """A = M̃ᵀC with C (K×(K-1)) the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
+    """A = M̃ᵀC with C the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
+    return statistics.centered_means.mT @ helmert(statistics)
+
+
+def helmert(statistics: ClassStatistics) -> Float64[Tensor, "K r"]:
+    """C, an orthonormal basis of 1⊥."""
     k = statistics.num_classes
     index = torch.arange(1, k, dtype=torch.float64, device=statistics.means.device)
-    helmert = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
-    helmert[1:].diagonal().copy_(-index)
-    return statistics.centered_means.mT @ (helmert / (index * (index + 1)).sqrt())
+    columns = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
+    columns[1:].diagonal().copy_(-index)
+    return columns / (index * (index + 1)).sqrt()
 
 
-def _pinv(
+def pseudo_inverse(
     a: Float64[Tensor, "... d r"], statistics: ClassStatistics
 ) -> tuple[Float64[Tensor, "... r d"], Bool[Tensor, "..."]]:
     """A† of the contrasts, cut off as `nc1` says, and whether all class means agree."""
@@ -287,11 +288,26 @@ def _unit(matrix: Float[Tensor, "... m n"]) -> Float[Tensor, "... m n"]:
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
 
 
+def etf_gram(statistics: ClassStatistics) -> Float64[Tensor, "K K"]:
+    """(I - 11ᵀ/K)/√(K-1), the Gram matrix of a simplex ETF, of norm 1."""
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device) - 1 / k
+    return target / math.sqrt(k - 1)
+
+
+def frame_gram(statistics: ClassStatistics) -> Float64[Tensor, "K K"]:
+    """I/√K, the Gram matrix of an orthogonal frame, of norm 1."""
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device)
+    return target / math.sqrt(k)
+
+
 def _distance(gram: Float64[Tensor, "... K K"], target: Float64[Tensor, "K K"]) -> Scalar:
     return torch.linalg.matrix_norm(_unit(gram) - target)
 
 
-def _angle_excess(statistics: ClassStatistics) -> Float64[Tensor, "... pairs"]:
+def angle_excess(statistics: ClassStatistics) -> Float64[Tensor, "... pairs"]:
+    """cos(μ̃_k, μ̃_j) + 1/(K-1) over pairs of classes, 0 for a simplex ETF."""
     k = statistics.num_classes
     means = statistics.centered_means
     units = means / means.norm(dim=-1, keepdim=True)

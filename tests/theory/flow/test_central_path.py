@@ -212,7 +212,7 @@ def test_batch_of_hyperparameters_is_the_single_flows():
         "lambda_h": [0.02, 0.0, 0.1],
         "beta": [0.0, 0.5, 1.0],
     }
-    paths = pnc.central_path_flows(statistics, **settings, times=[0.5, 3.0], rtol=1e-9)
+    paths = pnc.theory.central_path_flows(statistics, **settings, times=[0.5, 3.0], rtol=1e-9)
     for b, path in enumerate(paths):
         own = {name: values[b] for name, values in settings.items()}
         assert {name: getattr(path, name) for name in own} == own
@@ -344,4 +344,4 @@ def test_bad_methods_and_batches_are_named():
     with pytest.raises(ValueError, match=r"order must be one of \(2, 4\), got 3"):
         Exponential(order=3)
     with pytest.raises(ValueError, match=r"must have one length, got \(2, 1, 2\)"):
-        pnc.central_path_flows(statistics, lambda_w=[1.0, 1.0], lambda_h=[1.0], times=[1.0])
+        pnc.theory.central_path_flows(statistics, lambda_w=[1.0, 1.0], lambda_h=[1.0], times=[1.0])
