@@ -33,6 +33,15 @@ class Status(Enum):
         "predicted; place layers by another metric (nc1), or start from a later layer"
     )
 
+    NOT_SMALL = (
+        "the features are too far from collapse for this expansion: its next order changes weight, "
+        "means or within-class covariance by more than a tenth; use minimize"
+    )
+    NOT_CERTIFIED = (
+        "the spectral ratio r is above 1, so that another optimum may be better than the one near "
+        "the collapsed frame; use minimize"
+    )
+
     @property
     def is_done(self) -> bool:
         """Whether the computation ended as it was meant to."""
