@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.misfit import Misfit, misfit
 from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.status import Status
@@ -120,6 +120,8 @@ def _checked(
     reference: ClassStatistics, observed: ClassStatistics, given: dict[str, float | None]
 ) -> dict[str, float]:
     """The parameters that are fixed; ValueError when the arguments do not fit together."""
+    check_full(reference, "reference")
+    check_full(observed, "observed")
     if observed.means.shape != reference.means.shape:
         raise ValueError(
             f"observed must have the shape (K, d) of reference, {tuple(reference.means.shape)}, "

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
+from perturb_nc.moments import Moments
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
@@ -24,15 +25,12 @@ _MATRICES = 6  # of them for a setting
 
 
 @dataclass(frozen=True, eq=False)
-class StatisticsBatch(ClassStatistics):
-    """Class statistics of several feature sets of one set of classes; not checked."""
+class StatisticsBatch(Moments):
+    """What metrics read, of several feature sets of one set of classes."""
 
     means: Float64[Tensor, "... K d"]
     within: Float64[Tensor, "... d d"]
     class_variance: Float64[Tensor, "... K"]
-
-    def __post_init__(self) -> None:
-        """Nothing to check."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +309,7 @@ def _norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
 def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
     """All metrics and the objective at points."""
     s = point.reference
-    reference = StatisticsBatch(s.counts, s.means, s.within, s.class_variance)
+    reference = StatisticsBatch(s.means, s.within, s.class_variance)
     moved = reference.moved(point.means, point.within)
     return {**metric_tensors(moved, point.weight), "objective": point.objective}
 

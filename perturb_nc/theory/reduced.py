@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.moments import trace
+from perturb_nc.statistics import ClassStatistics
 
 Scalar = Float64[Tensor, "..."]
 Factor = Float64[Tensor, "... 1 1"]
