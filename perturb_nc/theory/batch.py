@@ -13,7 +13,7 @@ from perturb_nc.moments import Moments
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
-from perturb_nc.theory.minimize import Solution, descend, solution_at, starting_weight
+from perturb_nc.theory.minimize import Points, Solution, descend, solution_at, starting_weight
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.response import HYPERPARAMETERS, differentiable, weight_response
@@ -188,9 +188,8 @@ def minimize_batch(
         for rows in _chunks(len(rest), space.statistics.dim):
             index = rest[rows]
             own = settings[index]
-            found = descend(
-                space.statistics, weight[rows], own, bias, tol, max_steps, space.neglected
-            )
+            family = _family(space.statistics, own, bias)
+            found = descend(family, weight[rows], tol, max_steps, space.neglected)
             steps[index] += found.steps
             products[index] += found.products
             for i, ended in zip(index.tolist(), found.status, strict=True):
@@ -207,6 +206,10 @@ def minimize_batch(
         space, weight = wider, wider.compressed(space.lifted(point.weight))
     counted = {"steps": steps, "products": products, "status": status}
     return _collect(statistics, settings, bias, parts, counted)
+
+
+def _family(statistics: ClassStatistics, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
+    return lambda index: lambda w: ReducedPoint(statistics, w, settings[index], bias)
 
 
 def _settings(

@@ -46,6 +46,17 @@ class ReducedPoint:
     has_bias: bool
 
     @property
+    def layer(self) -> Rows:
+        """W."""
+        return self.weight
+
+    @property
+    def scale(self) -> str:
+        """Sizes to name where float64 does not suffice."""
+        size = self.reference.means.abs().max().item()
+        return f"class means of size {size:.1e}, lambda_w = {self.lambda_w.min().item():g}"
+
+    @property
     def lambda_w(self) -> Factor:
         """λ_W."""
         return self.hyperparameters[..., 0, None, None]
