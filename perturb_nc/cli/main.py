@@ -130,7 +130,7 @@ def stats(
     x = _pick(arrays, features_key, features)
     y = _pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
     statistics = ClassStatistics.from_features(x, y, num_classes)
-    statistics.save(output, {"source": features.name})
+    save_layers({"": statistics}, output, {"source": features.name})
     k, d, n = statistics.num_classes, statistics.dim, statistics.num_samples
     tables.show(f"wrote {output}: K = {k} classes, d = {d}, N = {n}")
 
@@ -145,7 +145,8 @@ def metrics(
 ) -> None:
     """Every collapse metric of every layer in FILE."""
     w = None if weight is None else _pick(read_arrays(weight), "weight", weight)
-    records = {name: collapse_metrics(s, w).as_dict() for name, s in _layers(file).items()}
+    layers = {name or file.stem: s for name, s in load_layers(file, span=True).items()}
+    records = {name: collapse_metrics(s, w).as_dict() for name, s in layers.items()}
     if as_json:
         print(json_text(records))
         return

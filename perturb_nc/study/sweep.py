@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.sweep_plan import (
     DERIVED,
     FLOW_METRICS,
@@ -77,6 +77,7 @@ def sweep(
 
     Source: DESIGN §4.1-4.3, 4.5.
     """
+    check_full(statistics)
     plan = SweepPlan.checked(
         lambda_w, lambda_h, beta, flow_times, zipped=zipped, bias=bias, tol=tol, chunk=chunk
     )

@@ -4,6 +4,7 @@ Notation of `perturb_nc.theory.reduced`; a dot marks the change, c˙ = λ_H˙ + 
 leading batch dimensions, and the changes more of them in front: several directions at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from perturb_nc.metric_tangents import Change, metric_tangents
 from perturb_nc.metrics import Scalar
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.moments import Moments, trace
 from perturb_nc.theory.reduced import Factor, ReducedPoint, Rows, total
 
 Parameters = Float64[Tensor, "... 3"]
@@ -70,8 +71,8 @@ def gradient_tangent(point: ReducedPoint, parameters: Parameters) -> Rows:
 
 def outcome_tangents(
     point: ReducedPoint,
-    statistics: ClassStatistics,
-    values: dict[str, Scalar],
+    statistics: Moments,
+    values: Mapping[str, Scalar],
     weight: Rows,
     change: PointTangent,
 ) -> dict[str, Scalar]:
@@ -119,4 +120,5 @@ def _partial_objective(point: ReducedPoint, parameters: Parameters) -> Scalar:
     between = point.lambda_h * reference.means + point.residuals @ w
     moved = (total(priors * between.square()) + within) / c**2
     decay = total(w.square()) / len(priors)
-    return 0.5 * sum(parameters[..., i] * v for i, v in enumerate((decay, size, moved)))
+    costs = torch.stack([decay, size, moved], dim=-1)
+    return 0.5 * (parameters * costs).sum(-1)
