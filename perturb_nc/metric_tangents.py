@@ -16,7 +16,7 @@ from torch import Tensor
 
 from perturb_nc import metrics
 from perturb_nc.metrics import Scalar
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.moments import Moments, trace
 
 _ZERO = 1e-12  # a metric below this is rounding, and a distance has no derivative at 0
 Rows = Float64[Tensor, "... K d"]
@@ -37,7 +37,7 @@ class Change:
 class Step:
     """Statistics and a weight (one row a class) with their change, and what metrics share."""
 
-    statistics: ClassStatistics
+    statistics: Moments
     weight: Rows
     change: Change
 
@@ -263,7 +263,7 @@ WITHOUT_TANGENT: Mapping[str, str] = {}
 
 
 def metric_tangents(
-    values: Mapping[str, Scalar], statistics: ClassStatistics, weight: Rows, change: Change
+    values: Mapping[str, Scalar], statistics: Moments, weight: Rows, change: Change
 ) -> dict[str, Scalar]:
     """Change of every metric of `values` = metric_tensors(statistics, weight), one row a class.
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
-GROUND = {"validation", "storage", "statistics", "layer_files", "span_statistics", "metrics"}
-GROUND |= {"sample_metrics", "metric_tangents"}
+GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
+GROUND |= {"metrics", "metric_tangents", "sample_metrics"}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "storage": {"validation"},
-    "statistics": {"validation", "layer_files"},
-    "layer_files": {"storage", "statistics"},
-    "metrics": {"validation", "statistics"},
-    "metric_tangents": {"statistics", "metrics"},
+    "moments": set(),
+    "statistics": {"validation", "moments"},
+    "span_statistics": {"validation", "moments", "statistics"},
+    "layer_files": {"storage", "statistics", "span_statistics"},
+    "metrics": {"validation", "moments", "span_statistics"},
+    "metric_tangents": {"moments", "metrics"},
     "sample_metrics": {"validation", "statistics"},
-    "span_statistics": {"validation", "statistics"},
     "theory": GROUND,
     "measure": GROUND,
     "networks": GROUND | {"measure"},

@@ -90,9 +90,7 @@ def test_against_forward_mode(shape):
 def test_batches_and_several_directions_at_once():
     drawn = [draw(seed, num_classes=4, dim=7) for seed in range(3)]
     names = ("means", "within", "class_variance")
-    many = StatisticsBatch(
-        drawn[0][0].counts, *(torch.stack([getattr(s, n) for s, _, _ in drawn]) for n in names)
-    )
+    many = StatisticsBatch(*(torch.stack([getattr(s, n) for s, _, _ in drawn]) for n in names))
     weight = torch.stack([w for _, w, _ in drawn])
     changes = [
         [getattr(change, name) for _, _, change in drawn] for name in (*names, "weight")

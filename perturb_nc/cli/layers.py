@@ -13,8 +13,10 @@ from perturb_nc.cli.arguments import (
     LambdaH,
     LambdaW,
     layers_in,
+    name_of,
     pick,
     refuse_overwriting,
+    statistics_file,
 )
 
 
@@ -43,7 +45,7 @@ def stats(
     x = pick(arrays, features_key, features)
     y = pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
     statistics = ClassStatistics.from_features(x, y, num_classes)
-    save_layers({output.stem: statistics}, output, {"source": features.name})
+    save_layers({"": statistics}, output, {"source": features.name})
     k, d, n = statistics.num_classes, statistics.dim, statistics.num_samples
     terminal.show(f"wrote {output}: K = {k} classes, d = {d}, N = {n}")
 
@@ -56,12 +58,15 @@ def metrics(
     as_json: Json = False,
 ) -> None:
     """Every collapse metric of every layer in FILE."""
+    from perturb_nc.layer_files import load_layers
     from perturb_nc.metrics import collapse_metrics
     from perturb_nc.show import terminal
     from perturb_nc.storage import json_text, read_arrays
 
     w = None if weight is None else pick(read_arrays(weight), "weight", weight)
-    records = {name: collapse_metrics(s, w).as_dict() for name, s in layers_in(file).items()}
+    found = load_layers(statistics_file(file), span=True)  # statistics in a span have metrics too
+    layers = {name or name_of(file): s for name, s in found.items()}
+    records = {name: collapse_metrics(s, w).as_dict() for name, s in layers.items()}
     if as_json:
         print(json_text(records))
         return

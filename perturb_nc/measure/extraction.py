@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,34 @@ from torch import Tensor, nn
 from perturb_nc.measure.layers import walk_layers
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.sample_metrics import nearest_class_mean
-from perturb_nc.span_statistics import MeansBuilder, SpanBuilder
+from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, SpanStatistics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
+
+
+@overload
+def collect_statistics(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layers: Sequence[str] | None = None,
+    at: str = "output",
+    reduce: str | Reduction = "flatten",
+    num_classes: int | None = None,
+    covariance: Literal["full"] = "full",
+) -> dict[str, ClassStatistics]: ...
+
+
+@overload
+def collect_statistics(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layers: Sequence[str] | None = None,
+    at: str = "output",
+    reduce: str | Reduction = "flatten",
+    num_classes: int | None = None,
+    covariance: Literal["span"],
+) -> dict[str, SpanStatistics]: ...
 
 
 def collect_statistics(
@@ -24,7 +50,7 @@ def collect_statistics(
     reduce: str | Reduction = "flatten",
     num_classes: int | None = None,
     covariance: str = "full",
-) -> dict[str, ClassStatistics]:
+) -> dict[str, ClassStatistics] | dict[str, SpanStatistics]:
     """Statistics of every layer of any torch model, in order of execution, in one pass.
 
     The layers are the modules reached from the root by opening containers (Sequential, ModuleList,
@@ -46,13 +72,13 @@ def collect_statistics(
             `random_projection`.
         num_classes: K; None takes the largest label.
         covariance: "full" (d×d), or "span" for features too wide for that, as unpooled
-            convolutions: statistics of dimension K + 1 with the same metrics, see
-            `span_statistics`, from two passes over the loader.
+            convolutions: `SpanStatistics` of dimension K + 1 with the same metrics and for
+            them alone, from two passes over the loader, which must give the same samples.
 
     Raises:
         ValueError: an unknown or unused layer, no batch, a first dimension that is not the batch,
             NaN or infinity in a layer, a class without samples, or, with covariance "span", a
-            loader that gives its batches only once.
+            loader that gives its batches only once, or other samples the second time.
         TypeError: a layer that gives no tensor of floats.
         MemoryError: d×d does not fit; reduce d, or take covariance "span".
     """
@@ -79,7 +105,14 @@ def collect_statistics(
     walk(lambda name, x, y: first.setdefault(name, MeansBuilder(num_classes)).update(x, y))
     second = {name: SpanBuilder(*builder.result()) for name, builder in first.items()}
     walk(lambda name, x, y: second[name].update(x, y))
-    return {name: builder.result() for name, builder in second.items()}
+    return {name: _result(name, builder) for name, builder in second.items()}
+
+
+def _result(name: str, builder: SpanBuilder) -> SpanStatistics:
+    try:
+        return builder.result()
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
 
 
 def collect_features(

@@ -12,6 +12,7 @@ from perturb_nc.measure.epoch_file import EpochFile
 from perturb_nc.measure.extraction import collect_statistics
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 
 _BATCH = 1024
@@ -94,7 +95,7 @@ class CollapseMonitor:
         self._file = None if path is None else EpochFile(Path(path))
         self._called: float | None = None
         self.records: list[dict[str, Any]] = [] if self._file is None else self._file.read()
-        self.statistics: dict[str, ClassStatistics] = {}
+        self.statistics: Mapping[str, ClassStatistics | SpanStatistics] = {}
 
     def __call__(self, epoch: int, **scalars: float) -> dict[str, CollapseMetrics]:
         """Measure now; gives the metrics of every layer, and records them."""
@@ -103,7 +104,7 @@ class CollapseMonitor:
         loader = batches(data, _BATCH) if isinstance(data, Dataset) else data
         if self._options["covariance"] == "span" and isinstance(data, Dataset):
             loader = list(batches(data, _BATCH))  # views of the data, which the two passes share
-        self.statistics = collect_statistics(self._model, loader, **self._options)  # type: ignore[arg-type]
+        self.statistics = collect_statistics(self._model, loader, **self._options)  # type: ignore[call-overload]
         metrics = {
             name: collapse_metrics(statistics, self._weight(name, statistics))
             for name, statistics in self.statistics.items()
@@ -127,7 +128,9 @@ class CollapseMonitor:
         """For `train(on_epoch=...)`: measures, and records loss and accuracy beside."""
         self(record.epoch, loss=record.loss, accuracy=record.accuracy)
 
-    def _weight(self, layer: str, statistics: ClassStatistics) -> Any:
+    def _weight(self, layer: str, statistics: ClassStatistics | SpanStatistics) -> Any:
+        if isinstance(statistics, SpanStatistics):
+            return None  # no coordinates that a weight reads
         own = layer if self._own_weights else ""
         module: Any = self._modules.get(self._weights.get(layer, own))
         weight = getattr(module, "weight", None)

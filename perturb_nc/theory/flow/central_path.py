@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.flow.integrators import Exponential, OnStep, Scipy
 from perturb_nc.theory.flow.path import FlowPath, checked_times, columns, events, flow_paths
 from perturb_nc.theory.flow.space import FlowSpace
@@ -98,6 +98,7 @@ def _flow(
     until: Mapping[str, float] | None,
     on_step: OnStep | None,
 ) -> list[FlowPath]:
+    check_full(statistics)
     values = columns(
         statistics,
         [positive(v, "lambda_w") for v in lambda_w],

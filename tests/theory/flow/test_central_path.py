@@ -244,7 +244,7 @@ def test_resumes_saves_loads_and_gives_dense_output(tmp_path, beta):
         whole.at(5.0)
     with pytest.raises(ValueError, match=r"times must not lie before 4.0"):
         whole.extend([3.0])
-    dense.reduced.statistics.save(tmp_path / "layer.safetensors")
+    pnc.save_layers({"": dense.reduced.statistics}, tmp_path / "layer.safetensors")
     with pytest.raises(ValueError, match="holds no flow path"):
         pnc.FlowPath.load(tmp_path / "layer.safetensors")
 
