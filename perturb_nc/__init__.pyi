@@ -28,6 +28,7 @@ from .theory.problem import NearCollapseProblem
 from .theory.response import hyperparameter_response, linear_response
 from .theory.spectrum import near_collapse_spectrum
 from .theory.status import Status
+from .theory.vicinity.prediction import small_vicinity
 
 __all__ = [  # noqa: RUF022 - by purpose
     # measure: from a model or arrays to class statistics and metrics
@@ -58,6 +59,7 @@ __all__ = [  # noqa: RUF022 - by purpose
     "minimize",
     "minimize_batch",
     "near_collapse_spectrum",
+    "small_vicinity",
     # compare: predictions beside measurements
     "align",
     "calibrate_depth",

@@ -11,6 +11,7 @@ from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
 from .spectrum import NearCollapseSpectrum
+from .vicinity.prediction import SmallVicinity
 
 __all__ = [
     "Certificate",
@@ -23,6 +24,7 @@ __all__ = [
     "NearCollapseSpectrum",
     "ReducedPoint",
     "Scipy",
+    "SmallVicinity",
     "SolutionBatch",
     "central_path_flows",
     "deep",
