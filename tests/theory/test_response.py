@@ -42,7 +42,7 @@ def dense_response(dense, solution):
         return at.objective(w.view_as(solution.weight), h.view_as(features), full)
 
     flat = torch.cat([features.flatten(), solution.weight.flatten(), bias])
-    hessian = torch.func.hessian(objective)(flat, dense.reference.flatten())
+    hessian = torch.func.jacrev(torch.func.grad(objective))(flat, dense.reference.flatten())
     mixed = torch.func.jacrev(torch.func.grad(objective), argnums=1)(
         flat, dense.reference.flatten()
     )
