@@ -51,7 +51,10 @@ def random_projection(dim: int, *, seed: int = 0) -> Reduction:
         key = (flat.shape[1], flat.device)
         if key not in matrices:
             generator = torch.Generator().manual_seed(seed)
-            gaussian = torch.randn(flat.shape[1], dim, generator=generator) / dim**0.5
+            gaussian = torch.randn(
+                flat.shape[1], dim, generator=generator, dtype=torch.float32, device="cpu"
+            )
+            gaussian /= dim**0.5
             matrices[key] = gaussian.to(flat.device)
         return flat @ matrices[key]
 
