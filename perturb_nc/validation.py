@@ -15,6 +15,8 @@ ArrayLike = Any
 
 def as_tensor(value: ArrayLike, name: str) -> Tensor:
     """`value` as a detached tensor; TypeError when torch cannot read it."""
+    if isinstance(value, Tensor):
+        return value.detach()  # torch.as_tensor would move it to the default device
     try:
         return torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError) as error:
