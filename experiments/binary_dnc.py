@@ -45,9 +45,9 @@ class Config:
 
 def optimum(
     config: Config, depth: int, decay: float, num_classes: int = 2, samples: int | None = None
-) -> pnc.DeepCollapse:
+) -> pnc.deep.DeepCollapse:
     """The closed form."""
-    return pnc.deep_collapse_optimum(
+    return pnc.deep.deep_collapse_optimum(
         depth=depth,
         num_classes=num_classes,
         samples_per_class=samples or config.samples_per_class,
@@ -56,10 +56,10 @@ def optimum(
     )
 
 
-def start(config: Config) -> tuple[pnc.DeepUFM, list[int], Tensor]:
+def start(config: Config) -> tuple[pnc.deep.DeepUFM, list[int], Tensor]:
     """All depths and seeds as one batch; the depth of every run and its optimum."""
     depths = [d for d in config.depths for _ in range(config.seeds)]
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         torch.arange(2).repeat_interleave(config.samples_per_class),
         [config.width] * max(depths),
         lambdas=config.decay,
@@ -79,13 +79,13 @@ def descent(config: Config) -> dict[str, Any]:
     wanted = {0, *(every * int(i) for i in log.round().unique())}
     history: list[dict[str, Any]] = []
 
-    def on_check(step: int, current: pnc.DeepUFM) -> None:
+    def on_check(step: int, current: pnc.deep.DeepUFM) -> None:
         if step in wanted:
             excess = (current.objective().detach() - values).tolist()
             collapse = [_metrics(current, run) for run in range(len(depths))]
             history.append({"step": step, "excess": excess, "layers": collapse})
 
-    trained = pnc.gradient_descent(
+    trained = pnc.deep.gradient_descent(
         model,
         learning_rate=config.learning_rate,
         max_steps=config.steps,
@@ -106,7 +106,7 @@ def descent(config: Config) -> dict[str, Any]:
 def fast(config: Config) -> dict[str, Any]:
     """L-BFGS from the same starts."""
     model, depths, values = start(config)
-    trained = pnc.lbfgs(model, max_steps=config.fast_steps, tol=1e-8)
+    trained = pnc.deep.lbfgs(model, max_steps=config.fast_steps, tol=1e-8)
     return {
         "depth_of_run": depths,
         "optimum": values.tolist(),
@@ -132,7 +132,7 @@ def medians(history: list[dict[str, Any]], depths: list[int]) -> list[dict[str, 
     return rows
 
 
-def _metrics(model: pnc.DeepUFM, run: int) -> dict[str, list[float]]:
+def _metrics(model: pnc.deep.DeepUFM, run: int) -> dict[str, list[float]]:
     layers = model.collapse(run)
     return {name: [getattr(layer, name) for layer in layers] for name in ("dnc1", "dnc2", "dnc3")}
 
@@ -147,14 +147,14 @@ def threshold(config: Config) -> dict[str, Any]:
         limit = config.decay * ratio ** (1 / (depth + 1))
         for factor in config.threshold_factors:
             decay = factor * limit
-            model = pnc.DeepUFM(
+            model = pnc.deep.DeepUFM(
                 labels,
                 [config.width] * depth,
                 lambdas=decay,
                 lambda_h=decay,
                 seeds=range(config.seeds),
             )
-            trained = pnc.lbfgs(model, max_steps=1500, tol=1e-8)
+            trained = pnc.deep.lbfgs(model, max_steps=1500, tol=1e-8)
             # Zero is a stationary point that needs no search.
             best = min(0.5, trained.objective.min().item())
             rows.append(
@@ -173,7 +173,7 @@ def threshold(config: Config) -> dict[str, Any]:
 def linear(config: Config) -> dict[str, Any]:
     """The linear model with more classes."""
     k, n, decay = config.linear_classes, config.linear_samples, config.linear_decay
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         torch.arange(k).repeat_interleave(n),
         [config.width] * config.linear_depth,
         lambdas=decay,
@@ -182,7 +182,7 @@ def linear(config: Config) -> dict[str, Any]:
         seeds=range(config.seeds),
         feature_scale=config.width**-0.5,
     )
-    trained = pnc.gradient_descent(
+    trained = pnc.deep.gradient_descent(
         model, learning_rate=config.learning_rate, max_steps=config.steps // 4, tol=1e-8
     )
     return {

@@ -114,7 +114,7 @@ def layers_of(network: Network, folder: Path, seed: int) -> dict[str, pnc.ClassS
     history = train(model, data, config)
     blocks = [f"blocks.{i}" for i in range(len(model.blocks))]
     names = (["embed"] if network.residual else []) + blocks
-    statistics = pnc.networks.collect_statistics(model, batches(data, 1024), layers=names)
+    statistics = pnc.collect_statistics(model, batches(data, 1024), layers=names)
     record = {
         **asdict(network),
         "train_accuracy": history[-1].accuracy,

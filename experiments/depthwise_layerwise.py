@@ -16,7 +16,8 @@ import torch
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from experiments.running import data_for, kept, options, runs_folder
-from perturb_nc.networks import MLP, TrainingConfig, batches, collect_statistics, train_layerwise
+from perturb_nc import collect_statistics
+from perturb_nc.networks import MLP, TrainingConfig, batches, train_layerwise
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "depthwise_layerwise"

@@ -18,16 +18,9 @@ from torch import Tensor, nn
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from experiments.running import BATCH, accuracy, data_for, kept, options, runs_folder, trained
+from perturb_nc import collect_statistics
 from perturb_nc.metrics import collapse_depth, nc3_alignment
-from perturb_nc.networks import (
-    MLP,
-    ConvNet,
-    Dataset,
-    TrainingConfig,
-    batches,
-    collect_statistics,
-    train,
-)
+from perturb_nc.networks import MLP, ConvNet, Dataset, TrainingConfig, batches, train
 from perturb_nc.sample_metrics import stable_rank
 from perturb_nc.storage import write_json
 

@@ -49,20 +49,20 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
     """All seeds of one number of classes and one width."""
     labels, widths = torch.arange(num_classes), [width] * config.depth
     penalties = {"lambdas": config.decay, "lambda_h": config.decay}
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         labels,
         widths,
         seeds=range(config.seeds),
         feature_scale=config.feature_scale,
         **penalties,
     )
-    descent = pnc.gradient_descent(
+    descent = pnc.deep.gradient_descent(
         model, learning_rate=config.learning_rate, max_steps=config.steps
     )
     diverged = sum(s is Status.DIVERGED for s in descent.status)
     if diverged:
         raise FloatingPointError(f"K = {num_classes}: {diverged} runs diverged; lower the rate")
-    polished = pnc.lbfgs(model, max_steps=config.polish, tol=1e-7)
+    polished = pnc.deep.lbfgs(model, max_steps=config.polish, tol=1e-7)
     shape = {
         "depth": config.depth,
         "num_classes": num_classes,
@@ -72,17 +72,17 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
     result = {
         "num_classes": num_classes,
         "width": width,
-        "collapse": pnc.deep_collapse_optimum(**shape).objective,
+        "collapse": pnc.deep.deep_collapse_optimum(**shape).objective,
         "descent": descent.objective.tolist(),
         "polished": polished.objective.tolist(),
         "status": [s.name for s in polished.status],
         "ranks": [[layer.rank for layer in model.collapse(run)] for run in range(config.seeds)],
     }
     if num_classes in _LOW_RANKS:
-        strongly = pnc.strongly_regular_solution(**shape)
-        start = pnc.DeepUFM(labels, widths, **penalties)
+        strongly = pnc.deep.strongly_regular_solution(**shape)
+        start = pnc.deep.DeepUFM(labels, widths, **penalties)
         start.load_parameters(strongly.parameters(widths))
-        refined = pnc.lbfgs(start, max_steps=5 * config.polish, tol=1e-7)
+        refined = pnc.deep.lbfgs(start, max_steps=5 * config.polish, tol=1e-7)
         result["strongly_regular"] = strongly.objective
         result["refined"] = refined.objective.item()
         result["refined_ranks"] = [layer.rank for layer in start.collapse()]
@@ -92,16 +92,16 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
 def search(config: Config, num_classes: int) -> dict[str, Any]:
     """The best of many starts of L-BFGS in a narrow network, where low ranks are met most."""
     width = num_classes + 2
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         torch.arange(num_classes),
         [width] * config.depth,
         seeds=range(config.search_seeds),
         lambdas=config.decay,
         lambda_h=config.decay,
     )
-    trained = pnc.lbfgs(model, max_steps=config.search_steps, tol=1e-7)
+    trained = pnc.deep.lbfgs(model, max_steps=config.search_steps, tol=1e-7)
     best = int(trained.objective.argmin())
-    collapse = pnc.deep_collapse_optimum(
+    collapse = pnc.deep.deep_collapse_optimum(
         depth=config.depth,
         num_classes=num_classes,
         samples_per_class=1,

@@ -57,7 +57,9 @@ def run(config: Config) -> dict[str, Any]:
     return {"manifest": manifest(config), "curves": curves}
 
 
-def numerical_block(config: Config, optimum: pnc.ExactCollapse, lambda_h: float) -> np.ndarray:
+def numerical_block(
+    config: Config, optimum: pnc.theory.ExactCollapse, lambda_h: float
+) -> np.ndarray:
     """Singular values of F_kk for the first class, from the response to each entry of H0."""
     n, d = config.samples_per_class, config.dim
     labels = torch.arange(config.num_classes).repeat_interleave(n)

@@ -11,17 +11,8 @@ import torch
 from torch import nn
 
 import perturb_nc as pnc
-from perturb_nc.networks import (
-    CollapseMonitor,
-    Dataset,
-    TrainingConfig,
-    batches,
-    collect_statistics,
-    load_dataset,
-    nearest_mean_scores,
-    read_epochs,
-    train,
-)
+from perturb_nc import CollapseMonitor, collect_statistics, nearest_mean_scores, read_epochs
+from perturb_nc.networks import Dataset, TrainingConfig, batches, load_dataset, train
 from perturb_nc.storage import json_text, write_json
 
 BATCH = 250

@@ -56,10 +56,10 @@ def run(config: Config, name: str, samples: int, depth: int, seed: int) -> dict[
     torch.manual_seed(seed)
     backbone = MLP(inputs.shape[1], config.backbone, config.width).double()
     lambda_h = config.feature_decay / samples
-    head = pnc.DeepUFM(
+    head = pnc.deep.DeepUFM(
         labels, [config.width] * depth, lambdas=config.decay, lambda_h=lambda_h, seeds=[seed]
     )
-    optimum = pnc.deep_collapse_optimum(
+    optimum = pnc.deep.deep_collapse_optimum(
         depth=depth,
         num_classes=2,
         samples_per_class=samples,

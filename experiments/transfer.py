@@ -14,7 +14,8 @@ import xarray as xr
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from experiments.running import BATCH, data_for, options
-from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, collect_statistics, train
+from perturb_nc import collect_statistics
+from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, train
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.comparison import errors
 

@@ -17,7 +17,8 @@ import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from experiments.running import BATCH, accuracy, data_for, kept, options, runs_folder
 from experiments.weight_decay import DECAYS, contrast, effects
-from perturb_nc.networks import MLP, TrainingConfig, batches, collect_statistics, train_ensemble
+from perturb_nc import collect_statistics
+from perturb_nc.networks import MLP, TrainingConfig, batches, train_ensemble
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "weight_decay_paired"

@@ -25,13 +25,8 @@ import torch
 import perturb_nc as pnc
 from experiments.manifest import RESULTS, manifest
 from experiments.running import BATCH, data_for, options
-from perturb_nc.networks import (
-    ResidualMLP,
-    TrainingConfig,
-    batches,
-    collect_statistics,
-    train_ensemble,
-)
+from perturb_nc import collect_statistics
+from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, train_ensemble
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "weight_decay_theory"

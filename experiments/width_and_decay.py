@@ -42,22 +42,22 @@ def run_setting(
 ) -> list[dict[str, Any]]:
     """All λ and seeds of one K and one width as one batch; a record for each λ."""
     column = torch.tensor(decays, dtype=torch.float64).repeat_interleave(config.seeds)
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         torch.arange(num_classes),
         [width] * config.depth,
         lambdas=column[:, None],
         lambda_h=column,
         seeds=[*range(config.seeds)] * len(decays),
     )
-    descent = pnc.gradient_descent(
+    descent = pnc.deep.gradient_descent(
         model, learning_rate=config.learning_rate, max_steps=config.steps
     )
     if Status.DIVERGED in descent.status:
         raise FloatingPointError(f"K = {num_classes}, width {width}: diverged; lower the rate")
-    trained = pnc.lbfgs(model, max_steps=config.polish, tol=1e-7)
+    trained = pnc.deep.lbfgs(model, max_steps=config.polish, tol=1e-7)
     records = []
     for i, decay in enumerate(decays):
-        collapse = pnc.deep_collapse_optimum(
+        collapse = pnc.deep.deep_collapse_optimum(
             depth=config.depth,
             num_classes=num_classes,
             samples_per_class=1,

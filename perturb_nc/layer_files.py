@@ -4,19 +4,22 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
+from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 
 _FORMAT_KEY, _FORMAT = "format", "perturb_nc.ClassStatistics/1"
 _FIELDS = tuple(field.name for field in fields(ClassStatistics))
+_SPAN = "features_dim"  # what SpanStatistics have beside
 
 
 def save_layers(
-    layers: Mapping[str, ClassStatistics],
+    layers: Mapping[str, ClassStatistics] | Mapping[str, SpanStatistics],
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
     *,
@@ -44,11 +47,31 @@ def save_layers(
         for i, (name, statistics) in enumerate(layers.items())
         for field in _FIELDS
     }
+    tensors |= {
+        f"{i}/{name}/{_SPAN}": torch.tensor(statistics.features_dim)
+        for i, (name, statistics) in enumerate(layers.items())
+        if isinstance(statistics, SpanStatistics)
+    }
     write_tensors(path, tensors, {**notes, _FORMAT_KEY: _FORMAT})
 
 
-def load_layers(path: str | Path) -> dict[str, ClassStatistics]:
-    """Read the layers of a file written by `save_layers` or `ClassStatistics.save`, in order.
+@overload
+def load_layers(path: str | Path) -> dict[str, ClassStatistics]: ...
+
+
+@overload
+def load_layers(
+    path: str | Path, *, span: Literal[True]
+) -> dict[str, ClassStatistics | SpanStatistics]: ...
+
+
+def load_layers(
+    path: str | Path, *, span: bool = False
+) -> dict[str, ClassStatistics] | dict[str, ClassStatistics | SpanStatistics]:
+    """Read the layers of a file written by `save_layers`, in order.
+
+    Args:
+        span: take `SpanStatistics` too, which are for metrics alone; refused otherwise.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or one that holds something else.
@@ -62,14 +85,24 @@ def load_layers(path: str | Path) -> dict[str, ClassStatistics]:
         raise ValueError(f"{path} holds no layer; write it again")
     try:
         names = {int(key.split("/")[0]): key.split("/", 1)[1].rsplit("/", 1)[0] for key in tensors}
-        return {
-            names[i]: ClassStatistics(
-                *(_converted(tensors[f"{i}/{names[i]}/{f}"], torch.float64) for f in _FIELDS)
-            )
-            for i in sorted(names)
-        }
+        layers = {names[i]: _layer(tensors, f"{i}/{names[i]}") for i in sorted(names)}
     except (LookupError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); write it again") from error
+    narrow = [name for name, layer in layers.items() if isinstance(layer, SpanStatistics)]
+    if narrow and not span:
+        raise ValueError(
+            f"{path}: layer {narrow[0]!r} holds statistics in the span of the class means, which "
+            "are for metrics alone; collect it with covariance='full' (and reduce='pool' where "
+            "d×d does not fit)"
+        )
+    return layers
+
+
+def _layer(tensors: Mapping[str, Tensor], key: str) -> ClassStatistics | SpanStatistics:
+    values = {f: _converted(tensors[f"{key}/{f}"], torch.float64) for f in _FIELDS}
+    if f"{key}/{_SPAN}" in tensors:
+        return SpanStatistics(**values, features_dim=int(tensors[f"{key}/{_SPAN}"]))
+    return ClassStatistics(**values)
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -77,7 +110,7 @@ def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata given to `save_layers` or `ClassStatistics.save`."""
+    """The metadata given to `save_layers`."""
     metadata = read_tensors(path)[1]
     return {key: value for key, value in metadata.items() if key != _FORMAT_KEY}
 

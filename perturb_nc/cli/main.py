@@ -28,6 +28,7 @@ from perturb_nc.storage import json_text, read_arrays, replacing, write_json
 from perturb_nc.study.depth import CALIBRATING, calibrate_depth
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory.flow.central_path import central_path_flow
+from perturb_nc.theory.flow.path import scaled_traces
 from perturb_nc.theory.spectrum import near_collapse_spectrum
 from perturb_nc.validation import at_least, at_most, positive
 
@@ -129,7 +130,7 @@ def stats(
     x = _pick(arrays, features_key, features)
     y = _pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
     statistics = ClassStatistics.from_features(x, y, num_classes)
-    statistics.save(output, {"source": features.name})
+    save_layers({"": statistics}, output, {"source": features.name})
     k, d, n = statistics.num_classes, statistics.dim, statistics.num_samples
     tables.show(f"wrote {output}: K = {k} classes, d = {d}, N = {n}")
 
@@ -144,7 +145,8 @@ def metrics(
 ) -> None:
     """Every collapse metric of every layer in FILE."""
     w = None if weight is None else _pick(read_arrays(weight), "weight", weight)
-    records = {name: collapse_metrics(s, w).as_dict() for name, s in _layers(file).items()}
+    layers = {name or file.stem: s for name, s in load_layers(file, span=True).items()}
+    records = {name: collapse_metrics(s, w).as_dict() for name, s in layers.items()}
     if as_json:
         print(json_text(records))
         return
@@ -229,7 +231,7 @@ def flow(
     calibration = None
     if beta == 0 and len(layers) > 1:  # with an anchor ÑC1 may rise again, and place a layer twice
         calibration = calibrate_depth(layers, lambda_w=lambda_w, lambda_h=lambda_h)
-    traces = tables.scaled_traces(path)
+    traces = scaled_traces(path)
     record = {"layer": start, **tables.flow_record(path, traces, calibration)}
     title = f"Central path from {literal(start)} ({literal(file.name)})"
     figure = plot_flow(path, traces, calibration, title=title)

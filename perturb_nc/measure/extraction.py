@@ -2,20 +2,47 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from perturb_nc.measure.layers import walk_layers
+from perturb_nc.measure.layers import Taker, walk_layers
 from perturb_nc.measure.loading import Loader, Unpack, counts_at_hand, is_read_once
 from perturb_nc.measure.modules import Layers
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.sample_metrics import nearest_class_mean
-from perturb_nc.span_statistics import MeansBuilder, SpanBuilder
+from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, SpanStatistics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
+
+
+@overload
+def collect_statistics(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    layers: Layers | None = None,
+    at: str = "output",
+    reduce: str | Reduction = "pool",
+    num_classes: int | None = None,
+    covariance: Literal["full"] = "full",
+    unpack: Unpack | None = None,
+) -> dict[str, ClassStatistics]: ...
+
+
+@overload
+def collect_statistics(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    layers: Layers | None = None,
+    at: str = "output",
+    reduce: str | Reduction = "pool",
+    num_classes: int | None = None,
+    covariance: Literal["span"],
+    unpack: Unpack | None = None,
+) -> dict[str, SpanStatistics]: ...
 
 
 @torch.inference_mode(False)
@@ -29,7 +56,7 @@ def collect_statistics(
     num_classes: int | None = None,
     covariance: str = "full",
     unpack: Unpack | None = None,
-) -> dict[str, ClassStatistics]:
+) -> dict[str, ClassStatistics] | dict[str, SpanStatistics]:
     """Statistics of every layer of any torch model, in order of execution, in one pass.
 
     The layers are the modules reached from the root by opening containers: Sequential, ModuleList,
@@ -65,15 +92,16 @@ def collect_statistics(
             activations are turned round.
         num_classes: K; None takes the largest label.
         covariance: "full" (d×d), or "span" for features too wide for that, as unpooled
-            convolutions: statistics of dimension K + 1 with the same metrics, see
-            `span_statistics`, from two passes over the loader.
+            convolutions: `SpanStatistics` of dimension K + 1 with the same metrics and for
+            them alone, from two passes over the loader, which must give the same samples.
         unpack: batch → (inputs, labels), for batches of another kind, as
             `lambda batch: batch[:2]` for (inputs, labels, index).
 
     Raises:
         ValueError: an unknown or unused layer, no batch, a first dimension that is not the batch,
             axes that "pool" would have to guess, NaN or infinity in a layer, a class without
-            samples, or, with covariance "span", a loader that gives its batches only once.
+            samples, or, with covariance "span", a loader that gives its batches only once, or other
+            samples the second time.
         TypeError: a model that is no module of Python (TorchScript, a function), or a layer that
             gives no tensor of floats.
         MemoryError: d×d does not fit; reduce d, or take covariance "span".
@@ -84,7 +112,7 @@ def collect_statistics(
     if covariance not in ("full", "span"):
         raise ValueError(f"covariance must be 'full' or 'span', got {covariance!r}")
     _refuse_missing(counts_at_hand(loader, num_classes, unpack))
-    options = {"layers": layers, "at": at, "reduce": reduce, "unpack": unpack}
+    options: dict[str, Any] = {"layers": layers, "at": at, "reduce": reduce, "unpack": unpack}
     if covariance == "full":
         builders, counts = collect_builders(model, loader, num_classes=num_classes, **options)
         _refuse_missing(counts)
@@ -94,13 +122,23 @@ def collect_statistics(
             "loader must give its batches twice with covariance='span', and an iterator gives them "
             "once; make it a list, a DataLoader, or an object with __iter__"
         )
-    walk = partial(walk_layers, model, loader, num_classes=num_classes, **options)
+
+    def walk(take: Taker) -> Tensor:
+        return walk_layers(model, loader, take, num_classes=num_classes, **options)
+
     first: dict[str, MeansBuilder] = {}
     counts = walk(lambda name, x, y: first.setdefault(name, MeansBuilder(num_classes)).update(x, y))
     _refuse_missing(counts)
     second = {name: SpanBuilder(*builder.result()) for name, builder in first.items()}
     walk(lambda name, x, y: second[name].update(x, y))
-    return {name: builder.result() for name, builder in second.items()}
+    return {name: _result(name, builder) for name, builder in second.items()}
+
+
+def _result(name: str, builder: SpanBuilder) -> SpanStatistics:
+    try:
+        return builder.result()
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
 
 
 def collect_builders(
@@ -124,7 +162,9 @@ def collect_builders(
 
 
 def _refuse_missing(counts: Int64[Tensor, "K"] | None) -> None:
-    missing = [] if counts is None else (counts == 0).nonzero().flatten().tolist()
+    if counts is None:
+        return
+    missing = (counts == 0).nonzero().flatten().tolist()
     if missing:
         raise ValueError(
             f"every class needs a sample, but classes {missing[:10]} of {len(counts)} have none in "

@@ -13,6 +13,7 @@ from perturb_nc.measure.loading import Loader, is_read_once
 from perturb_nc.measure.modules import Layers
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 
 
@@ -93,12 +94,12 @@ class CollapseMonitor:
         self._file = None if path is None else EpochFile(Path(path))
         self._called: float | None = None
         self.records: list[dict[str, Any]] = [] if self._file is None else self._file.read()
-        self.statistics: dict[str, ClassStatistics] = {}
+        self.statistics: Mapping[str, ClassStatistics | SpanStatistics] = {}
 
     def __call__(self, epoch: int, **scalars: float) -> dict[str, CollapseMetrics]:
         """Measure now; gives the metrics of every layer, and records them."""
         start = time.perf_counter()
-        self.statistics = collect_statistics(self._model, self._loader, **self._options)
+        self.statistics = collect_statistics(self._model, self._loader, **self._options)  # type: ignore[call-overload]
         metrics = {
             name: collapse_metrics(statistics, self._weight(name, statistics))
             for name, statistics in self.statistics.items()
@@ -122,7 +123,9 @@ class CollapseMonitor:
         """For `train(on_epoch=...)`: measures, and records loss and accuracy beside."""
         self(record.epoch, loss=record.loss, accuracy=record.accuracy)
 
-    def _weight(self, layer: str, statistics: ClassStatistics) -> Any:
+    def _weight(self, layer: str, statistics: ClassStatistics | SpanStatistics) -> Any:
+        if isinstance(statistics, SpanStatistics):
+            return None  # no coordinates that a weight reads
         own = layer if self._own_weights else ""
         module: Any = self._modules.get(self._weights.get(layer, own))
         weight = getattr(module, "weight", None)

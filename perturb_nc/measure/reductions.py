@@ -108,7 +108,7 @@ class Reducer:
 def _batch_first(module: nn.Module) -> bool | None:
     """What a recurrent or attention module says about its first axis."""
     if isinstance(module, nn.TransformerEncoder | nn.TransformerDecoder):
-        module = module.layers[0]  # type: ignore[assignment]
+        module = module.layers[0]
     if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         module = module.self_attn
     said = getattr(module, "batch_first", None)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from perturb_nc.study.depth import COMPARED, DepthCalibration
 from perturb_nc.study.predict import LayerPrediction
-from perturb_nc.theory.flow.central_path import FlowPath
+from perturb_nc.theory.flow.path import FlowPath
 
 MEASURED, PREDICTED = "#1b3a5c", "#d1495b"
 _RIVALS = {"shrinkage": ("s--", "#8d99ae"), "interpolation": ("^:", "#2a9d8f")}

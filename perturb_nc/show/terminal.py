@@ -6,7 +6,6 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
@@ -15,7 +14,7 @@ from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.depth import COMPARED, MODELS, DepthCalibration
 from perturb_nc.study.predict import LayerPrediction
-from perturb_nc.theory.flow.central_path import FlowPath
+from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.theory.status import Status
 
@@ -104,19 +103,6 @@ def spectrum_tables(result: NearCollapseSpectrum) -> tuple[Table, Table, str]:
         f"O(1/β) {result.large_beta_off_block_value:.6f}"
     )
     return whole, block, off
-
-
-def scaled_traces(path: FlowPath) -> dict[str, list[float]]:
-    """e^{2λ_H t} tr Σ_W ("within") and e^{2λ_H t} tr Σ_B ("between") at every time of a path.
-
-    The first falls and the second rises at β = 0 (Tirer et al. 2023, Theorem 3.1).
-    """
-    growth = torch.exp(2 * path.lambda_h * path.times).tolist()
-    moments = [path.statistics(i) for i in range(len(path))]
-    return {
-        "within": [g * s.within.trace().item() for g, s in zip(growth, moments, strict=True)],
-        "between": [g * s.between.trace().item() for g, s in zip(growth, moments, strict=True)],
-    }
 
 
 def flow_table(path: FlowPath, traces: Mapping[str, Sequence[float]]) -> Table:

@@ -11,11 +11,12 @@ import numpy as np
 import xarray as xr
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
 from perturb_nc.study.comparison import empty_comparison, stages
 from perturb_nc.study.depth import CALIBRATING, calibrate_depth
-from perturb_nc.study.fit import fit_regularization, misfit
+from perturb_nc.study.fit import fit_regularization
+from perturb_nc.study.misfit import misfit
 from perturb_nc.study.quantities import QUANTITIES, quantities, top_spectrum
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
@@ -223,6 +224,8 @@ def _check(
     """ValueError when the arguments do not fit together."""
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
+    for name, statistics in layers.items():
+        check_full(statistics, f"layer {name!r}")
     classes = {name: s.num_classes for name, s in layers.items()}
     if len(set(classes.values())) > 1:
         raise ValueError(f"layers must share one set of classes, got K = {classes}")

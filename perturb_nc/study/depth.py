@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.flow.central_path import FlowPath, central_path_flow
+from perturb_nc.theory.flow.central_path import central_path_flow
+from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.status import Status
 
 CALIBRATING = ("nc1_trace", "nc1_span", "nc1", "cdnv")

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics, within_spectrum
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.flow.central_path import FlowPath, central_path_flow
+from perturb_nc.theory.flow.central_path import central_path_flow
+from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.status import Status

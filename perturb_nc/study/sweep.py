@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.sweep_plan import (
     DERIVED,
     FLOW_METRICS,
@@ -79,6 +79,7 @@ def sweep(
 
     Source: DESIGN §4.1-4.3, 4.5.
     """
+    check_full(statistics)
     plan = SweepPlan.checked(
         lambda_w, lambda_h, beta, flow_times, zipped=zipped, bias=bias, tol=tol, chunk=chunk
     )

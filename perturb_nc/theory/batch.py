@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
+from perturb_nc.moments import Moments
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
-from perturb_nc.theory.minimize import Solution, descend, solution_at, starting_weight
+from perturb_nc.theory.minimize import Points, Solution, descend, solution_at, starting_weight
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.response import HYPERPARAMETERS, differentiable, weight_response
@@ -24,15 +25,12 @@ _MATRICES = 6  # of them for a setting
 
 
 @dataclass(frozen=True, eq=False)
-class StatisticsBatch(ClassStatistics):
-    """Class statistics of several feature sets of one set of classes; not checked."""
+class StatisticsBatch(Moments):
+    """What metrics read, of several feature sets of one set of classes."""
 
     means: Float64[Tensor, "... K d"]
     within: Float64[Tensor, "... d d"]
     class_variance: Float64[Tensor, "... K"]
-
-    def __post_init__(self) -> None:
-        """Nothing to check."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,9 +188,8 @@ def minimize_batch(
         for rows in _chunks(len(rest), space.statistics.dim):
             index = rest[rows]
             own = settings[index]
-            found = descend(
-                space.statistics, weight[rows], own, bias, tol, max_steps, space.neglected
-            )
+            family = _family(space.statistics, own, bias)
+            found = descend(family, weight[rows], tol, max_steps, space.neglected)
             steps[index] += found.steps
             products[index] += found.products
             for i, ended in zip(index.tolist(), found.status, strict=True):
@@ -209,6 +206,10 @@ def minimize_batch(
         space, weight = wider, wider.compressed(space.lifted(point.weight))
     counted = {"steps": steps, "products": products, "status": status}
     return _collect(statistics, settings, bias, parts, counted)
+
+
+def _family(statistics: ClassStatistics, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
+    return lambda index: lambda w: ReducedPoint(statistics, w, settings[index], bias)
 
 
 def _settings(
@@ -308,7 +309,7 @@ def _norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
 def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
     """All metrics and the objective at points."""
     s = point.reference
-    reference = StatisticsBatch(s.counts, s.means, s.within, s.class_variance)
+    reference = StatisticsBatch(s.means, s.within, s.class_variance)
     moved = reference.moved(point.means, point.within)
     return {**metric_tensors(moved, point.weight), "objective": point.objective}
 

@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.moments import trace
+from perturb_nc.statistics import ClassStatistics
 
 Scalar = Float64[Tensor, "..."]
 Factor = Float64[Tensor, "... 1 1"]
@@ -43,6 +44,17 @@ class ReducedPoint:
     weight: Rows
     hyperparameters: Float64[Tensor, "... 3"]
     has_bias: bool
+
+    @property
+    def layer(self) -> Rows:
+        """W."""
+        return self.weight
+
+    @property
+    def scale(self) -> str:
+        """Sizes to name where float64 does not suffice."""
+        size = self.reference.means.abs().max().item()
+        return f"class means of size {size:.1e}, lambda_w = {self.lambda_w.min().item():g}"
 
     @property
     def lambda_w(self) -> Factor:

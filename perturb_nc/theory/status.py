@@ -27,6 +27,15 @@ class Status(Enum):
         "of them (λ_H at 0 if it ran to its lower end)"
     )
 
+    NOT_SMALL = (
+        "the features are too far from collapse for this expansion: its next order changes weight, "
+        "means or within-class covariance by more than a tenth; use minimize"
+    )
+    NOT_CERTIFIED = (
+        "the spectral ratio r is above 1, so that another optimum may be better than the one near "
+        "the collapsed frame; use minimize"
+    )
+
     @property
     def is_done(self) -> bool:
         """Whether the computation ended as it was meant to."""

@@ -31,7 +31,7 @@ def layer(features, run):
 def test_stats_is_from_features(features, layer):
     arrays = np.load(features)
     expected = pnc.ClassStatistics.from_features(arrays["features"], arrays["labels"])
-    assert pnc.ClassStatistics.load(layer).within.equal(expected.within)
+    assert pnc.load_layers(layer)[""].within.equal(expected.within)
 
 
 def test_stats_takes_labels_from_another_file_and_other_names(tmp_path, features, run):
@@ -40,14 +40,14 @@ def test_stats_takes_labels_from_another_file_and_other_names(tmp_path, features
     torch.save(torch.from_numpy(arrays["labels"]), tmp_path / "y.pt")
     out = tmp_path / "a.safetensors"
     assert run("stats", tmp_path / "x.npy", "-o", out, "--labels", tmp_path / "y.pt")[0] == 0
-    assert pnc.ClassStatistics.load(out).num_samples == 60
+    assert pnc.load_layers(out)[""].num_samples == 60
     code, _, err = run("stats", features, "-o", out, "--labels-key", "targets")
     assert code == 2
     assert "holds arrays ['features', 'labels'], none named 'targets'" in err
 
 
 def test_metrics_prints_every_metric(layer, run, tmp_path):
-    expected = pnc.collapse_metrics(pnc.ClassStatistics.load(layer)).as_dict()
+    expected = pnc.collapse_metrics(pnc.load_layers(layer)[""]).as_dict()
     code, out, _ = run("metrics", layer)
     assert code == 0
     for name, value in expected.items():
@@ -65,7 +65,7 @@ def test_metrics_prints_every_metric(layer, run, tmp_path):
 def test_predict_is_minimize(layer, run, tmp_path):
     options = ("--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     problem = pnc.NearCollapseProblem(
-        pnc.ClassStatistics.load(layer), lambda_w=0.4, lambda_h=0.1, beta=0.5
+        pnc.load_layers(layer)[""], lambda_w=0.4, lambda_h=0.1, beta=0.5
     )
     solution = pnc.minimize(problem)
     code, out, _ = run("predict", layer, *options, "--json", "-o", tmp_path / "p.safetensors")
@@ -132,7 +132,7 @@ def test_errors_are_one_line_and_exit_code_two(arguments, message, layer, featur
     np.save(tmp_path / "y.npy", np.arange(60) % 3)
     offset = torch.from_numpy(np.load(features)["features"]) + 1e9
     statistics = pnc.ClassStatistics.from_features(offset, torch.arange(60) % 3)
-    statistics.save(tmp_path / "offset.safetensors")
+    pnc.save_layers({"": statistics}, tmp_path / "offset.safetensors")
     files = {"LAYER": layer, "FEATURES": features, "BAD": tmp_path / "bad.npz"}
     files |= {"UNNAMED": tmp_path / "x.npy", "LABELS": tmp_path / "y.npy"}
     files |= {"OFFSET": tmp_path / "offset.safetensors"}
@@ -199,7 +199,7 @@ def test_a_gap_that_is_undefined_is_a_dash(layer, run, monkeypatch):
 @pytest.fixture
 def network(layer):
     """Layers that lie on a path, and a head of another dimension."""
-    start = pnc.ClassStatistics.load(layer)
+    start = pnc.load_layers(layer)[""]
     path = pnc.central_path_flow(start, lambda_w=0.1, lambda_h=0.05, times=[0.5, 1.0, 40.0])
     layers = {"a": start} | {name: path.statistics(i) for i, name in enumerate("bcd")}
     moments = (start.means[:, :3], start.within[:3, :3], start.class_variance)

@@ -20,7 +20,7 @@ def statistics():
 
 @pytest.fixture
 def layer(statistics, tmp_path):
-    statistics.save(tmp_path / "layer.safetensors")
+    pnc.save_layers({"": statistics}, tmp_path / "layer.safetensors")
     return tmp_path / "layer.safetensors"
 
 

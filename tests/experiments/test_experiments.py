@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.networks import Dataset, ResNet, collect_statistics
+from perturb_nc import collect_statistics
+from perturb_nc.networks import Dataset, ResNet
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))

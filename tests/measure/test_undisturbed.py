@@ -110,7 +110,7 @@ def test_a_network_trained_with_a_monitor_is_the_one_trained_without():
                 loss.backward()
                 optimizer.step()
             if watched:
-                monitor(epoch, loss=loss)
+                monitor(epoch, loss=loss.item())
         return network.state_dict()
 
     plain, watched = trained(False), trained(True)

@@ -16,7 +16,7 @@ from perturb_nc.study.comparison import (
     load_comparison,
     save_comparison,
 )
-from perturb_nc.study.fit import misfit
+from perturb_nc.study.misfit import misfit
 
 LAMBDA_W = 0.1
 SETTING = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 2.0}

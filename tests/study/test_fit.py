@@ -11,7 +11,7 @@ from problems import random_problem
 from scipy.optimize import minimize_scalar
 
 import perturb_nc as pnc
-from perturb_nc.study.fit import _Misfit
+from perturb_nc.study.misfit import Misfit
 
 TRUE = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
@@ -84,7 +84,7 @@ def test_known_parameters_come_back_from_other_problems(bias, shape, true):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_jacobian_is_central_differences(noisy, bias):
-    misfit, x, h = _Misfit(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
+    misfit, x, h = Misfit(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
     jacobian = misfit.jacobian(x)
     for i, unit in enumerate(np.eye(3)):
         expected = (misfit.residuals(x + h * unit) - misfit.residuals(x - h * unit)) / (2 * h)
@@ -159,7 +159,7 @@ def test_rotations_relabelling_and_scale_change_nothing_else(noisy):
 def test_standard_errors_are_the_spread_of_the_linearised_fit(noisy):
     reference = noisy[0]
     population, generator = optimum(reference), torch.Generator().manual_seed(2)
-    exact = _Misfit(reference, population, {}, False)
+    exact = Misfit(reference, population, {}, False)
     x = np.log(list(TRUE.values()))
     inverse = np.linalg.pinv(exact.jacobian(x))
     draws = [sampled(population, generator) for _ in range(400)]

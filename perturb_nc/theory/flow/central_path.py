@@ -1,32 +1,12 @@
 """The central-path gradient flow of Theorem 3.1 (Tirer et al. 2023), on class statistics."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
 
-import torch
-from jaxtyping import Float64
-from torch import Tensor
-
-from perturb_nc import metrics as metric_functions
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
-from perturb_nc.statistics import ClassStatistics
-from perturb_nc.storage import read_tensors, write_tensors
-from perturb_nc.theory.flow.integrators import (
-    Event,
-    Exponential,
-    FlowCost,
-    OnStep,
-    Scipy,
-    Trajectory,
-)
-from perturb_nc.theory.flow.space import FlowSpace, transported
-from perturb_nc.theory.flow.state import FlowState, Rows
-from perturb_nc.theory.status import Status
-from perturb_nc.validation import ArrayLike, as_features, as_labels, nonnegative, positive
+from perturb_nc.statistics import ClassStatistics, check_full
+from perturb_nc.theory.flow.integrators import Exponential, OnStep, Scipy
+from perturb_nc.theory.flow.path import FlowPath, checked_times, columns, events, flow_paths
+from perturb_nc.theory.flow.space import FlowSpace
+from perturb_nc.validation import nonnegative, positive
 
 Method = Exponential | Scipy
 METHODS: dict[str, Method] = {
@@ -34,156 +14,6 @@ METHODS: dict[str, Method] = {
     "DOP853": Scipy("DOP853"),
     "Radau": Scipy("Radau"),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class FlowPath:
-    """The flow at a list of times, with all that is needed to go on.
-
-    Attributes:
-        reference: class statistics of H0 = H(0).
-        lambda_w, lambda_h, beta: of the flow.
-        times: flow times reached, (T,).
-        means: class means of H(t), (T, K, d).
-        basis: V, (d, m): the weights and the class means of H0 lie in its span.
-        inner, outer: ψ (T, m, m) and a (T,): within-class deviations are δ(t) = Ψ(t)δ(0) with
-            Ψ = VψVᵀ + a(I - VVᵀ).
-        status: how the integration ended.
-        cost: steps, evaluations of W*, and m.
-        rtol, atol: tolerances asked for.
-    """
-
-    reference: ClassStatistics
-    lambda_w: float
-    lambda_h: float
-    beta: float
-    times: Float64[Tensor, "T"]
-    means: Float64[Tensor, "T K d"]
-    basis: Float64[Tensor, "d m"]
-    inner: Float64[Tensor, "T m m"]
-    outer: Float64[Tensor, "T"]
-    status: Status
-    cost: FlowCost
-    rtol: float
-    atol: float
-
-    def __len__(self) -> int:
-        """T."""
-        return len(self.times)
-
-    def statistics(self, i: int) -> ClassStatistics:
-        """Class statistics at times[i]; class variances as in `ClassStatistics.moved`."""
-        return transported(self.reference, self.basis, self.means[i], self.inner[i], self.outer[i])
-
-    def propagator(self, i: int) -> Float64[Tensor, "d d"]:
-        """Ψ(times[i])."""
-        return self._moved(torch.eye(self.reference.dim).to(self.means), i).mT
-
-    def _moved(self, rows: Float64[Tensor, "n d"], i: int) -> Float64[Tensor, "n d"]:
-        """Rows times Ψᵀ."""
-        read = rows @ self.basis
-        own = read @ self.inner[i].mT - self.outer[i] * read
-        return self.outer[i] * rows + own @ self.basis.mT
-
-    def features(
-        self, reference_features: ArrayLike, labels: ArrayLike, i: int
-    ) -> Float64[Tensor, "N d"]:
-        """H(times[i]) for given samples (N, d): μ_k(t) + Ψ(t)(h0 - μ_k(0)), exact for the path.
-
-        Raises:
-            ValueError: wrong shapes, NaN or infinity, labels out of range.
-        """
-        k, d = self.means.shape[1:]
-        x = as_features(reference_features, name="reference_features", dim=d).to(self.means)
-        y = as_labels(labels, len(x), num_classes=k).to(x.device)
-        return self.means[i][y] + self._moved(x - self.reference.means[y], i)
-
-    @cached_property
-    def metrics(self) -> list[CollapseMetrics]:
-        """All collapse metrics at every time."""
-        return [collapse_metrics(self.statistics(i)) for i in range(len(self))]
-
-    def extend(
-        self, times: Sequence[float], *, until: Mapping[str, float] | None = None
-    ) -> "FlowPath":
-        """Go on from the last state to further times; returns the longer path."""
-        more = self.from_last(times, until=until)
-        size = more.basis.shape[1]
-        past = [self._state(i).padded(size) for i in range(len(self))]
-        return replace(
-            more,
-            times=torch.cat([self.times, more.times]),
-            means=torch.cat([self.means, more.means]),
-            inner=torch.cat([*(state.propagator for state in past), more.inner]),
-            outer=torch.cat([self.outer, more.outer]),
-            cost=self.cost + more.cost,
-        )
-
-    def from_last(
-        self, times: Sequence[float], *, until: Mapping[str, float] | None = None
-    ) -> "FlowPath":
-        """The path at further times alone, from the last state on; H0 stays what it was."""
-        reached = float(self.times[-1])
-        return self._continue(self._state(-1), reached, _checked_times(times, reached), until or {})
-
-    def at(self, time: float) -> ClassStatistics:
-        """Class statistics at any time up to the last, integrated from the nearest one before."""
-        time = nonnegative(time, "time")
-        if time > float(self.times[-1]):
-            raise ValueError(f"time must be <= {float(self.times[-1])}, got {time}; use extend()")
-        before = int((self.times <= time).sum()) - 1
-        start = 0.0 if before < 0 else float(self.times[before])
-        state = self._space().model.initial_state() if before < 0 else self._state(before)
-        return self._continue(state, start, [time], {}).statistics(0)
-
-    def _continue(
-        self, state: FlowState, start: float, times: Sequence[float], until: Mapping[str, float]
-    ) -> "FlowPath":
-        space = self._space()
-        run = Exponential().integrate(
-            space,
-            state,
-            start,
-            times,
-            rtol=self.rtol,
-            atol=self.atol,
-            events=_events(space, until),
-        )
-        return _paths(space, run, self.rtol, self.atol)[0]
-
-    def save(self, path: str | Path) -> None:
-        """Write the path as one safetensors file, atomically."""
-        names = [f.name for f in fields(ClassStatistics)]
-        tensors = {name: getattr(self.reference, name) for name in names}
-        tensors |= {f"path/{name}": getattr(self, name) for name in _ARRAYS}
-        plain = {name: getattr(self, name) for name in _NUMBERS}
-        record = json.dumps({**plain, "status": self.status.name, "cost": asdict(self.cost)})
-        write_tensors(path, tensors, {"format": _FORMAT, "path": record})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "FlowPath":
-        """Read a file written by `save`; ValueError when it is not one."""
-        tensors, metadata = read_tensors(path)
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"{path} holds no flow path; make one with central_path_flow().save()")
-        record = json.loads(metadata["path"])
-        status, cost = Status[record.pop("status")], FlowCost(**record.pop("cost"))
-        reference = ClassStatistics(*(tensors[f.name] for f in fields(ClassStatistics)))
-        record |= {name: tensors[f"path/{name}"] for name in _ARRAYS}
-        return cls(reference=reference, status=status, cost=cost, **record)
-
-    def _space(self) -> FlowSpace:
-        w, h, beta = _columns(self.reference, [self.lambda_w], [self.lambda_h], [self.beta])
-        return FlowSpace(self.reference, w, h, beta, basis=self.basis[None])
-
-    def _state(self, i: int) -> FlowState:
-        means = self.means[i] @ self.basis
-        return FlowState(means[None], self.inner[i][None], self.outer[i].reshape(1, 1, 1))
-
-
-_FORMAT = "perturb_nc.FlowPath/2"
-_ARRAYS = ("times", "means", "basis", "inner", "outer")
-_NUMBERS = ("lambda_w", "lambda_h", "beta", "rtol", "atol")
 
 
 def central_path_flow(
@@ -268,7 +98,8 @@ def _flow(
     until: Mapping[str, float] | None,
     on_step: OnStep | None,
 ) -> list[FlowPath]:
-    values = _columns(
+    check_full(statistics)
+    values = columns(
         statistics,
         [positive(v, "lambda_w") for v in lambda_w],
         [nonnegative(v, "lambda_h") for v in lambda_h],
@@ -285,65 +116,10 @@ def _flow(
         space,
         space.model.initial_state(),
         0.0,
-        _checked_times(times, 0.0),
+        checked_times(times, 0.0),
         rtol=positive(rtol, "rtol"),
         atol=nonnegative(atol, "atol"),
-        events=_events(space, until or {}),
+        events=events(space, until or {}),
         on_step=on_step,
     )
-    return _paths(space, run, rtol, atol)
-
-
-def _columns(statistics: ClassStatistics, *values: Sequence[float]) -> list[Tensor]:
-    return [statistics.means.new_tensor(v).reshape(-1, 1, 1) for v in values]
-
-
-def _paths(space: FlowSpace, run: Trajectory, rtol: float, atol: float) -> list[FlowPath]:
-    model, basis = space.model, space.basis
-    return [
-        FlowPath(
-            reference=space.statistics,
-            lambda_w=float(model.lambda_w[b]),
-            lambda_h=float(model.lambda_h[b]),
-            beta=float(model.beta[b]),
-            times=basis.new_tensor(run.times),
-            means=torch.stack([state.means[b] @ basis[b].mT for state in run.states]),
-            basis=basis[b],
-            inner=torch.stack([state.propagator[b] for state in run.states]),
-            outer=torch.stack([state.outer[b, 0, 0] for state in run.states]),
-            status=run.status,
-            rtol=rtol,
-            atol=atol,
-            cost=run.cost,
-        )
-        for b in range(len(basis))
-    ]
-
-
-def _checked_times(times: Sequence[float], start: float) -> list[float]:
-    values = [nonnegative(t, "times") for t in times]
-    if not values or any(b <= a for a, b in pairwise(values)):
-        raise ValueError(f"times must be a list of increasing numbers, got {values[:10]}")
-    if values[0] < start:
-        raise ValueError(f"times must not lie before {start}, the last time reached")
-    return values
-
-
-def _events(space: FlowSpace, until: Mapping[str, float]) -> list[Event]:
-    known = [f.name for f in fields(CollapseMetrics) if f.name not in _NEED_WEIGHT]
-    unknown = [name for name in until if name not in (*known, "speed")]
-    if unknown:
-        raise ValueError(f"until must name metrics ({', '.join(known)}) or speed, got {unknown}")
-
-    def event(name: str, value: float) -> Event:
-        def distance(state: FlowState, weight: Rows) -> float:
-            if name == "speed":
-                return float(space.model.speed(state, weight)) - value
-            return float(getattr(metric_functions, name)(space.statistics_at(state))) - value
-
-        return distance
-
-    return [event(name, value) for name, value in until.items()]
-
-
-_NEED_WEIGHT = ("nc3_duality", "nc3_alignment", "dnc1", "dnc3")
+    return flow_paths(space, run, rtol, atol)

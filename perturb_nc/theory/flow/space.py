@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.moments import trace
+from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.flow.state import Factor, FlowModel, FlowState, Rows
 
 BLOCKS = 7  # at the start; each divides the residual by some 20 on well-conditioned features
