@@ -142,6 +142,7 @@ def test_encoders_are_opened_whoever_wrote_them():
     assert list(found) == ["0.layers.0", "0.layers.1"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_torchscript_is_refused_by_name():
     model = Net()
     with pytest.raises(TypeError, match=r"TorchScript, .*pass the module it was made from"):
