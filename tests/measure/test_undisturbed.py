@@ -192,7 +192,7 @@ def test_where_there_is_no_float64_sums_are_taken_on_the_cpu(monkeypatch):
 
         @classmethod
         def __torch_function__(cls, function, types, args=(), kwargs=None):
-            if function is torch.Tensor.device.__get__:
+            if function == torch.Tensor.device.__get__:
                 return torch.device("mps")
             if function is torch.Tensor.double or any(a is torch.float64 for a in args):
                 raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
@@ -207,7 +207,7 @@ def test_where_there_is_no_float64_sums_are_taken_on_the_cpu(monkeypatch):
     found = collect_statistics(network, batched(X, Y))
     assert_same(found, wanted)
     monkeypatch.setattr(layers, "_WITHOUT_FLOAT64", ())
-    with pytest.raises(TypeError, match="MPS"):
+    with pytest.raises((TypeError, RuntimeError), match="MPS|mps"):
         collect_statistics(network, batched(X, Y))
 
 
