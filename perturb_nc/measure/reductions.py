@@ -181,9 +181,12 @@ def random_projection(dim: int, *, seed: int = 0) -> Reduction:
         flat = x.reshape(len(x), -1).float()
         key = (flat.shape[1], flat.device)
         if key not in matrices:
-            generator = torch.Generator("cpu").manual_seed(seed)
-            gaussian = torch.randn(flat.shape[1], dim, generator=generator, device="cpu")
-            matrices[key] = gaussian.to(flat.device) / dim**0.5
+            generator = torch.Generator().manual_seed(seed)
+            gaussian = torch.randn(
+                flat.shape[1], dim, generator=generator, dtype=torch.float32, device="cpu"
+            )
+            gaussian /= dim**0.5
+            matrices[key] = gaussian.to(flat.device)
         return flat @ matrices[key]
 
     return project

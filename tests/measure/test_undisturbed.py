@@ -207,7 +207,7 @@ def test_where_there_is_no_float64_sums_are_taken_on_the_cpu(monkeypatch):
     found = collect_statistics(network, batched(X, Y))
     assert_same(found, wanted)
     monkeypatch.setattr(layers, "_WITHOUT_FLOAT64", ())
-    with pytest.raises((TypeError, RuntimeError), match="MPS|mps"):
+    with pytest.raises((TypeError, RuntimeError), match=r"MPS|mps"):
         collect_statistics(network, batched(X, Y))
 
 

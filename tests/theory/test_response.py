@@ -1,5 +1,6 @@
 import dataclasses
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -41,7 +42,7 @@ def dense_response(dense, solution):
         return at.objective(w.view_as(solution.weight), h.view_as(features), full)
 
     flat = torch.cat([features.flatten(), solution.weight.flatten(), bias])
-    hessian = torch.func.hessian(objective)(flat, dense.reference.flatten())
+    hessian = torch.func.jacrev(torch.func.grad(objective))(flat, dense.reference.flatten())
     mixed = torch.func.jacrev(torch.func.grad(objective), argnums=1)(
         flat, dense.reference.flatten()
     )
@@ -184,6 +185,43 @@ def test_hyperparameter_derivatives_against_central_differences(name, case):
         assert derivative == pytest.approx(rate, rel=1e-4, nan_ok=True), metric
     undefined = [m for m, value in response.metrics[name].items() if np.isnan(value)]
     assert undefined == (["nc3_alignment"] if dense.bias else [])  # W has rank K - 1 with bias
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+@pytest.mark.parametrize("c0", [0.5, 0.999, 0.999999])
+def test_hyperparameter_derivatives_on_a_frame_against_mpmath(c0, scale):
+    """H0 = scale · H*: W = wR, M = mR, two equations in w and m, by 50 digits."""
+    lambda_h, beta = 0.3, 0.7
+    lambda_w = c0**2 / lambda_h
+    exact = pnc.exact_collapse(num_classes=3, dim=5, lambda_w=lambda_w, lambda_h=lambda_h)
+    reference = dataclasses.replace(exact.statistics(4), means=scale * exact.means)
+    settings = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    solution = pnc.minimize(pnc.NearCollapseProblem(reference, **settings), tol=1e-15)
+    response = pnc.hyperparameter_response(solution)
+    frame = exact.means / exact.means.norm()
+
+    def size(rows):
+        return (rows * frame).sum().item() / 3**0.5
+
+    with mpmath.workdps(50):
+        w, m = mpmath.findroot(
+            lambda w, m: (
+                lambda_w * w - m * (1 - w * m),
+                lambda_h * m - w * (1 - w * m) + beta * (m - size(reference.means)),
+            ),
+            (size(solution.weight), size(solution.statistics.means)),
+        )
+        hessian = mpmath.matrix(
+            [[m * m + lambda_w, 2 * w * m - 1], [2 * w * m - 1, w * w + lambda_h + beta]]
+        )
+        for name, right in {
+            "lambda_w": (w, 0), "lambda_h": (0, m), "beta": (0, m - size(reference.means)),
+        }.items():  # fmt: skip
+            expected = -mpmath.lu_solve(hessian, mpmath.matrix(right))
+            found = size(response.weight[name]), size(response.means[name])
+            for value, own, of in zip(found, expected, (w, m), strict=True):
+                # In units of the optimum: the derivative in beta is 0 at scale 1.
+                assert value == pytest.approx(float(own), rel=1e-9, abs=1e-12 * float(of))
 
 
 @pytest.mark.usefixtures("unchecked")
