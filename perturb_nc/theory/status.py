@@ -22,9 +22,15 @@ class Status(Enum):
     DIVERGED = "the objective rose a thousandfold or is not finite; lower learning_rate"
     NOT_DETERMINED = (
         "the statistics do not determine the parameters with infinite standard error: they change "
-        "nothing, another parameter makes up for them, or they ran to the end of their range (1e-5 "
-        "to 1e2 |H0|²/N for λ_W, 1e-5 to 1e2 N/|H0|² for λ_H, 1e-2 to 1e4 N/|H0|² for β); fix one "
-        "of them (λ_H at 0 if it ran to its lower end)"
+        "nothing, or another parameter makes up for them; fix one of them"
+    )
+    AT_BOUND = (
+        "the fit is best at the end of a parameter's range, which the result names; its `interval` "
+        "says what is excluded. Hold it there (λ_H at 0 at its lower end), or fit more to it"
+    )
+    NOT_PLACED = (
+        "the path comes by none of the layers that were to be fitted, whatever λ_W: nothing is "
+        "predicted; place layers by another metric (nc1), or start from a later layer"
     )
 
     NOT_SMALL = (
