@@ -30,7 +30,7 @@ from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.validation import ArrayLike
 
-_GOLDEN_STEPS = 40
+_GOLDEN_STEPS = 30
 
 
 @certify.register(CrossEntropyProblem)
@@ -110,17 +110,23 @@ class _Dual:
         return -entropy.mean() - 0.5 * quadratic
 
     def best(self, enough: float) -> Float64[Tensor, ""]:
-        """The largest D(φR), concave in φ; the first one that is `enough`."""
+        """The largest D(φR), concave in φ, unless the one at the largest φ is `enough`."""
         # The relative 1e-12 keeps T definite where r = 1 to rounding.
         ceiling = (self.limit * (1 - 1e-12) / self.largest).sqrt().clamp(max=1.0)
         best = self(ceiling)
+        if best >= enough:
+            return best
+        ratio = (math.sqrt(5) - 1) / 2
         low, high = torch.zeros_like(ceiling), ceiling
-        golden = (math.sqrt(5) - 1) / 2
+        a, b = high - ratio * high, ratio * high
+        left, right = self(a), self(b)
         for _ in range(_GOLDEN_STEPS):
-            if best >= enough:
-                break
-            a, b = high - golden * (high - low), low + golden * (high - low)
-            left, right = self(a), self(b)
-            low, high = (a, high) if left < right else (low, b)
-            best = torch.maximum(best, torch.maximum(left, right))
-        return best
+            if left < right:
+                low, a, left = a, b, right
+                b = low + ratio * (high - low)
+                right = self(b)
+            else:
+                high, b, right = b, a, left
+                a = high - ratio * (high - low)
+                left = self(a)
+        return torch.stack([best, left, right]).max()

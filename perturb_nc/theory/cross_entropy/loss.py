@@ -18,7 +18,12 @@ Logits = Float64[Tensor, "n K"]
 
 @runtime_checkable
 class Loss(Protocol):
-    """Potential ψ of a loss ψ(z) - <t, z>, row by row."""
+    """Potential ψ of a loss ψ(z) - <t, z>, row by row.
+
+    only_differences: whether a constant added to all logits changes nothing.
+    """
+
+    only_differences: bool
 
     def potential(self, logits: Logits) -> Float64[Tensor, "n"]:
         """ψ(z)."""
@@ -38,6 +43,8 @@ class Loss(Protocol):
 
 class CrossEntropy:
     """ψ = log Σ exp."""
+
+    only_differences = True
 
     def potential(self, logits: Logits) -> Float64[Tensor, "n"]:
         """log Σ_k exp z_k."""

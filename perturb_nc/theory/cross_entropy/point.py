@@ -44,13 +44,19 @@ class Samples:
     targets: Targets
     gamma: float
     kappa: float
-    penalties: Float64[Tensor, "D"]
+    penalties: Float64[Tensor, "m"]
     moment: Float64[Tensor, "d d"]
 
     @property
     def has_bias(self) -> bool:
         """Whether the last column of a weight is b."""
         return len(self.penalties) > self.features.shape[1]
+
+    @property
+    def has_gauge(self) -> bool:
+        """Whether b is free up to a constant."""
+        free = self.has_bias and self.penalties[-1].item() == 0
+        return free and self.targets.loss.only_differences
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +68,9 @@ class CrossEntropyPoint:
     """
 
     samples: Samples
-    weight: Float64[Tensor, "1 K D"]
+    weight: Float64[Tensor, "1 K m"]
     start: Logits | None = None
-    movable: Float64[Tensor, "D"] | None = None
+    movable: Float64[Tensor, "m"] | None = None
 
     @property
     def layer(self) -> Float64[Tensor, "1 K d"]:
@@ -147,7 +153,7 @@ class CrossEntropyPoint:
         return relative(self.gradient, bound[None])
 
     @cached_property
-    def _moment(self) -> Float64[Tensor, "D D"]:
+    def _moment(self) -> Float64[Tensor, "m m"]:
         """h̃h̃ᵀ over N."""
         s, w = self.samples, self.last_layer
         cross = s.gamma * s.kappa * (w.mT @ self.residual_overlap)
@@ -160,7 +166,7 @@ class CrossEntropyPoint:
         return torch.cat([torch.cat([moment, mean[None]]), column[:, None]], dim=1)
 
     @cached_property
-    def _stiffness(self) -> tuple[Square, Float64[Tensor, "K D D"]]:
+    def _stiffness(self) -> tuple[Square, Float64[Tensor, "K m m"]]:
         """Eigenvectors of the mean curvature, and for each root s a factor of s h̃h̃ᵀ/N + Λ."""
         roots, vectors = torch.linalg.eigh(self.state.mean_curvature)
         # Along 1 cross-entropy has no curvature, and nothing moves along it.
@@ -184,7 +190,7 @@ class CrossEntropyPoint:
         own -= s.kappa * ((across + across.mT) @ w + self.residual_moment[0] @ v)
         return self._freed(self._widened(own, changes.mean(0)) + s.penalties * direction)
 
-    def shift(self, direction: Float64[Tensor, "K D"]) -> Logits:
+    def shift(self, direction: Float64[Tensor, "K m"]) -> Logits:
         """e(V, v), the change of a, less what Wᵀq turns by."""
         s, w = self.samples, self.last_layer
         v = direction[:, : w.shape[1]]
@@ -203,9 +209,15 @@ class CrossEntropyPoint:
         return own - s.kappa * (rows @ w.mT) @ self.residual_overlap
 
     def _freed(self, rows: Rows) -> Rows:
-        return rows if self.movable is None else rows * self.movable
+        """Without what is held, and without the part of a free b that changes nothing."""
+        if self.movable is not None:
+            rows = rows * self.movable
+        if self.samples.has_gauge:
+            common = rows[..., -1:].mean(1, keepdim=True)
+            rows = torch.cat([rows[..., :-1], rows[..., -1:] - common], dim=-1)
+        return rows
 
-    def _widened(self, own: Float64[Tensor, "K m"], column: Float64[Tensor, "K"]) -> Rows:
+    def _widened(self, own: Float64[Tensor, "K n"], column: Float64[Tensor, "K"]) -> Rows:
         wide = torch.cat([own, column[:, None]], dim=1) if self.samples.has_bias else own
         return wide[None]
 
@@ -217,6 +229,8 @@ class WarmStart:
         self.point = point
 
     def __call__(self, weight: Rows) -> CrossEntropyPoint:
+        if not len(weight):  # the solver asks for the points of nobody when it has ended
+            return self.point
         start = self.point.state.residuals if "state" in vars(self.point) else self.point.start
         self.point = replace(self.point, weight=weight, start=start)
         return self.point

@@ -150,7 +150,7 @@ class CrossEntropyProblem:
         return replace(found, movable=None, start=found.state.residuals)
 
     @property
-    def _column(self) -> Float64[Tensor, "D"]:
+    def _column(self) -> Float64[Tensor, "m"]:
         """What holds W and lets b move."""
         column = torch.zeros_like(self.samples.penalties)
         column[-1] = 1.0

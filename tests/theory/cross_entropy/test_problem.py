@@ -64,9 +64,7 @@ def test_products_without_matrices_are_the_same(size, monkeypatch):
     free = dense.problem.at(weight, bias)
     assert free.state.curvatures is None
     scale = explicit.state.logits.abs().max().item()
-    torch.testing.assert_close(
-        free.state.logits, explicit.state.logits, rtol=0, atol=1e-11 * scale
-    )
+    torch.testing.assert_close(free.state.logits, explicit.state.logits, rtol=0, atol=1e-11 * scale)
     expected = explicit.hessian_vector_product(direction)
     close = {"rtol": 0, "atol": 1e-10 * expected.abs().max().item()}
     torch.testing.assert_close(free.hessian_vector_product(direction), expected, **close)
