@@ -70,7 +70,7 @@ class MeansBuilder:
         x = as_features(features, dim=self._sums.shape[1] or None)
         y = as_labels(labels, len(x), num_classes=self._fixed).to(x.device)
         if self._sums.shape[1] == 0:
-            self._counts = self._counts.to(x.device)
+            self._counts = x.new_zeros(len(self._counts), dtype=torch.int64)
             self._sums = x.new_zeros(len(self._counts), x.shape[1], dtype=torch.float64)
         grow = int(y.max()) + 1 - len(self._counts)
         if grow > 0:

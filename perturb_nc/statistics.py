@@ -288,8 +288,8 @@ class StatisticsBuilder:
             )
             self._scatter = like.new_zeros(d, d)
             self._means = like.new_zeros(len(self._counts), d)
-            self._counts = self._counts.to(like.device)
-            self._class_scatter = self._class_scatter.to(like.device)
+            self._counts = like.new_zeros(len(self._counts), dtype=torch.int64)
+            self._class_scatter = like.new_zeros(len(self._class_scatter))
         grow = num_classes - len(self._counts)
         if grow > 0:
             pad = torch.nn.functional.pad
