@@ -93,7 +93,10 @@ class Eliminated:
                 0
             )
         mean /= n
-        system = torch.eye(len(mean)).to(mean) + self.factor @ self.factor.mT @ mean
+        system = (
+            torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+            + self.factor @ self.factor.mT @ mean
+        )
         return mean @ torch.linalg.inv(system)
 
 

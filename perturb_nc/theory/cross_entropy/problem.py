@@ -87,7 +87,7 @@ class CrossEntropyProblem:
                 raise ValueError(f"class_weights must have one weight a class, {k}, got {given}")
             for i, weight in enumerate(self.class_weights):
                 positive(weight, f"class_weights[{i}]")
-        self.statistics  # noqa: B018 - refuses empty classes
+        self.samples  # noqa: B018 - refuses empty classes; later changes of the array change nothing
 
     @cached_property
     def statistics(self) -> ClassStatistics:
@@ -112,7 +112,7 @@ class CrossEntropyProblem:
         penalties = self.features.new_full((self.features.shape[1] + self.bias,), decay)
         if self.bias and not self.bias_decay:
             penalties[-1] = 0.0
-        centred = self.features - self.shift if self.shift.any() else self.features
+        centred = self.features - self.shift
         moment = self.statistics.second_moment - torch.outer(self.shift, self.shift)
         targets = self.targets(self.labels)
         return Samples(centred, targets, self.beta / c, 1 / c, penalties, moment)
@@ -121,7 +121,9 @@ class CrossEntropyProblem:
         """(1-ε) e_y + (ε/K) 1 and ω_y."""
         k, like = self.num_classes, self.features
         rows = like.new_full((len(labels), k), self.label_smoothing / k)
-        rows[torch.arange(len(labels)), labels] += 1 - self.label_smoothing
+        rows.scatter_add_(
+            1, labels[:, None], torch.full_like(rows[:, :1], 1 - self.label_smoothing)
+        )
         if self.class_weights is None:
             weights = like.new_ones(len(labels), 1)
         else:
