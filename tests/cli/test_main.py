@@ -226,7 +226,7 @@ def test_flow_is_central_path_flow_with_the_layers_on_it(network, run, tmp_path)
     assert {n: v["time"] for n, v in record["layers"].items()} == pytest.approx(
         {"b": 0.5, "c": 1.0, "d": 40.0}, rel=1e-3
     )
-    assert "placed by ÑC1: b t = 0.5, c t = 1, d t = 40" in out
+    assert "placed by ÑC1 span: b t = 0.5, c t = 1, d t = 40" in out
     assert "left out, not of the start layer's dimension: head" in out
     assert f"{path.metrics[-1].nc1:.3g}" in out
     assert (tmp_path / "o" / "flow.png").stat().st_size > 10_000
