@@ -100,7 +100,7 @@ def unpooled(config: Config, output: Path) -> None:
     rows = slice(config.unpooled)
     batches = list(_batches(data.inputs[rows], data.labels[rows], config))
     before, start = _peak_memory(), time.perf_counter()
-    layers = collect_statistics(model, batches, covariance="span")
+    layers = collect_statistics(model, batches, reduce="flatten", covariance="span")
     record = {
         "manifest": manifest(config),
         "seconds": time.perf_counter() - start,

@@ -48,7 +48,7 @@ def save_layers(
         for field in _FIELDS
     }
     tensors |= {
-        f"{i}/{name}/{_SPAN}": torch.tensor(statistics.features_dim)
+        f"{i}/{name}/{_SPAN}": torch.tensor(statistics.features_dim, device="cpu")
         for i, (name, statistics) in enumerate(layers.items())
         if isinstance(statistics, SpanStatistics)
     }

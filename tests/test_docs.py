@@ -16,7 +16,7 @@ import perturb_nc as pnc
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FACES = ("deep", "measure", "networks", "show", "study", "theory")
-HOW_TO = ("metric", "huge", "monitor", "report")
+HOW_TO = ("metric", "layers", "huge", "monitor", "report")
 PAGES = ["tutorial.md", "numerical.md", *(f"howto/{name}.md" for name in HOW_TO)]
 
 

@@ -1,21 +1,20 @@
 """CollapseMonitor: the collapse of every layer, once per epoch, for any training loop."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from perturb_nc.measure.dataset import Dataset, batches
 from perturb_nc.measure.epoch_file import EpochFile
 from perturb_nc.measure.extraction import collect_statistics
+from perturb_nc.measure.loading import Loader, is_read_once
+from perturb_nc.measure.modules import Layers
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
-
-_BATCH = 1024
 
 
 @runtime_checkable
@@ -64,18 +63,18 @@ class CollapseMonitor:
     def __init__(
         self,
         model: nn.Module,
-        loader: Dataset | Iterable[Any],
+        loader: Loader,
         *,
         path: str | Path | None = None,
         weights: Mapping[str, str] | None = None,
         tensorboard: ScalarWriter | None = None,
-        layers: Sequence[str] | None = None,
+        layers: Layers | None = None,
         at: str = "output",
         reduce: str | Reduction = "pool",
         num_classes: int | None = None,
         covariance: str = "full",
     ) -> None:
-        if not isinstance(loader, Dataset) and iter(loader) is loader:
+        if is_read_once(loader):
             raise ValueError(
                 "loader must be readable every epoch, and an iterator is used up by the first; "
                 "give a Dataset, a list or a DataLoader"
@@ -100,11 +99,7 @@ class CollapseMonitor:
     def __call__(self, epoch: int, **scalars: float) -> dict[str, CollapseMetrics]:
         """Measure now; gives the metrics of every layer, and records them."""
         start = time.perf_counter()
-        data = self._loader
-        loader = batches(data, _BATCH) if isinstance(data, Dataset) else data
-        if self._options["covariance"] == "span" and isinstance(data, Dataset):
-            loader = list(batches(data, _BATCH))  # views of the data, which the two passes share
-        self.statistics = collect_statistics(self._model, loader, **self._options)  # type: ignore[call-overload]
+        self.statistics = collect_statistics(self._model, self._loader, **self._options)  # type: ignore[call-overload]
         metrics = {
             name: collapse_metrics(statistics, self._weight(name, statistics))
             for name, statistics in self.statistics.items()

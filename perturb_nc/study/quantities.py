@@ -6,18 +6,17 @@ from numpy.typing import ArrayLike, NDArray
 from perturb_nc.metrics import CollapseMetrics, within_spectrum
 from perturb_nc.statistics import ClassStatistics
 
-LABELS = {  # name and meaning
-    "nc1_trace": ("ÑC1", "tr Σ_W / tr Σ_B"),
-    "nc1_span": ("ÑC1 in the span", "tr PΣ_W / tr Σ_B, P: span of class means"),
-    "nc1": ("NC1", "tr(Σ_W Σ_B†) / K"),
-    "cdnv": ("CDNV", "class-distance normalised variance"),
-    "nc2_etf": ("NC2", "distance of class means to a simplex ETF"),
-    "nc2_equinorm": ("NC2 norms", "spread of the norms of the class means over their mean"),
-    "nc2_equiangular": ("NC2 angles", "mean of |cos + 1/(K-1)| over pairs of classes"),
-    "within_share": ("within share", "tr Σ_W / (tr Σ_W + tr Σ_B)"),
-    "top_eigenvalues": ("eigenvalues", "first five eigenvalues of Σ_W / tr Σ_B, median"),
-}
-QUANTITIES = tuple(LABELS)[:-1]  # the last is of errors alone
+QUANTITIES = (
+    "nc1_trace",
+    "nc1_span",
+    "nc1",
+    "cdnv",
+    "nc2_etf",
+    "nc2_equinorm",
+    "nc2_equiangular",
+    "within_share",
+)
+JUDGED = (*QUANTITIES, "top_eigenvalues")  # the last is of errors alone
 _ZERO = 1e-12  # a metric below this is rounding
 EIGENVALUES = 20  # largest ones of Σ_W / tr Σ_B that are kept
 

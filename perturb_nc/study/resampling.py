@@ -58,7 +58,7 @@ def bootstrap_intervals(
     generator = torch.Generator().manual_seed(seed)
     found = np.empty((replicates, len(layers), len(QUANTITIES)))
     for i in range(replicates):
-        place = torch.rand(len(y), generator=generator, dtype=torch.float64)
+        place = torch.rand(len(y), generator=generator, dtype=torch.float64, device="cpu")
         drawn = order[starts[y] + (place * torch.bincount(y)[y]).long()]
         for j, x in enumerate(layers.values()):
             statistics = ClassStatistics.from_features(x[drawn.to(x.device)], y.to(x.device))

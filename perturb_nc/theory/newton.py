@@ -130,7 +130,9 @@ def seek_negative_curvature(point: Point) -> HessianSolve:
     """
     top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
     generator = torch.Generator().manual_seed(0)
-    row = torch.randn(point.weight.shape[-1], generator=generator, dtype=torch.float64)
+    row = torch.randn(
+        point.weight.shape[-1], generator=generator, dtype=torch.float64, device="cpu"
+    )
     return solve_hessian(point, top * row.to(top.device), 1e-8)
 
 

@@ -197,7 +197,9 @@ def test_an_interrupted_measurement_of_the_public_network_goes_on(
     public_resnet.unpooled(replace(config, unpooled=50), whole)
     record = json.loads((whole / "unpooled.json").read_text(encoding="utf8"))
     data = public_resnet.public_inputs()
-    wide = collect_statistics(model, [(data.inputs[:50], data.labels[:50])], layers=["blocks.2"])
+    wide = collect_statistics(
+        model, [(data.inputs[:50], data.labels[:50])], layers=["blocks.2"], reduce="flatten"
+    )
     wanted = pnc.collapse_metrics(wide["blocks.2"])
     assert wide["blocks.2"].dim == 8 * 16 * 16
     assert record["layers"]["blocks.2"]["nc1"] == pytest.approx(wanted.nc1, rel=1e-3)
