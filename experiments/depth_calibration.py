@@ -19,7 +19,7 @@ from experiments.command import RESULTS, options
 from experiments.resume import is_finished, manifest
 from perturb_nc.networks import MLP, ResidualMLP, TrainingConfig, batches, load_dataset, train
 from perturb_nc.storage import replacing, write_json
-from perturb_nc.study.depth import COMPARED, MODELS, calibrate_depth
+from perturb_nc.study.depth import COMPARED, calibrate_depth
 
 FOLDER = RESULTS / "depth_calibration"
 
@@ -137,6 +137,10 @@ def calibrations(
         for lambda_w in (num_classes * network.decay_of_last_layer, None):
             c = calibrate_depth(layers, lambda_w=lambda_w, metric=metric, fit=fit, rtol=1e-5)
             judged = [name for name in held_out if name in c.placed]
+            errors = {
+                model: {m: c.predictions[model].errors(c.stage, m) for m in COMPARED}
+                for model in MODELS
+            }
             yield {
                 "network": network.name,
                 "metric": metric,
@@ -147,14 +151,15 @@ def calibrations(
                 "held_out": held_out,
                 "placed": list(c.placed),
                 "errors": {
-                    model: {m: c.errors(model, metric=m, layers=judged) for m in COMPARED}
-                    for model in MODELS
+                    model: {m: {n: found[n] for n in judged} for m, found in of.items()}
+                    for model, of in errors.items()
                 },
                 "measured": {n: m.as_dict() for n, m in c.measured.items()},
-                "path": {n: c.predicted["path"][n].as_dict() for n in c.placed},
+                "path": {n: c.path.metrics[n].as_dict() for n in c.placed},
             }
 
 
+MODELS = ("path", "shrinkage", "interpolation")
 JUDGED = ("nc1", "nc1_span", "nc1_trace", "cdnv", "nc2_etf")
 
 
