@@ -93,8 +93,8 @@ def write_commands(folder: Path) -> None:
         text = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="perturb-nc")
         (folder / f"{name}.md").write_text(text, encoding="utf8")
     listed = "\n".join(group.commands)
-    head = "# Commands\n\nEach prints a table, or JSON with `--json`; errors are one line and exit code 2."
-    index = f"{head}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+    said = "Each prints a table, or JSON with `--json`; errors are one line and exit code 2."
+    index = f"# Commands\n\n{said}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
     (folder / "index.md").write_text(index, encoding="utf8")
 
 
