@@ -37,9 +37,9 @@ class Config:
 QUICK = Config(width=6, num_classes=3, batches=(1, 8), loop_runs=2, steps=3, repetitions=1)
 
 
-def make_model(config: Config, seeds: range) -> pnc.DeepUFM:
+def make_model(config: Config, seeds: range) -> pnc.deep.DeepUFM:
     """Runs from Gaussian starts."""
-    return pnc.DeepUFM(
+    return pnc.deep.DeepUFM(
         torch.arange(config.num_classes),
         [config.width] * config.depth,
         lambdas=config.decay,
@@ -48,14 +48,14 @@ def make_model(config: Config, seeds: range) -> pnc.DeepUFM:
     )
 
 
-def batch(model: pnc.DeepUFM, config: Config) -> Tensor:
+def batch(model: pnc.deep.DeepUFM, config: Config) -> Tensor:
     """`gradient_descent` on all runs; the objectives."""
-    return pnc.gradient_descent(
+    return pnc.deep.gradient_descent(
         model, learning_rate=config.rate, max_steps=config.steps, check_every=config.steps
     ).objective
 
 
-def loop(model: pnc.DeepUFM, config: Config) -> Tensor:
+def loop(model: pnc.deep.DeepUFM, config: Config) -> Tensor:
     """A plain loop over runs: linear layers, autograd and SGD with weight decay."""
     targets = torch.eye(config.num_classes, dtype=torch.float64)
     values = []
@@ -81,7 +81,7 @@ def loop(model: pnc.DeepUFM, config: Config) -> Tensor:
     return torch.stack(values)
 
 
-def vmap(model: pnc.DeepUFM, config: Config) -> Tensor:
+def vmap(model: pnc.deep.DeepUFM, config: Config) -> Tensor:
     """torch.func.vmap of the gradient of one run, on all runs."""
     targets = torch.eye(config.num_classes, dtype=torch.float64)
 
@@ -101,7 +101,7 @@ def vmap(model: pnc.DeepUFM, config: Config) -> Tensor:
 
 
 def measure(
-    method: Callable[[pnc.DeepUFM, Config], Tensor], runs: int, config: Config
+    method: Callable[[pnc.deep.DeepUFM, Config], Tensor], runs: int, config: Config
 ) -> dict[str, Any]:
     """Median seconds per run and step, and the objectives reached."""
     seconds = []

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import perturb_nc as pnc
 from benchmarks.machine import command_line, machine
-from perturb_nc.networks import MLP, ResNet, collect_statistics
+from perturb_nc import collect_statistics
+from perturb_nc.networks import MLP, ResNet
 
 OURS = "collect_statistics"
 Batches = list[tuple[Tensor, Tensor]]

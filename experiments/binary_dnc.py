@@ -4,10 +4,8 @@ Gradient descent, and L-BFGS, at depths 2..6 from the same Gaussian starts; the 
 above the threshold in λ; and the linear model with four classes.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,7 +14,8 @@ from rich.progress import track
 from torch import Tensor
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, finished_parts, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import finished_parts, manifest
 from perturb_nc.storage import write_json
 
 OUTPUT = RESULTS / "binary_dnc.json"
@@ -45,9 +44,9 @@ class Config:
 
 def optimum(
     config: Config, depth: int, decay: float, num_classes: int = 2, samples: int | None = None
-) -> pnc.DeepCollapse:
+) -> pnc.deep.DeepCollapse:
     """The closed form."""
-    return pnc.deep_collapse_optimum(
+    return pnc.deep.deep_collapse_optimum(
         depth=depth,
         num_classes=num_classes,
         samples_per_class=samples or config.samples_per_class,
@@ -56,10 +55,10 @@ def optimum(
     )
 
 
-def start(config: Config) -> tuple[pnc.DeepUFM, list[int], Tensor]:
+def start(config: Config) -> tuple[pnc.deep.DeepUFM, list[int], Tensor]:
     """All depths and seeds as one batch; the depth of every run and its optimum."""
     depths = [d for d in config.depths for _ in range(config.seeds)]
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         torch.arange(2).repeat_interleave(config.samples_per_class),
         [config.width] * max(depths),
         lambdas=config.decay,
@@ -79,13 +78,13 @@ def descent(config: Config) -> dict[str, Any]:
     wanted = {0, *(every * int(i) for i in log.round().unique())}
     history: list[dict[str, Any]] = []
 
-    def on_check(step: int, current: pnc.DeepUFM) -> None:
+    def on_check(step: int, current: pnc.deep.DeepUFM) -> None:
         if step in wanted:
             excess = (current.objective().detach() - values).tolist()
             collapse = [_metrics(current, run) for run in range(len(depths))]
             history.append({"step": step, "excess": excess, "layers": collapse})
 
-    trained = pnc.gradient_descent(
+    trained = pnc.deep.gradient_descent(
         model,
         learning_rate=config.learning_rate,
         max_steps=config.steps,
@@ -106,7 +105,7 @@ def descent(config: Config) -> dict[str, Any]:
 def fast(config: Config) -> dict[str, Any]:
     """L-BFGS from the same starts."""
     model, depths, values = start(config)
-    trained = pnc.lbfgs(model, max_steps=config.fast_steps, tol=1e-8)
+    trained = pnc.deep.lbfgs(model, max_steps=config.fast_steps, tol=1e-8)
     return {
         "depth_of_run": depths,
         "optimum": values.tolist(),
@@ -132,7 +131,7 @@ def medians(history: list[dict[str, Any]], depths: list[int]) -> list[dict[str, 
     return rows
 
 
-def _metrics(model: pnc.DeepUFM, run: int) -> dict[str, list[float]]:
+def _metrics(model: pnc.deep.DeepUFM, run: int) -> dict[str, list[float]]:
     layers = model.collapse(run)
     return {name: [getattr(layer, name) for layer in layers] for name in ("dnc1", "dnc2", "dnc3")}
 
@@ -147,14 +146,14 @@ def threshold(config: Config) -> dict[str, Any]:
         limit = config.decay * ratio ** (1 / (depth + 1))
         for factor in config.threshold_factors:
             decay = factor * limit
-            model = pnc.DeepUFM(
+            model = pnc.deep.DeepUFM(
                 labels,
                 [config.width] * depth,
                 lambdas=decay,
                 lambda_h=decay,
                 seeds=range(config.seeds),
             )
-            trained = pnc.lbfgs(model, max_steps=1500, tol=1e-8)
+            trained = pnc.deep.lbfgs(model, max_steps=1500, tol=1e-8)
             # Zero is a stationary point that needs no search.
             best = min(0.5, trained.objective.min().item())
             rows.append(
@@ -173,7 +172,7 @@ def threshold(config: Config) -> dict[str, Any]:
 def linear(config: Config) -> dict[str, Any]:
     """The linear model with more classes."""
     k, n, decay = config.linear_classes, config.linear_samples, config.linear_decay
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         torch.arange(k).repeat_interleave(n),
         [config.width] * config.linear_depth,
         lambdas=decay,
@@ -182,7 +181,7 @@ def linear(config: Config) -> dict[str, Any]:
         seeds=range(config.seeds),
         feature_scale=config.width**-0.5,
     )
-    trained = pnc.gradient_descent(
+    trained = pnc.deep.gradient_descent(
         model, learning_rate=config.learning_rate, max_steps=config.steps // 4, tol=1e-8
     )
     return {
@@ -203,12 +202,9 @@ PARTS: dict[str, Callable[[Config], dict[str, Any]]] = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="depths 2 and 3, two seeds")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
+    chosen = options(__doc__, OUTPUT, "depths 2 and 3, two seeds")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(
             config,
             depths=(2, 3),
@@ -219,11 +215,10 @@ def main() -> None:
             threshold_factors=(0.8, 1.2),
             linear_samples=3,
         )
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
-    parts = finished_parts(options.output, config)
+    parts = finished_parts(chosen.output, config)
     for name in track([p for p in PARTS if p not in parts], description="parts"):
         parts[name] = PARTS[name](config)
-        write_json(options.output, {"manifest": manifest(config), "parts": parts})
+        write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
     for depth in config.depths:
         part = parts["descent"]
         runs = [i for i, d in enumerate(part["depth_of_run"]) if d == depth]
@@ -235,7 +230,7 @@ def main() -> None:
             f"L = {depth}: f* = {part['optimum'][runs[0]]:.10f}, gradient descent within 1e-6: "
             f"{near} of {len(runs)}, largest DNC1 {dnc1:.1e}; L-BFGS within 1e-8: {quick}"
         )
-    print(f"wrote {options.output}")
+    print(f"wrote {chosen.output}")
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@ strongly-regular-graph solution where there is one. Last, many starts in narrow 
 solutions need no width, and are met more often there.
 """
 
-import argparse
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, finished_parts, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import finished_parts, manifest
 from perturb_nc.storage import write_json
 from perturb_nc.theory.status import Status
 
@@ -49,20 +48,20 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
     """All seeds of one number of classes and one width."""
     labels, widths = torch.arange(num_classes), [width] * config.depth
     penalties = {"lambdas": config.decay, "lambda_h": config.decay}
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         labels,
         widths,
         seeds=range(config.seeds),
         feature_scale=config.feature_scale,
         **penalties,
     )
-    descent = pnc.gradient_descent(
+    descent = pnc.deep.gradient_descent(
         model, learning_rate=config.learning_rate, max_steps=config.steps
     )
     diverged = sum(s is Status.DIVERGED for s in descent.status)
     if diverged:
         raise FloatingPointError(f"K = {num_classes}: {diverged} runs diverged; lower the rate")
-    polished = pnc.lbfgs(model, max_steps=config.polish, tol=1e-7)
+    polished = pnc.deep.lbfgs(model, max_steps=config.polish, tol=1e-7)
     shape = {
         "depth": config.depth,
         "num_classes": num_classes,
@@ -72,17 +71,17 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
     result = {
         "num_classes": num_classes,
         "width": width,
-        "collapse": pnc.deep_collapse_optimum(**shape).objective,
+        "collapse": pnc.deep.deep_collapse_optimum(**shape).objective,
         "descent": descent.objective.tolist(),
         "polished": polished.objective.tolist(),
         "status": [s.name for s in polished.status],
         "ranks": [[layer.rank for layer in model.collapse(run)] for run in range(config.seeds)],
     }
     if num_classes in _LOW_RANKS:
-        strongly = pnc.strongly_regular_solution(**shape)
-        start = pnc.DeepUFM(labels, widths, **penalties)
+        strongly = pnc.deep.strongly_regular_solution(**shape)
+        start = pnc.deep.DeepUFM(labels, widths, **penalties)
         start.load_parameters(strongly.parameters(widths))
-        refined = pnc.lbfgs(start, max_steps=5 * config.polish, tol=1e-7)
+        refined = pnc.deep.lbfgs(start, max_steps=5 * config.polish, tol=1e-7)
         result["strongly_regular"] = strongly.objective
         result["refined"] = refined.objective.item()
         result["refined_ranks"] = [layer.rank for layer in start.collapse()]
@@ -92,16 +91,16 @@ def run_setting(config: Config, num_classes: int, width: int) -> dict[str, Any]:
 def search(config: Config, num_classes: int) -> dict[str, Any]:
     """The best of many starts of L-BFGS in a narrow network, where low ranks are met most."""
     width = num_classes + 2
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         torch.arange(num_classes),
         [width] * config.depth,
         seeds=range(config.search_seeds),
         lambdas=config.decay,
         lambda_h=config.decay,
     )
-    trained = pnc.lbfgs(model, max_steps=config.search_steps, tol=1e-7)
+    trained = pnc.deep.lbfgs(model, max_steps=config.search_steps, tol=1e-7)
     best = int(trained.objective.argmin())
-    collapse = pnc.deep_collapse_optimum(
+    collapse = pnc.deep.deep_collapse_optimum(
         depth=config.depth,
         num_classes=num_classes,
         samples_per_class=1,
@@ -120,12 +119,9 @@ def search(config: Config, num_classes: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="K = 4 and 6, few steps")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
+    chosen = options(__doc__, OUTPUT, "K = 4 and 6, few steps")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(
             config,
             settings=((4, 20), (6, 12)),
@@ -136,14 +132,13 @@ def main() -> None:
             search_seeds=4,
             search_steps=200,
         )
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
-    parts = finished_parts(options.output, config)
+    parts = finished_parts(chosen.output, config)
     for k, width in config.settings:
         name = f"K={k},width={width}"
         if name in parts:
             continue
         parts[name] = part = run_setting(config, k, width)
-        write_json(options.output, {"manifest": manifest(config), "parts": parts})
+        write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
         ratios = [f / part["collapse"] - 1 for f in part["descent"]]
         at, below = sum(abs(r) <= 1e-3 for r in ratios), sum(r < -1e-3 for r in ratios)
         print(
@@ -157,10 +152,10 @@ def main() -> None:
         name = f"search:K={k}"
         if name not in parts:
             parts[name] = part = search(config, k)
-            write_json(options.output, {"manifest": manifest(config), "parts": parts})
+            write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
             ratio = part["best"] / part["collapse"]
             print(f"{name}: best {part['best']:.6f}, {ratio:.4f} of DNC, ranks {part['ranks']}")
-    print(f"wrote {options.output}")
+    print(f"wrote {chosen.output}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.moments import Moments, trace
+from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.validation import ArrayLike, as_matrix
 
 Scalar = Float64[Tensor, "..."]
@@ -22,12 +23,12 @@ _RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
 Weight = Float[Tensor, "... m d"]
 
 
-def nc1_trace(statistics: ClassStatistics) -> Scalar:
+def nc1_trace(statistics: Moments) -> Scalar:
     """ÑC1 = tr Σ_W / tr Σ_B (Tirer et al. 2023). Infinite or NaN when all class means agree."""
     return trace(statistics.within) / _trace_between(statistics)
 
 
-def nc1(statistics: ClassStatistics) -> Scalar:
+def nc1(statistics: Moments) -> Scalar:
     """NC1 = (1/K) tr(Σ_W Σ_B†) (Papyan, Han & Donoho 2020).
 
     Σ_B has rank K-1 at most. With A = M̃ᵀC (d×(K-1)), C an orthonormal basis of 1⊥, Σ_B = AAᵀ/K
@@ -36,65 +37,61 @@ def nc1(statistics: ClassStatistics) -> Scalar:
     their largest spread count as none: float32 features leave noise there, which must not be
     inverted. Infinite or NaN, as nc1_trace, when all class means agree.
     """
-    inverse, agree = _pinv(contrasts(statistics), statistics)
+    inverse, agree = pseudo_inverse(contrasts(statistics), statistics)
     value = ((inverse @ statistics.within) * inverse).sum((-2, -1))
     return torch.where(agree, trace(statistics.within) / 0.0, value)
 
 
-def nc1_span(statistics: ClassStatistics) -> Scalar:
+def nc1_span(statistics: Moments) -> Scalar:
     """tr(PΣ_W) / tr Σ_B with P the projection on the span of the centred class means.
 
     ÑC1 without the variability that no last layer of the model reads: outside this span the central
     path leaves deviations to weight decay alone, and networks do with them as they please.
     """
     a = contrasts(statistics)
-    inverse, agree = _pinv(a, statistics)
+    inverse, agree = pseudo_inverse(a, statistics)
     value = ((inverse @ statistics.within) * a.mT).sum((-2, -1)) / _trace_between(statistics)
     return torch.where(agree, trace(statistics.within) / 0.0, value)
 
 
-def nc1_parker(statistics: ClassStatistics) -> Scalar:
+def nc1_parker(statistics: Moments) -> Scalar:
     """tr(Σ_W Σ_B†) = K · NC1 (Parker et al. 2023)."""
     return statistics.num_classes * nc1(statistics)
 
 
-def nc2_etf(statistics: ClassStatistics) -> Scalar:
+def nc2_etf(statistics: Moments) -> Scalar:
     """‖ M̃M̃ᵀ/‖M̃M̃ᵀ‖_F - (I - 11ᵀ/K)/√(K-1) ‖_F: distance to a simplex ETF (Tirer et al. 2023)."""
-    k = statistics.num_classes
-    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device) - 1 / k
-    return _distance(_gram(statistics.centered_means), target / math.sqrt(k - 1))
+    return _distance(_gram(statistics.centered_means), etf_gram(statistics))
 
 
-def nc2_of(statistics: ClassStatistics) -> Scalar:
+def nc2_of(statistics: Moments) -> Scalar:
     """‖ MMᵀ/‖MMᵀ‖_F - I/√K ‖_F: distance of uncentred means to an orthogonal frame.
 
     The structure of the bias-free unconstrained features model (Tirer & Bruna 2022).
     """
-    k = statistics.num_classes
-    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device)
-    return _distance(_gram(statistics.means), target / math.sqrt(k))
+    return _distance(_gram(statistics.means), frame_gram(statistics))
 
 
-def nc2_equinorm(statistics: ClassStatistics) -> Scalar:
+def nc2_equinorm(statistics: Moments) -> Scalar:
     """std/mean of the norms ‖μ_k - μ_G‖ (Papyan et al. 2020; Parker et al. 2023)."""
     norms = statistics.centered_means.norm(dim=-1)
     return norms.std(-1, correction=0) / norms.mean(-1)
 
 
-def nc2_equiangular(statistics: ClassStatistics) -> Scalar:
+def nc2_equiangular(statistics: Moments) -> Scalar:
     """Mean over pairs of |cos(μ̃_k, μ̃_j) + 1/(K-1)| (Papyan et al. 2020; Parker et al. 2023)."""
-    return _angle_excess(statistics).abs().mean(-1)
+    return angle_excess(statistics).abs().mean(-1)
 
 
-def nc2_angle_std(statistics: ClassStatistics) -> Scalar:
+def nc2_angle_std(statistics: Moments) -> Scalar:
     """Standard deviation over pairs of cos(μ̃_k, μ̃_j) + 1/(K-1) (Rangamani et al. 2023).
 
     The signed mean is 0 for every set of centred means of equal norm, so it is not a metric.
     """
-    return _angle_excess(statistics).std(-1, correction=0)
+    return angle_excess(statistics).std(-1, correction=0)
 
 
-def nc3_duality(statistics: ClassStatistics, weight: Weight) -> Scalar:
+def nc3_duality(statistics: Moments, weight: Weight) -> Scalar:
     """‖ W/‖W‖_F - M̃/‖M̃‖_F ‖_F for the last layer's weight W (K×d) (Papyan et al. 2020).
 
     NaN when the weight does not have one row per class.
@@ -105,7 +102,7 @@ def nc3_duality(statistics: ClassStatistics, weight: Weight) -> Scalar:
     return torch.linalg.matrix_norm(_unit(weight) - _unit(means))
 
 
-def nc3_alignment(statistics: ClassStatistics, weight: Weight) -> Scalar:
+def nc3_alignment(statistics: Moments, weight: Weight) -> Scalar:
     """(1/K) Σ σ_i(V_Wᵀ U_M): 1 when W reads exactly the span of the class means.
 
     V_W: top-K right singular vectors of this layer's weight; U_M: left singular vectors of the
@@ -126,7 +123,7 @@ def nc3_alignment(statistics: ClassStatistics, weight: Weight) -> Scalar:
     return torch.where(full, value, math.nan)
 
 
-def cdnv(statistics: ClassStatistics) -> Scalar:
+def cdnv(statistics: Moments) -> Scalar:
     """Class-distance normalised variance (Galanti, György & Hutter 2022).
 
     Mean over pairs of (v_c + v_c') / (2 ‖μ_c - μ_c'‖²).
@@ -142,25 +139,25 @@ def cdnv(statistics: ClassStatistics) -> Scalar:
     return ((v[..., i] + v[..., j]) / (2 * distances)).mean(-1)
 
 
-def within_share(statistics: ClassStatistics) -> Scalar:
+def within_share(statistics: Moments) -> Scalar:
     """tr Σ_W / (tr Σ_W + tr Σ_B) (Rangamani et al. 2023)."""
     within = trace(statistics.within)
     return within / (within + _trace_between(statistics))
 
 
-def within_spectrum(statistics: ClassStatistics) -> Float64[Tensor, "... d"]:
+def within_spectrum(statistics: Moments) -> Float64[Tensor, "... d"]:
     """Eigenvalues of Σ_W / tr Σ_B, largest first; their sum is nc1_trace."""
     values = torch.linalg.eigvalsh(statistics.within).flip(-1)
     return values / _trace_between(statistics)[..., None]
 
 
-def dnc2(statistics: ClassStatistics) -> Scalar:
+def dnc2(statistics: Moments) -> Scalar:
     """Condition number of the matrix of (uncentred) class means (Súkeník et al. 2023)."""
     values = torch.linalg.svdvals(statistics.means)
     return values[..., 0] / values[..., -1]
 
 
-def dnc3(statistics: ClassStatistics, weight: Weight) -> Scalar:
+def dnc3(statistics: Moments, weight: Weight) -> Scalar:
     """Norm-weighted mean sine between the rows of W and the nearest class mean (up to sign).
 
     Σ_j |w_j| min_k sin∠(w_j, μ_k) / Σ_j |w_j|; zero rows carry no weight (Súkeník et al. 2023).
@@ -207,9 +204,7 @@ class CollapseMetrics:
         return "\n".join(f"{f.name:<16}{getattr(self, f.name):>14.6g}" for f in fields(self))
 
 
-def collapse_metrics(
-    statistics: ClassStatistics, weight: ArrayLike | None = None
-) -> CollapseMetrics:
+def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> CollapseMetrics:
     """All metrics of one layer.
 
     Args:
@@ -218,15 +213,20 @@ def collapse_metrics(
             nc3_alignment (m >= K) and dnc3; NaN without it.
 
     Raises:
-        ValueError: a weight that is not (m, d) or not finite.
+        ValueError: a weight that is not (m, d) or not finite, or one for `SpanStatistics`.
     """
     w = None
+    if weight is not None and isinstance(statistics, SpanStatistics):
+        raise ValueError(
+            "weight must be None for SpanStatistics, which keep no coordinates that it reads; "
+            "collect with covariance='full' for NC3"
+        )
     if weight is not None:
         w = as_matrix(weight, (None, statistics.dim), name="weight").to(statistics.means.device)
     return CollapseMetrics(**{name: v.item() for name, v in metric_tensors(statistics, w).items()})
 
 
-def metric_tensors(statistics: ClassStatistics, weight: Weight | None) -> Mapping[str, Scalar]:
+def metric_tensors(statistics: Moments, weight: Weight | None) -> Mapping[str, Scalar]:
     """Metric name → tensor (0-d without batch), differentiable in statistics and weight."""
     of_features = (
         nc1_trace, nc1, nc1_parker, nc1_span, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
@@ -241,22 +241,27 @@ def metric_tensors(statistics: ClassStatistics, weight: Weight | None) -> Mappin
     return values
 
 
-def collapse_depth(layers: Mapping[str, ClassStatistics], threshold: float = 0.2) -> str | None:
+def collapse_depth(layers: Mapping[str, Moments], threshold: float = 0.2) -> str | None:
     """Name of the first layer with cdnv < threshold, None if there is none (Rangamani et al.)."""
     return next((name for name, s in layers.items() if cdnv(s) < threshold), None)
 
 
-def contrasts(statistics: ClassStatistics) -> Float64[Tensor, "... d r"]:
-    """A = M̃ᵀC with C (K×(K-1)) the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
+def contrasts(statistics: Moments) -> Float64[Tensor, "... d r"]:
+    """A = M̃ᵀC with C the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
+    return statistics.centered_means.mT @ helmert(statistics)
+
+
+def helmert(statistics: Moments) -> Float64[Tensor, "K r"]:
+    """C, an orthonormal basis of 1⊥."""
     k = statistics.num_classes
     index = torch.arange(1, k, dtype=torch.float64, device=statistics.means.device)
-    helmert = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
-    helmert[1:].diagonal().copy_(-index)
-    return statistics.centered_means.mT @ (helmert / (index * (index + 1)).sqrt())
+    columns = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
+    columns[1:].diagonal().copy_(-index)
+    return columns / (index * (index + 1)).sqrt()
 
 
-def _pinv(
-    a: Float64[Tensor, "... d r"], statistics: ClassStatistics
+def pseudo_inverse(
+    a: Float64[Tensor, "... d r"], statistics: Moments
 ) -> tuple[Float64[Tensor, "... r d"], Bool[Tensor, "..."]]:
     """A† of the contrasts, cut off as `nc1` says, and whether all class means agree."""
     # The rounding of the (float64) means themselves, for a common offset of 1e6 and more.
@@ -267,11 +272,11 @@ def _pinv(
     return torch.linalg.pinv(a, atol=noise, rtol=cutoff), agree
 
 
-def _trace_between(statistics: ClassStatistics) -> Scalar:
+def _trace_between(statistics: Moments) -> Scalar:
     return statistics.centered_means.square().sum((-2, -1)) / statistics.num_classes
 
 
-def _undefined(statistics: ClassStatistics) -> Scalar:
+def _undefined(statistics: Moments) -> Scalar:
     return torch.full_like(_trace_between(statistics), math.nan)
 
 
@@ -287,11 +292,26 @@ def _unit(matrix: Float[Tensor, "... m n"]) -> Float[Tensor, "... m n"]:
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
 
 
+def etf_gram(statistics: Moments) -> Float64[Tensor, "K K"]:
+    """(I - 11ᵀ/K)/√(K-1), the Gram matrix of a simplex ETF, of norm 1."""
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device) - 1 / k
+    return target / math.sqrt(k - 1)
+
+
+def frame_gram(statistics: Moments) -> Float64[Tensor, "K K"]:
+    """I/√K, the Gram matrix of an orthogonal frame, of norm 1."""
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device)
+    return target / math.sqrt(k)
+
+
 def _distance(gram: Float64[Tensor, "... K K"], target: Float64[Tensor, "K K"]) -> Scalar:
     return torch.linalg.matrix_norm(_unit(gram) - target)
 
 
-def _angle_excess(statistics: ClassStatistics) -> Float64[Tensor, "... pairs"]:
+def angle_excess(statistics: Moments) -> Float64[Tensor, "... pairs"]:
+    """cos(μ̃_k, μ̃_j) + 1/(K-1) over pairs of classes, 0 for a simplex ETF."""
     k = statistics.num_classes
     means = statistics.centered_means
     units = means / means.norm(dim=-1, keepdim=True)

@@ -1,20 +1,29 @@
 """Class statistics of features: all that the near-collapse model and the metrics depend on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from perturb_nc.validation import ArrayLike, affordable, as_features, as_labels, at_least
+from perturb_nc.moments import Moments
+from perturb_nc.validation import (
+    ArrayLike,
+    affordable,
+    as_features,
+    as_labels,
+    at_least,
+    check_populated,
+    checked_features,
+)
 
-_CHUNK_BYTES = 64 * 2**20  # float64 working copy of one chunk of samples
+_CHUNK_BYTES = 16 * 2**20  # float64 working copy of one chunk of samples, of which there are six
 
 
 @dataclass(frozen=True, eq=False)
-class ClassStatistics:
+class ClassStatistics(Moments):
     """Counts, means and within-class covariance of the features of one layer.
 
     With class means μ_k, sizes n_k and N = Σ n_k samples:
@@ -25,7 +34,8 @@ class ClassStatistics:
         within: Σ_W = (1/N) Σ_k Σ_i (h_ki - μ_k)(h_ki - μ_k)ᵀ, shape (d, d).
         class_variance: v_k = (1/n_k) Σ_i |h_ki - μ_k|², shape (K,), so that Σ π_k v_k = tr Σ_W.
 
-    Everything is float64. Classes may be imbalanced; none may be empty.
+    Everything is float64. Classes may be imbalanced; none may be empty. The tensors are copied:
+    what happens later to those given changes nothing.
 
     Raises:
         ValueError: fewer than two classes, an empty class, shapes that disagree, NaN or infinity.
@@ -39,40 +49,7 @@ class ClassStatistics:
     class_variance: Float64[Tensor, "K"]
 
     def __post_init__(self) -> None:
-        if self.counts.dtype != torch.int64 or self.counts.ndim != 1:
-            raise ValueError(
-                f"counts must be integers (int64) of shape (K,), got {self.counts.dtype} of shape "
-                f"{tuple(self.counts.shape)}"
-            )
-        num_classes = len(self.counts)
-        if num_classes < 2:
-            raise ValueError(f"statistics need at least 2 classes, got {num_classes}")
-        empty = (self.counts < 1).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(
-                f"every class needs a sample, but classes {empty[:10]} of {num_classes} have none; "
-                "relabel the classes present with numpy.unique(labels, return_inverse=True)"
-            )
-        if (total := self.counts.double().sum()) > 2**53:
-            raise ValueError(f"counts must add up to 2^53 at most, got {total:.3g}")
-        d = self.means.shape[-1] if self.means.ndim else 0
-        if d == 0:
-            raise ValueError(f"means must have shape (K, d), got {tuple(self.means.shape)}")
-        wanted = {"means": (num_classes, d), "within": (d, d), "class_variance": (num_classes,)}
-        for name, shape in wanted.items():
-            tensor = getattr(self, name)
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-            if tensor.dtype != torch.float64:
-                raise ValueError(f"{name} must be float64, got {tensor.dtype}; call .double()")
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} must be finite; features overflowed float64 or held NaN")
-        for name, variances in (
-            ("within", self.within.diagonal()),
-            ("class_variance", self.class_variance),
-        ):
-            if (variances < -1e-12 * variances.abs().max()).any():
-                raise ValueError(f"variances in {name} must be >= 0, got {variances.min():.3g}")
+        check_and_copy(self)
 
     @classmethod
     def from_features(
@@ -83,12 +60,13 @@ class ClassStatistics:
         Sums are float64 whatever the dtype of the features, on their device, chunk by chunk.
         num_classes defaults to the largest label plus one.
         """
-        x = as_features(features)
+        x = checked_features(features)
         y = as_labels(labels, len(x), num_classes=num_classes)
         if (highest := int(y.max())) >= len(x):
             raise ValueError(
                 f"labels must be 0..K-1 without empty classes, got {highest} among {len(x)} "
-                "samples; relabel with numpy.unique(labels, return_inverse=True)"
+                "samples; drop them if that stands for no class, or relabel with "
+                "numpy.unique(labels, return_inverse=True)"
             )
         if num_classes is not None and num_classes > len(x):
             raise ValueError(
@@ -96,20 +74,9 @@ class ClassStatistics:
                 f"empty, got {num_classes}"
             )
         builder = StatisticsBuilder(num_classes)
-        rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
-        for start in range(0, len(x), rows):
-            builder.update(x[start : start + rows], y[start : start + rows])
+        for rows in chunks(x):
+            builder.update(x[rows], y[rows])
         return builder.result()
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.counts)
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self.means.shape[-1]
 
     @property
     def num_samples(self) -> int:
@@ -127,33 +94,9 @@ class ClassStatistics:
         return self.means.mean(0)
 
     @property
-    def centered_means(self) -> Float64[Tensor, "... K d"]:
-        """M̃ with rows μ_k - μ_G."""
-        return self.means - self.means.mean(-2, keepdim=True)
-
-    @property
-    def between(self) -> Float64[Tensor, "d d"]:
-        """Σ_B = (1/K) Σ (μ_k - μ_G)(μ_k - μ_G)ᵀ, every class with the same weight."""
-        return self.centered_means.mT @ self.centered_means / self.num_classes
-
-    @property
     def second_moment(self) -> Float64[Tensor, "d d"]:
         """S = HHᵀ/N = Σ_W + MΠMᵀ (uncentred, classes weighted by π_k)."""
         return torch.addmm(self.within, (self.means * self.priors[:, None]).mT, self.means)
-
-    def moved(
-        self, means: Float64[Tensor, "... K d"], within: Float64[Tensor, "... d d"]
-    ) -> "ClassStatistics":
-        """The same classes after a move of their features, with the new means and Σ_W.
-
-        The class variances are the old ones times one factor, tr Σ_W new over old: exact in their
-        mean always, and each when the class covariances share one shape. (Exact ones need the
-        d×d covariance of every class: move the samples and take their statistics.)
-        """
-        old = trace(self.within)
-        factor = torch.where(old > 0, trace(within) / old, 0.0)  # collapsed: nothing to scale
-        variance = factor[..., None] * self.class_variance
-        return replace(self, means=means, within=within, class_variance=variance)
 
     def merge(self, *others: "ClassStatistics") -> "ClassStatistics":
         """Statistics of the union of the samples (same classes, same d)."""
@@ -166,26 +109,60 @@ class ClassStatistics:
         """The same statistics on another device."""
         return ClassStatistics(*(getattr(self, f.name).to(device) for f in fields(self)))
 
-    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Write one safetensors file, atomically."""
-        from perturb_nc.layer_files import save_layers  # which needs this class
 
-        save_layers({"": self}, path, metadata)
+def check_and_copy(moments: Any) -> None:
+    """ValueError unless the four tensors are as `ClassStatistics` says; then copies in their place.
 
-    @classmethod
-    def load(cls, path: str | Path) -> "ClassStatistics":
-        """Read a file written by `save`; ValueError when it holds several layers or none."""
-        from perturb_nc.layer_files import load_layers
+    With them a change of the tensors that were given changes nothing here.
+    """
+    if moments.counts.dtype != torch.int64 or moments.counts.ndim != 1:
+        raise ValueError(
+            f"counts must be integers (int64) of shape (K,), got {moments.counts.dtype} of shape "
+            f"{tuple(moments.counts.shape)}"
+        )
+    num_classes = len(moments.counts)
+    if num_classes < 2:
+        raise ValueError(f"statistics need at least 2 classes, got {num_classes}")
+    check_populated(moments.counts)
+    if (total := moments.counts.double().sum()) > 2**53:
+        raise ValueError(f"counts must add up to 2^53 at most, got {total:.3g}")
+    d = moments.means.shape[-1] if moments.means.ndim else 0
+    if d == 0:
+        raise ValueError(f"means must have shape (K, d), got {tuple(moments.means.shape)}")
+    wanted = {"means": (num_classes, d), "within": (d, d), "class_variance": (num_classes,)}
+    for name, shape in wanted.items():
+        tensor = getattr(moments, name)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        if tensor.dtype != torch.float64:
+            raise ValueError(f"{name} must be float64, got {tensor.dtype}; call .double()")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} must be finite; features overflowed float64 or held NaN")
+    for name, variances in (
+        ("within", moments.within.diagonal()),
+        ("class_variance", moments.class_variance),
+    ):
+        if (variances < -1e-12 * variances.abs().max()).any():
+            raise ValueError(f"variances in {name} must be >= 0, got {variances.min():.3g}")
+    for name in ("counts", *wanted):
+        object.__setattr__(moments, name, getattr(moments, name).clone())
 
-        layers = load_layers(path)
-        if len(layers) != 1:
-            raise ValueError(f"{path} holds layers {sorted(layers)}; read it with load_layers()")
-        return next(iter(layers.values()))
+
+def check_full(statistics: Any, name: str = "statistics") -> None:
+    """TypeError unless the statistics hold the whole Σ_W, which the theory needs."""
+    if not isinstance(statistics, ClassStatistics):
+        raise TypeError(
+            f"{name} must be ClassStatistics with the whole Σ_W, got {type(statistics).__name__}; "
+            "collect with covariance='full', where d×d does not fit with reduce='pool', or use "
+            "ClassStatistics.from_features"
+        )
 
 
-def trace(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "..."]:
-    """Trace of every matrix of a batch."""
-    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+def chunks(features: Tensor) -> Iterator[slice]:
+    """Rows at a time that keep working copies small, and the product for d×d worth its while."""
+    d = features.shape[1]
+    rows = max(1, _CHUNK_BYTES // (8 * d), d // 8)
+    return (slice(start, start + rows) for start in range(0, len(features), rows))
 
 
 class StatisticsBuilder:
@@ -287,7 +264,7 @@ class StatisticsBuilder:
             raise ValueError("no batch was added; call update(features, labels) first")
         within = (self._scatter + self._scatter.mT) / (2 * self._counts.sum())
         variance = self._class_scatter / self._counts.clamp(min=1)  # empty classes raise below
-        return ClassStatistics(self._counts.clone(), self._means.clone(), within, variance)
+        return ClassStatistics(self._counts, self._means, within, variance)
 
     @classmethod
     def _of(cls, statistics: ClassStatistics) -> "StatisticsBuilder":
@@ -311,8 +288,8 @@ class StatisticsBuilder:
             )
             self._scatter = like.new_zeros(d, d)
             self._means = like.new_zeros(len(self._counts), d)
-            self._counts = self._counts.to(like.device)
-            self._class_scatter = self._class_scatter.to(like.device)
+            self._counts = like.new_zeros(len(self._counts), dtype=torch.int64)
+            self._class_scatter = like.new_zeros(len(self._class_scatter))
         grow = num_classes - len(self._counts)
         if grow > 0:
             pad = torch.nn.functional.pad

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import perturb_nc as pnc
-from perturb_nc import networks
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-HOW_TO = ("metric", "huge", "monitor", "report")
+FACES = ("deep", "measure", "networks", "show", "study", "theory")
+HOW_TO = ("metric", "layers", "huge", "monitor", "report")
 PAGES = ["tutorial.md", "numerical.md", *(f"howto/{name}.md" for name in HOW_TO)]
 
 
@@ -97,8 +97,11 @@ def test_the_sweep_on_a_cluster_has_the_arguments_of_sweep():
 def test_every_public_name_is_in_the_reference_once():
     names = documented([f"api/{path.name}" for path in (DOCS / "api").glob("*.md")])
     assert len(names) == len(set(names))
-    wanted = {f"perturb_nc.{name}" for name in pnc.__all__}
-    wanted |= {f"perturb_nc.networks.{name}" for name in networks.__all__}
+    wanted = {f"perturb_nc.{name}" for name in pnc.__all__} - {f"perturb_nc.{f}" for f in FACES}
+    for face in FACES:
+        public = attribute(f"perturb_nc.{face}").__all__
+        wanted |= {f"perturb_nc.{face}.{name}" for name in public if name not in FACES}
+    assert len(set(pnc.__all__) - set(FACES)) <= 45
     assert wanted - set(names) == set()
     for name in names:
         assert attribute(name).__doc__, name
@@ -147,6 +150,21 @@ def test_a_docstring_shows_its_formulas(monkeypatch):
     assert displayed(lines) == [
         r"Size \|W\|² of `|x|`:", "", "::", "", "    f = |W|", "", "Args:", r"    a,b: \|c\|.",
     ]  # fmt: skip
+
+
+def test_pages_of_commands_are_their_help(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(DOCS / "conf.py"))["write_commands"](tmp_path)
+    written = {path.name: path.read_text(encoding="utf8") for path in tmp_path.iterdir()}
+    committed = {p.name: p.read_text(encoding="utf8") for p in (DOCS / "commands").iterdir()}
+    assert written == committed, "run `make command-pages`"
+
+
+def test_every_status_has_a_row():
+    page = read("statuses.md")
+    for status in pnc.Status:
+        (row,) = re.findall(rf"^\| `{status.name}` \| (yes|no) \|", page, re.M)
+        assert (row == "yes") is status.is_done
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 import math
+import re
 
 import pytest
 import torch
 
+import perturb_nc as pnc
 from perturb_nc.metrics import collapse_metrics
 from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, span_statistics
 from perturb_nc.statistics import ClassStatistics
@@ -105,3 +107,53 @@ def test_wide_features_need_no_square_matrix():
     metrics = collapse_metrics(statistics)
     assert metrics.nc1_trace == pytest.approx((within / between).item(), rel=1e-10)
     assert math.isfinite(metrics.nc1)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_needs_the_whole_covariance_refuses_by_name():
+    features, labels = sample(d=3)
+    span, full = span_statistics(features, labels), ClassStatistics.from_features(features, labels)
+    options = {"lambda_w": 0.05, "lambda_h": 0.01}
+    doors = {
+        "statistics": [
+            lambda: pnc.NearCollapseProblem(span, **options, beta=1.0),
+            lambda: pnc.minimize_batch(span, lambda_w=[1.0], lambda_h=[1.0], beta=[1.0]),
+            lambda: pnc.central_path_flow(span, **options, times=[1.0]),
+            lambda: pnc.cascade(span, **options, betas=[1.0]),
+            lambda: pnc.sweep(span, lambda_w=[0.1], lambda_h=[0.1], beta=[1.0]),
+            lambda: pnc.calibrate_depth({"a": span, "b": span}, lambda_h=0.01),
+            lambda: pnc.align(span, full),
+        ],
+        "reference": [lambda: pnc.fit_regularization(span, full)],
+        "observed": [lambda: pnc.fit_regularization(full, span)],
+        "layer 'b'": [lambda: pnc.compare_layers({"a": full, "b": span}, name="x")],
+        "to": [lambda: pnc.align(full, span)],
+    }
+    for name, calls in doors.items():
+        message = f"{re.escape(name)} must be ClassStatistics .*, got SpanStatistics; collect with"
+        for call in calls:
+            with pytest.raises(TypeError, match=message):
+                call()
+
+
+def test_a_weight_is_refused_even_where_its_shape_fits():
+    features, labels = sample(d=3)  # three coordinates, but turned
+    with pytest.raises(ValueError, match="weight must be None for SpanStatistics"):
+        collapse_metrics(span_statistics(features, labels), torch.eye(4, 3))
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_samples_that_change_between_the_passes_are_refused(offset):
+    features, labels = sample(n=4000, offset=offset)
+    noise = 0.3 * torch.randn(2, *features.shape, dtype=torch.float64)
+    first = MeansBuilder()
+    first.update(features + noise[0], labels)
+    second = SpanBuilder(*first.result())
+    second.update(features + noise[1], labels)
+    with pytest.raises(ValueError, match="other samples than the first: the mean of class 0 moved"):
+        second.result()
+    rounded = SpanBuilder(*first.result())  # as a model in float32 may differ from itself
+    again = (features + noise[0]) * (1 + 1e-7 * torch.randn(features.shape))
+    rounded.update(again[:7], labels[:7])
+    rounded.update(again[7:], labels[7:])
+    rounded.result()

@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
         optimizer.step()
 
     lambda_w = data.num_classes * decay  # what this loss and this weight decay amount to
-    layers = networks.collect_statistics(model, [(data.inputs, data.labels)], at="input")
+    layers = pnc.collect_statistics(model, [(data.inputs, data.labels)], at="input")
     comparison = pnc.compare_layers(layers, name="mine", lambda_w=lambda_w, pairs=False)
     pnc.save_layers(layers, folder / "measured.safetensors")
     pnc.write_report([comparison], folder / "report.html")

@@ -1,1 +1,5 @@
 """Any torch model to the class statistics of its layers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Float64, UInt8
 
-from perturb_nc.measure.dataset import Dataset
+from perturb_nc.measure.dataset import Dataset as Dataset
+from perturb_nc.measure.dataset import batches as batches  # beside the data they are made for
 
 IMAGE_SETS = ("mnist", "fashion_mnist", "cifar10")
 DATASETS = ("digits", *IMAGE_SETS)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 
 
 def procrustes_rotation(statistics: ClassStatistics, to: ClassStatistics) -> Float64[Tensor, "d d"]:
@@ -21,6 +21,8 @@ def procrustes_rotation(statistics: ClassStatistics, to: ClassStatistics) -> Flo
     Raises:
         ValueError: layers that differ in the number of classes or in dimension.
     """
+    check_full(statistics)
+    check_full(to, "to")
     if statistics.means.shape != to.means.shape:
         raise ValueError(
             f"to must have the shape (K, d) of statistics, {tuple(statistics.means.shape)}, got "

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import fields
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.sweep_plan import (
     DERIVED,
     FLOW_METRICS,
@@ -30,7 +29,6 @@ from perturb_nc.theory.response import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike
 
 Values = dict[str, NDArray[np.generic]]
-_FORWARD_MODE = Lock()  # torch's forward-mode differentiation is not safe in several threads
 _PENDING, _FAILED = STATUSES.index("pending"), STATUSES.index("failed")
 
 
@@ -79,6 +77,7 @@ def sweep(
 
     Source: DESIGN §4.1-4.3, 4.5.
     """
+    check_full(statistics)
     plan = SweepPlan.checked(
         lambda_w, lambda_h, beta, flow_times, zipped=zipped, bias=bias, tol=tol, chunk=chunk
     )
@@ -132,7 +131,7 @@ def _remote_piece(
 ) -> Values:
     """`_piece` in a worker, of which there is one per core."""
     torch.set_num_threads(1)
-    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     return _piece(ClassStatistics(**tensors), settings, flow_settings, plan)
 
 
@@ -167,8 +166,7 @@ def _solve(
 ) -> Values:
     w, h, b = settings.T.tolist()
     batch = minimize_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias, tol=tol)
-    with _FORWARD_MODE:
-        derivatives = batch.derivatives()
+    derivatives = batch.derivatives()
     tensors = {name: batch.metrics[name] for name in METRICS}
     for name in _PER_SETTING:
         tensors[name] = getattr(batch, name)

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import singledispatch
+from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
@@ -13,18 +15,19 @@ from perturb_nc.theory.certificate import Certificate, certify_batch, certify_po
 from perturb_nc.theory.newton import (
     Evaluate,
     Mask,
+    Point,
     line_search,
     realigned,
     seek_negative_curvature,
     solve_hessian,
 )
 from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
 Rows = Float64[Tensor, "K d"]
-Neglected = Callable[[ReducedPoint], Float64[Tensor, "b"]]
+Points = Callable[[Int64[Tensor, "b"]], Evaluate]
+Neglected = Callable[[Any], Float64[Tensor, "b"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,7 @@ class Solution:
         return point.features(x.to(device, torch.float64), y.to(device))
 
 
+@singledispatch
 def minimize(
     problem: NearCollapseProblem,
     *,
@@ -107,14 +111,8 @@ def minimize(
     else:
         start = problem.checked_weight(initial_weight, "initial_weight")
     point = problem.at(start)
-    found = descend(
-        point.reference,
-        start[None],
-        point.hyperparameters[None],
-        problem.bias,
-        tol,
-        max_steps,
-    )
+    point = replace(point, hyperparameters=point.hyperparameters[None])
+    found = descend(lambda _: lambda w: replace(point, weight=w), start[None], tol, max_steps)
     return solution_at(
         problem, found.weight[0], int(found.steps), found.status[0], int(found.products)
     )
@@ -172,16 +170,15 @@ class Descent:
 
 
 def descend(
-    statistics: ClassStatistics,
+    points: Points,
     weight: Float64[Tensor, "B K d"],
-    hyperparameters: Float64[Tensor, "B 3"],
-    bias: bool,
     tol: float,
     max_steps: int,
     neglected: Neglected | None = None,
 ) -> Descent:
     """Newton steps from given weights, for B settings at once; those that have ended retire.
 
+    points gives, for some of the settings, what takes their weights to their points.
     What is `neglected` of the gradient (see `perturb_nc.theory.compression`) is for a larger space:
     where it is above tol a gradient well below it is small enough, whatever its curvature.
     """
@@ -189,11 +186,8 @@ def descend(
     products, status = torch.zeros_like(steps), [Status.CONVERGED] * len(weight)
     final, live = weight.clone(), torch.arange(len(weight), device=weight.device)
 
-    def points(of: Int64[Tensor, "b"]) -> Evaluate:
-        return lambda w: ReducedPoint(statistics, w, hyperparameters[of], bias)
-
     point = points(live)(weight)
-    _check_scale(point.gradient_norm, statistics, hyperparameters)
+    _check_scale(point.gradient_norm, point)
     while len(live):
         enough = _enough(point, tol, neglected)
         if (turning := (point.gradient_norm > enough) & (steps[live] > 1)).any():
@@ -201,7 +195,7 @@ def descend(
             enough = _enough(point, tol, neglected)
         far = point.gradient_norm > enough
         move, expand, taken = _directions(points, point, live, enough, enough <= tol)
-        _check_scale(move, statistics, hyperparameters)
+        _check_scale(move, point)
         products[live] += taken
         moving = move.flatten(1).any(1)
         late = moving & (steps[live] == max_steps)
@@ -224,7 +218,7 @@ def descend(
     return Descent(final, steps, products, status)
 
 
-def _enough(point: ReducedPoint, tol: float, neglected: Neglected | None) -> Float64[Tensor, "b"]:
+def _enough(point: Point, tol: float, neglected: Neglected | None) -> Float64[Tensor, "b"]:
     """The gradient norm to reach: tol, or a tenth of what is neglected where that is above tol."""
     if neglected is None:
         return torch.full_like(point.gradient_norm, tol)
@@ -232,21 +226,17 @@ def _enough(point: ReducedPoint, tol: float, neglected: Neglected | None) -> Flo
     return torch.where(beyond > tol, 0.1 * beyond, 0.0).clamp(min=tol)
 
 
-def _check_scale(
-    values: Tensor, statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"]
-) -> None:
+def _check_scale(values: Tensor, point: Point) -> None:
     if not values.isfinite().all():
         raise ValueError(
-            "statistics are too badly scaled for float64 (class means of size "
-            f"{statistics.means.abs().max().item():.1e}, lambda_w = "
-            f"{hyperparameters[:, 0].min().item():g}); rescale the features so that |H0|²/N is "
-            "near 1, and subtract a common offset"
+            f"statistics are too badly scaled for float64 ({point.scale}); rescale the features so "
+            "that |H0|²/N is near 1, and subtract a common offset"
         )
 
 
 def _directions(
-    points: Callable[[Int64[Tensor, "b"]], Evaluate],
-    point: ReducedPoint,
+    points: Points,
+    point: Point,
     live: Int64[Tensor, "b"],
     enough: Float64[Tensor, "b"],
     final: Mask,
@@ -260,7 +250,7 @@ def _directions(
     move, expand = torch.zeros_like(point.weight), torch.zeros_like(far)
     taken = torch.zeros_like(live)
 
-    def part(chosen: Mask) -> ReducedPoint:
+    def part(chosen: Mask) -> Point:
         return point if chosen.all() else points(live[chosen])(point.weight[chosen])
 
     if far.any():

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.reduced import ReducedPoint, cholesky
 from perturb_nc.validation import ArrayLike, as_matrix, nonnegative, positive
 
@@ -31,6 +31,7 @@ class NearCollapseProblem:
 
     Raises:
         ValueError: hyper-parameters that are negative, not finite, or leave H unbounded.
+        TypeError: `SpanStatistics`, which hold no whole Σ_W.
 
     Source: Tirer, Huang & Niles-Weed 2023, eq. (3); the reduction to statistics: DESIGN §4.1.
     """
@@ -43,6 +44,7 @@ class NearCollapseProblem:
     bias: bool = False
 
     def __post_init__(self) -> None:
+        check_full(self.statistics)
         object.__setattr__(self, "lambda_w", positive(self.lambda_w, "lambda_w"))
         object.__setattr__(self, "lambda_h", nonnegative(self.lambda_h, "lambda_h"))
         object.__setattr__(self, "beta", nonnegative(self.beta, "beta"))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.cli import demo
-from perturb_nc.cli import main as cli
+from perturb_nc.cli import demo_run as demo
 from perturb_nc.networks import TrainingConfig
+from perturb_nc.study import predict
+from perturb_nc.study.depth import PLACING
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def layer(features, run):
 def test_stats_is_from_features(features, layer):
     arrays = np.load(features)
     expected = pnc.ClassStatistics.from_features(arrays["features"], arrays["labels"])
-    assert pnc.ClassStatistics.load(layer).within.equal(expected.within)
+    assert pnc.load_layers(layer)[""].within.equal(expected.within)
 
 
 def test_stats_takes_labels_from_another_file_and_other_names(tmp_path, features, run):
@@ -40,14 +41,14 @@ def test_stats_takes_labels_from_another_file_and_other_names(tmp_path, features
     torch.save(torch.from_numpy(arrays["labels"]), tmp_path / "y.pt")
     out = tmp_path / "a.safetensors"
     assert run("stats", tmp_path / "x.npy", "-o", out, "--labels", tmp_path / "y.pt")[0] == 0
-    assert pnc.ClassStatistics.load(out).num_samples == 60
+    assert pnc.load_layers(out)[""].num_samples == 60
     code, _, err = run("stats", features, "-o", out, "--labels-key", "targets")
     assert code == 2
     assert "holds arrays ['features', 'labels'], none named 'targets'" in err
 
 
 def test_metrics_prints_every_metric(layer, run, tmp_path):
-    expected = pnc.collapse_metrics(pnc.ClassStatistics.load(layer)).as_dict()
+    expected = pnc.collapse_metrics(pnc.load_layers(layer)[""]).as_dict()
     code, out, _ = run("metrics", layer)
     assert code == 0
     for name, value in expected.items():
@@ -65,7 +66,7 @@ def test_metrics_prints_every_metric(layer, run, tmp_path):
 def test_predict_is_minimize(layer, run, tmp_path):
     options = ("--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     problem = pnc.NearCollapseProblem(
-        pnc.ClassStatistics.load(layer), lambda_w=0.4, lambda_h=0.1, beta=0.5
+        pnc.load_layers(layer)[""], lambda_w=0.4, lambda_h=0.1, beta=0.5
     )
     solution = pnc.minimize(problem)
     code, out, _ = run("predict", layer, *options, "--json", "-o", tmp_path / "p.safetensors")
@@ -116,7 +117,7 @@ def test_spectrum(run):
         (("flow", "LAYER", "--until-time", "0"), "until_time must be > 0, got 0.0"),
         (("flow", "LAYER", "--points", "2"), "points must be >= 3, got 2"),
         (("flow", "LAYER", "--lambda-w", "0"), "lambda_w must be > 0, got 0.0"),
-        (("flow", "LAYER", "--layer", "b"), "there is no layer 'b'; the layers are ['layer']"),
+        (("flow", "LAYER", "--reference", "b"), "there is no layer 'b'; the layers are ['layer']"),
         (("flow", "LAYER", "-o", "LAYER"), "--output must be a folder, got the file"),
         (("depth", "LAYER"), "layers must hold at least two from start on"),
         (("depth", "LAYER", "--lambda-w", "1", "--fit", "b"), "leave out --lambda-w 1 or --fit"),
@@ -132,7 +133,7 @@ def test_errors_are_one_line_and_exit_code_two(arguments, message, layer, featur
     np.save(tmp_path / "y.npy", np.arange(60) % 3)
     offset = torch.from_numpy(np.load(features)["features"]) + 1e9
     statistics = pnc.ClassStatistics.from_features(offset, torch.arange(60) % 3)
-    statistics.save(tmp_path / "offset.safetensors")
+    pnc.save_layers({"": statistics}, tmp_path / "offset.safetensors")
     files = {"LAYER": layer, "FEATURES": features, "BAD": tmp_path / "bad.npz"}
     files |= {"UNNAMED": tmp_path / "x.npy", "LABELS": tmp_path / "y.npy"}
     files |= {"OFFSET": tmp_path / "offset.safetensors"}
@@ -173,7 +174,7 @@ def test_a_failed_factorisation_is_one_line(layer, run, monkeypatch):
     def fail(*_, **__):
         torch.linalg.cholesky(-torch.eye(2))
 
-    monkeypatch.setattr(cli, "predict_layers", fail)
+    monkeypatch.setattr(predict, "predict_layers", fail)
     code, _, err = run("predict", layer, "--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     assert code == 2
     assert err.startswith("perturb-nc: the features are badly scaled or offset: centre and rescale")
@@ -181,14 +182,14 @@ def test_a_failed_factorisation_is_one_line(layer, run, monkeypatch):
 
 
 def test_a_gap_that_is_undefined_is_a_dash(layer, run, monkeypatch):
-    predict_layers = cli.predict_layers
+    predict_layers = predict.predict_layers
 
     def without_a_gap(*args, **kwargs):
         (name, p), *_ = predict_layers(*args, **kwargs).items()
         certificate = replace(p.solution.certificate, gap=float("nan"), is_global=False)
         return {name: replace(p, solution=replace(p.solution, certificate=certificate))}
 
-    monkeypatch.setattr(cli, "predict_layers", without_a_gap)
+    monkeypatch.setattr(predict, "predict_layers", without_a_gap)
     code, out, _ = run("predict", layer, "--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     assert code == 0
     assert "nan" not in out
@@ -199,7 +200,7 @@ def test_a_gap_that_is_undefined_is_a_dash(layer, run, monkeypatch):
 @pytest.fixture
 def network(layer):
     """Layers that lie on a path, and a head of another dimension."""
-    start = pnc.ClassStatistics.load(layer)
+    start = pnc.load_layers(layer)[""]
     path = pnc.central_path_flow(start, lambda_w=0.1, lambda_h=0.05, times=[0.5, 1.0, 40.0])
     layers = {"a": start} | {name: path.statistics(i) for i, name in enumerate("bcd")}
     moments = (start.means[:, :3], start.within[:3, :3], start.class_variance)
@@ -226,14 +227,14 @@ def test_flow_is_central_path_flow_with_the_layers_on_it(network, run, tmp_path)
     assert {n: v["time"] for n, v in record["layers"].items()} == pytest.approx(
         {"b": 0.5, "c": 1.0, "d": 40.0}, rel=1e-3
     )
-    assert "placed by ÑC1: b t = 0.5, c t = 1, d t = 40" in out
+    assert "placed by ÑC1 in the span: b t = 0.5, c t = 1, d t = 40" in out
     assert "left out, not of the start layer's dimension: head" in out
     assert f"{path.metrics[-1].nc1:.3g}" in out
     assert (tmp_path / "o" / "flow.png").stat().st_size > 10_000
     code, out, _ = run("flow", network, *options, "-o", tmp_path / "o", "--json")
     assert json.loads(out) == record
     code, out, _ = run(
-        "flow", network, *options, "--beta", 1, "--layer", "b", "--json", "-o", tmp_path
+        "flow", network, *options, "--beta", 1, "--reference", "b", "--json", "-o", tmp_path
     )
     record = json.loads(out)
     assert (record["layer"], record["beta"], record["layers"]) == ("b", 1.0, {})
@@ -245,6 +246,8 @@ def test_depth_is_calibrate_depth(network, run, tmp_path):
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "o" / "depth.json").read_text())["network"]
     assert record["times"] == pytest.approx({"b": 0.5, "c": 1.0, "d": 40.0}, rel=1e-3)
+    assert record["metric"] == PLACING
+    assert record["status"] == "CONVERGED"
     assert record["left_out"] == ["head"]
     assert record["judged"] == ["b", "c"]  # the last is given to one of the rivals
     errors = record["median_log_error"]

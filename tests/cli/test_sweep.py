@@ -20,7 +20,7 @@ def statistics():
 
 @pytest.fixture
 def layer(statistics, tmp_path):
-    statistics.save(tmp_path / "layer.safetensors")
+    pnc.save_layers({"": statistics}, tmp_path / "layer.safetensors")
     return tmp_path / "layer.safetensors"
 
 
@@ -101,8 +101,8 @@ def test_axes(text, expected):
         (("sweep", "LAYER", *AXES, "-o", "S", "--beta", "0:1:3"), "with 0 < start < stop"),
         (("sweep", "LAYER", *AXES, "-o", "S", "--lambda-w", "x"), "lambda_w must be start:stop"),
         (("sweep", "LAYER", *AXES, "-o", "S", "--lambda-w", "-1"), "lambda_w must be >= 0, got -1"),
-        (("sweep", "LAYER", *AXES, "-o", "S", "--layer", "b"), "there is no layer 'b'"),
-        (("sweep", "TWO", *AXES, "-o", "S"), "give --layer; the layers of"),
+        (("sweep", "LAYER", *AXES, "-o", "S", "--reference", "b"), "there is no layer 'b'"),
+        (("sweep", "TWO", *AXES, "-o", "S"), "give --reference; the layers of"),
         (("sweep", "LAYER", *AXES, "-o", "S", "--workers", "-1"), "workers must be >= 0, got -1"),
         (("sweep", "LAYER", *AXES, "-o", "LAYER"), "is not the store of a sweep"),
         (("sweep", "LAYER", "-o", "S"), "Missing option '--lambda-w'"),

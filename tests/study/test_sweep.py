@@ -215,7 +215,7 @@ KILLED = """
 import sys, warnings, torch, perturb_nc as pnc
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
-statistics = pnc.ClassStatistics.load(sys.argv[1])
+statistics = pnc.load_layers(sys.argv[1])[""]
 pnc.sweep(statistics, lambda_w=torch.logspace(-3, 0, 5), lambda_h=[1e-3, 0.1],
           beta=[0.3, 1.0, 5.0], chunk=3, store=sys.argv[2])
 """
@@ -224,7 +224,7 @@ pnc.sweep(statistics, lambda_w=torch.logspace(-3, 0, 5), lambda_h=[1e-3, 0.1],
 def test_a_killed_sweep_resumes_to_the_identical_dataset(statistics, tmp_path):
     axes = {"lambda_w": torch.logspace(-3, 0, 5), "lambda_h": [1e-3, 0.1], "beta": [0.3, 1.0, 5.0]}
     whole = pnc.sweep(statistics, **axes, chunk=3, store=tmp_path / "whole.zarr")
-    statistics.save(tmp_path / "layer.safetensors")
+    pnc.save_layers({"": statistics}, tmp_path / "layer.safetensors")
     store = tmp_path / "killed.zarr"
     command = [sys.executable, "-c", KILLED, str(tmp_path / "layer.safetensors"), str(store)]
     root = os.path.dirname(os.path.dirname(pnc.__file__))

@@ -121,6 +121,16 @@ def test_limits_of_the_anchor():
     assert gaps[1] == pytest.approx(gaps[0] / 10, rel=0.05)  # H - H0 is O(1/β)
 
 
+def test_variances_stay_positive_where_the_weight_is_large():
+    features = torch.zeros(6, 2, dtype=torch.float64)
+    features[:, 1] = torch.tensor([0.35, 0.82, 0.33, -1.3, 0.91, 0.45])
+    statistics = pnc.ClassStatistics.from_features(features, [0, 0, 1, 1, 2, 2])
+    problem = pnc.NearCollapseProblem(statistics, lambda_w=1e-5, lambda_h=0.1, beta=0.005)
+    solution = pnc.minimize(problem)
+    assert solution.status is pnc.Status.CONVERGED
+    assert solution.statistics.within.trace() > 0
+
+
 def test_leaves_the_saddle_at_zero():
     # No class means in H0: W = 0 is stationary, and not optimal while c0 < 1.
     dense = random_problem(seed=5)

@@ -1,1 +1,5 @@
 """The deep unconstrained features model (Súkeník et al. 2023)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

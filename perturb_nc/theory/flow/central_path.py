@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.flow.integrators import NAMED, Method, Scipy
 from perturb_nc.theory.flow.path import FlowPath, checked_times, columns, events, flow_paths
 from perturb_nc.theory.flow.space import FlowSetting
@@ -101,6 +101,7 @@ def _flow(
     atol: float,
     watch: Mapping[str, Any],
 ) -> list[FlowPath]:
+    check_full(statistics)
     values = columns(
         statistics,
         [positive(v, "lambda_w") for v in lambda_w],

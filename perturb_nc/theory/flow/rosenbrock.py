@@ -164,9 +164,14 @@ class _Linearised:
         return self._within + means.mT @ (model.priors[:, None] * means) + ridge
 
     @cached_property
+    def _classes(self) -> Float64[Tensor, "K K"]:
+        """I_K."""
+        return torch.diag(torch.ones_like(self.model.priors))
+
+    @cached_property
     def _error(self) -> Float64[Tensor, "... K K"]:
         """E = I - WM."""
-        return torch.eye(len(self.model.priors)).to(self.weight) - self.weight @ self.state.means.mT
+        return self._classes - self.weight @ self.state.means.mT
 
     @cached_property
     def _resolvents(self) -> tuple[Inner, Inner]:
@@ -190,7 +195,7 @@ class _Linearised:
         pushed = error @ pull  # EΠM
         between = self.state.means.mT @ pull
         spread = (error * self.model.priors) @ error.mT
-        identity = torch.eye(len(self.model.priors)).to(w).expand_as(spread)
+        identity = self._classes.expand_as(spread)
         left = torch.stack([identity, -wp @ w.mT, -wz @ w.mT, -spread, -wq @ w.mT], dim=-1)
         right = [self._moment, self._within, p, q, between]
         right_side = torch.stack([x.expand_as(self._moment) for x in right], dim=-1)

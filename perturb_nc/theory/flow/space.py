@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics, trace
+from perturb_nc.moments import trace
+from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.flow.state import Factor, FlowModel, FlowState, Rows
 
 BLOCKS = 7  # at the start; each divides the residual by some 20 on well-conditioned features
@@ -47,9 +48,9 @@ class FlowSetting:
 
     def all_of_space(self) -> "FlowSpace":
         """V = I."""
-        d = self.statistics.dim
-        basis = torch.eye(d).to(self.lambda_w).expand(*self.lambda_w.shape[:-2], d, d)
-        return self.space(basis)
+        d, like = self.statistics.dim, self.lambda_w
+        basis = torch.eye(d, dtype=like.dtype, device=like.device)
+        return self.space(basis.expand(*like.shape[:-2], d, d))
 
     def krylov_space(self) -> "FlowSpace":
         """`BLOCKS` blocks, or all of space where these fill it."""
@@ -170,7 +171,7 @@ def transported(
         psi = basis @ propagator @ basis.mT
         within = psi @ reference.within @ psi.mT
         return reference.moved(means, 0.5 * (within + within.mT))
-    change = propagator - outer * torch.eye(len(propagator)).to(propagator)
+    change = propagator - outer * torch.diag(propagator.new_ones(len(propagator)))
     image = reference.within @ basis
     half = (outer * image + 0.5 * basis @ (change @ (basis.mT @ image))) @ change.mT @ basis.mT
     return reference.moved(means, outer.square() * reference.within + half + half.mT)

@@ -11,12 +11,12 @@ PARAMETERS = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 
 def anchored(depth, **changes):
     dense = random_problem(seed=2, **changes)
-    return dense, pnc.AnchoredDeepProblem(dense.reduced.statistics, depth=depth, **PARAMETERS)
+    return dense, pnc.deep.AnchoredDeepProblem(dense.reduced.statistics, depth=depth, **PARAMETERS)
 
 
 @pytest.mark.parametrize(("depth", "value"), [(1, 0.50000), (2, 0.50912), (3, 0.51397)])
 def test_published_contractions(depth, value):
-    found = pnc.anchored_contraction(depth=depth, lambda_w=0.1, lambda_h=0.1, beta=1.0)
+    found = pnc.deep.anchored_contraction(depth=depth, lambda_w=0.1, lambda_h=0.1, beta=1.0)
     assert found == pytest.approx(value, abs=5e-6)
 
 
@@ -24,8 +24,8 @@ def test_published_contractions(depth, value):
 def test_contraction_at_collapse_is_measured(depth):
     """Deviations off the means are solved for, not assumed: H0 = H* plus small deviations."""
     parameters = {"lambda_w": 0.1, "lambda_h": 0.1, "beta": 1.0}
-    penalties = pnc.deep_penalties(lambda_w=0.1, lambda_h=0.1, num_classes=3, num_samples=15)
-    collapse = pnc.deep_collapse_optimum(
+    penalties = pnc.deep.deep_penalties(lambda_w=0.1, lambda_h=0.1, num_classes=3, num_samples=15)
+    collapse = pnc.deep.deep_collapse_optimum(
         depth=depth,
         num_classes=3,
         samples_per_class=5,
@@ -36,25 +36,27 @@ def test_contraction_at_collapse_is_measured(depth):
     labels = torch.arange(3).repeat_interleave(5)
     deviations = 1e-3 * torch.randn(15, 8, dtype=torch.float64)
     reference = pnc.ClassStatistics.from_features(means + deviations, labels)
-    found = pnc.minimize_anchored(pnc.AnchoredDeepProblem(reference, depth=depth, **parameters))
+    found = pnc.deep.minimize_anchored(
+        pnc.deep.AnchoredDeepProblem(reference, depth=depth, **parameters)
+    )
     assert found.status is Status.CONVERGED
-    predicted = pnc.anchored_contraction(depth=depth, **parameters)
+    predicted = pnc.deep.anchored_contraction(depth=depth, **parameters)
     on, off = measured_contraction(reference, found.statistics, found.head)
     assert on == pytest.approx(predicted, abs=2e-4)
     assert off == pytest.approx(1 / 1.1, abs=1e-9)
     assert found.contractions.mean().item() == pytest.approx(predicted, abs=2e-4)
     # One more layer contracts by another number.
-    other = pnc.anchored_contraction(depth=depth + 1, **parameters)
+    other = pnc.deep.anchored_contraction(depth=depth + 1, **parameters)
     assert abs(on - other) > 1e-3
 
 
 def test_one_layer_is_the_near_collapse_model():
     dense, problem = anchored(1)
-    found = pnc.minimize_anchored(problem)
+    found = pnc.deep.minimize_anchored(problem)
     single = pnc.minimize(pnc.NearCollapseProblem(dense.reduced.statistics, **PARAMETERS))
     assert found.objective == pytest.approx(single.objective, abs=1e-14)
     torch.testing.assert_close(found.statistics.means, single.statistics.means)
-    contraction = pnc.anchored_contraction(depth=1, **PARAMETERS)
+    contraction = pnc.deep.anchored_contraction(depth=1, **PARAMETERS)
     spectrum = pnc.near_collapse_spectrum(num_classes=3, dim=5, samples_per_class=4, **PARAMETERS)
     assert min(abs(spectrum.eigenvalues - contraction)) < 1e-14
 
@@ -63,9 +65,9 @@ def test_one_layer_is_the_near_collapse_model():
 @pytest.mark.parametrize("counts", [None, (3, 6, 9, 4)])
 def test_the_reduction_agrees_with_descent_on_all_features(depth, counts):
     dense, problem = anchored(depth, counts=counts)
-    found = pnc.minimize_anchored(problem)
-    penalties = pnc.deep_penalties(**PARAMETERS, num_classes=4, num_samples=len(dense.labels))
-    model = pnc.DeepUFM(
+    found = pnc.deep.minimize_anchored(problem)
+    penalties = pnc.deep.deep_penalties(**PARAMETERS, num_classes=4, num_samples=len(dense.labels))
+    model = pnc.deep.DeepUFM(
         dense.labels,
         [12, 6, 5][:depth],
         lambdas=penalties.lambdas,
@@ -75,7 +77,7 @@ def test_the_reduction_agrees_with_descent_on_all_features(depth, counts):
         relu=False,
         seeds=range(3),
     )
-    training = pnc.lbfgs(model, max_steps=400, tol=1e-8)
+    training = pnc.deep.lbfgs(model, max_steps=400, tol=1e-8)
     best = int(training.objective.argmin())
     assert training.objective[best].item() == pytest.approx(found.objective, abs=1e-11)
     for measured, predicted in zip(model.layers(best), found.layers(), strict=True):
@@ -92,8 +94,8 @@ def test_the_reduction_agrees_with_descent_on_all_features(depth, counts):
 def test_a_relu_head_contracts_one_sidedly():
     """Between the linear head's contraction and none: a ReLU lets deviations of one sign pass."""
     parameters = {"lambda_w": 0.1, "lambda_h": 0.1, "beta": 1.0}
-    penalties = pnc.deep_penalties(**parameters, num_classes=3, num_samples=90)
-    collapse = pnc.deep_collapse_optimum(
+    penalties = pnc.deep.deep_penalties(**parameters, num_classes=3, num_samples=90)
+    collapse = pnc.deep.deep_collapse_optimum(
         depth=2,
         num_classes=3,
         samples_per_class=30,
@@ -106,7 +108,7 @@ def test_a_relu_head_contracts_one_sidedly():
     statistics = pnc.ClassStatistics.from_features(reference, labels)
     measured = []
     for relu in (False, True):
-        model = pnc.DeepUFM(
+        model = pnc.deep.DeepUFM(
             labels,
             [8, 6],
             lambdas=penalties.lambdas,
@@ -116,10 +118,10 @@ def test_a_relu_head_contracts_one_sidedly():
             relu=relu,
         )
         model.load_parameters(start)
-        pnc.lbfgs(model, max_steps=300, tol=1e-8)
+        pnc.deep.lbfgs(model, max_steps=300, tol=1e-8)
         weight = model.weights[0][0].detach()
         measured.append(measured_contraction(statistics, model.layers()[0], weight))
-    linear = pnc.anchored_contraction(depth=2, **parameters)
+    linear = pnc.deep.anchored_contraction(depth=2, **parameters)
     assert measured[0] == pytest.approx((linear, 1 / 1.1), abs=2e-4)
     assert linear + 0.1 < measured[1][0] < 1 / 1.1 - 0.1
     assert measured[1][1] == pytest.approx(1 / 1.1, abs=2e-4)
@@ -150,8 +152,10 @@ def test_balanced_factors_are_the_cheapest():
 
 def test_a_heavy_penalty_leaves_no_head():
     statistics = random_problem(seed=2).reduced.statistics
-    problem = pnc.AnchoredDeepProblem(statistics, depth=3, lambda_w=5.0, lambda_h=0.1, beta=0.5)
-    found = pnc.minimize_anchored(problem)
+    problem = pnc.deep.AnchoredDeepProblem(
+        statistics, depth=3, lambda_w=5.0, lambda_h=0.1, beta=0.5
+    )
+    found = pnc.deep.minimize_anchored(problem)
     assert not found.head.any()
     torch.testing.assert_close(found.statistics.means, statistics.means / 1.2)
 
@@ -159,14 +163,14 @@ def test_a_heavy_penalty_leaves_no_head():
 def test_bad_arguments_are_named():
     dense, problem = anchored(2)
     with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
-        pnc.AnchoredDeepProblem(dense.reduced.statistics, depth=0, **PARAMETERS)
+        pnc.deep.AnchoredDeepProblem(dense.reduced.statistics, depth=0, **PARAMETERS)
     with pytest.raises(ValueError, match=r"lambda_w must be > 0, got 0\.0"):
-        pnc.AnchoredDeepProblem(
+        pnc.deep.AnchoredDeepProblem(
             dense.reduced.statistics, depth=2, lambda_w=0.0, lambda_h=0.1, beta=1.0
         )
     with pytest.raises(ValueError, match="max_steps must be >= 1"):
-        pnc.minimize_anchored(problem, max_steps=0)
+        pnc.deep.minimize_anchored(problem, max_steps=0)
     with pytest.raises(ValueError, match="features and weight must have the dimension 12"):
         measured_contraction(problem.statistics, problem.statistics, torch.zeros(4, 3))
-    stopped = pnc.minimize_anchored(problem, max_steps=1)
+    stopped = pnc.deep.minimize_anchored(problem, max_steps=1)
     assert stopped.status is Status.MAX_STEPS

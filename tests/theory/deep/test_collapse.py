@@ -30,7 +30,7 @@ def direct_objective(parameters, counts, lambdas, lambda_h, *, relu=True):
     ("depth", "published"), [(2, 0.0320827457), (3, 0.0354060429), (4, 0.0394955192)]
 )
 def test_published_values_of_two_classes(depth, published):
-    found = pnc.deep_collapse_optimum(
+    found = pnc.deep.deep_collapse_optimum(
         depth=depth, num_classes=2, samples_per_class=10, lambdas=5e-3, lambda_h=5e-3
     )
     assert found.objective == pytest.approx(published, abs=5e-11)
@@ -41,7 +41,7 @@ def test_published_values_of_two_classes(depth, published):
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_parameters_attain_the_objective_and_are_stationary(depth, counts, relu):
     lambdas, lambda_h = [2e-3 * (layer + 1) for layer in range(depth)], 3e-3
-    found = pnc.deep_collapse_optimum(
+    found = pnc.deep.deep_collapse_optimum(
         depth=depth, num_classes=3, samples_per_class=counts, lambdas=lambdas, lambda_h=lambda_h
     )
     parameters = found.parameters([7, 3, 8, 5][:depth], seed=3)
@@ -58,8 +58,8 @@ def test_parameters_attain_the_objective_and_are_stationary(depth, counts, relu)
 
 
 def test_one_layer_is_the_unconstrained_features_model():
-    penalties = pnc.deep_penalties(lambda_w=0.5, lambda_h=0.08, num_classes=3, num_samples=12)
-    deep = pnc.deep_collapse_optimum(
+    penalties = pnc.deep.deep_penalties(lambda_w=0.5, lambda_h=0.08, num_classes=3, num_samples=12)
+    deep = pnc.deep.deep_collapse_optimum(
         depth=1,
         num_classes=3,
         samples_per_class=4,
@@ -77,7 +77,7 @@ def test_the_optimum_jumps_at_the_threshold(depth):
     def optimum(factor):
         level = (depth - 1) ** (depth - 1) / (3 ** (depth + 1) * depth ** (2 * depth))
         decay = (factor * level / 5) ** (1 / (depth + 1))
-        return pnc.deep_collapse_optimum(
+        return pnc.deep.deep_collapse_optimum(
             depth=depth, num_classes=3, samples_per_class=5, lambdas=decay, lambda_h=decay
         )
 
@@ -103,14 +103,14 @@ def test_the_scalar_optimum_is_below_a_grid(depth, coefficient):
 
 def test_imbalanced_linear_optimum_against_brute_force():
     counts, lambdas, lambda_h = [1, 4, 12], [0.02, 0.04], 0.03
-    found = pnc.deep_collapse_optimum(
+    found = pnc.deep.deep_collapse_optimum(
         depth=2, num_classes=3, samples_per_class=counts, lambdas=lambdas, lambda_h=lambda_h
     )
     labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
-    model = pnc.DeepUFM(
+    model = pnc.deep.DeepUFM(
         labels, [6, 5], lambdas=lambdas, lambda_h=lambda_h, seeds=range(40), relu=False
     )
-    training = pnc.lbfgs(model, max_steps=600)
+    training = pnc.deep.lbfgs(model, max_steps=600)
     assert training.objective.min().item() == pytest.approx(found.objective, abs=1e-12)
     assert 0 < (found.outputs == 0).sum() < 3  # the smallest class is given up, others are kept
     best = int(training.objective.argmin())
@@ -120,15 +120,15 @@ def test_imbalanced_linear_optimum_against_brute_force():
 
 def test_relabelling_classes_permutes_the_solution():
     arguments = {"depth": 3, "num_classes": 3, "lambdas": 1e-3, "lambda_h": 1e-3}
-    one = pnc.deep_collapse_optimum(samples_per_class=[2, 5, 9], **arguments)
-    two = pnc.deep_collapse_optimum(samples_per_class=[9, 2, 5], **arguments)
+    one = pnc.deep.deep_collapse_optimum(samples_per_class=[2, 5, 9], **arguments)
+    two = pnc.deep.deep_collapse_optimum(samples_per_class=[9, 2, 5], **arguments)
     assert two.objective == pytest.approx(one.objective, rel=1e-15)
     torch.testing.assert_close(two.singular_values, one.singular_values[:, [2, 0, 1]])
 
 
 def test_strongly_regular_solution_beats_collapse():
     arguments = {"depth": 4, "num_classes": 10, "samples_per_class": 1}
-    found = pnc.strongly_regular_solution(**arguments, lambdas=0.004, lambda_h=0.004)
+    found = pnc.deep.strongly_regular_solution(**arguments, lambdas=0.004, lambda_h=0.004)
     assert found.collapse == pytest.approx(0.099180, abs=5e-7)
     assert found.objective == pytest.approx(0.080911, abs=5e-7)
     assert found.rank == 5
@@ -140,7 +140,7 @@ RATIOS = {(3, 6): 1.056, (3, 10): 0.923, (4, 6): 0.963, (4, 10): 0.817, (4, 15):
 @pytest.mark.parametrize(("case", "ratio"), RATIOS.items())
 def test_small_lambda_ratios(case, ratio):
     depth, k = case
-    found = pnc.strongly_regular_solution(
+    found = pnc.deep.strongly_regular_solution(
         depth=depth, num_classes=k, samples_per_class=2, lambdas=1e-7, lambda_h=1e-7
     )
     assert found.limit_ratio == pytest.approx(ratio, abs=5e-4)
@@ -150,7 +150,7 @@ def test_small_lambda_ratios(case, ratio):
 @pytest.mark.parametrize(("depth", "k"), [(3, 6), (4, 10), (5, 15)])
 def test_strongly_regular_parameters_attain_the_objective(depth, k):
     lambdas, lambda_h = [1e-3 * (layer + 1) for layer in range(depth)], 5e-4
-    found = pnc.strongly_regular_solution(
+    found = pnc.deep.strongly_regular_solution(
         depth=depth, num_classes=k, samples_per_class=2, lambdas=lambdas, lambda_h=lambda_h
     )
     parameters = found.parameters([k + layer for layer in range(depth)])
@@ -173,7 +173,7 @@ def test_disjoint_edges_have_the_spectrum_of_the_kneser_graph():
 
 
 def test_strong_regularisation_leaves_zero():
-    found = pnc.strongly_regular_solution(
+    found = pnc.deep.strongly_regular_solution(
         depth=4, num_classes=10, samples_per_class=1, lambdas=0.1, lambda_h=0.1
     )
     assert (found.objective, found.rank, found.scale) == (0.5, 0, 0.0)
@@ -198,19 +198,19 @@ def test_bad_arguments_of_the_optimum_are_named(change, message):
         "depth": 3, "num_classes": 3, "samples_per_class": 2, "lambdas": 1e-3, "lambda_h": 1e-3,
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        pnc.deep_collapse_optimum(**(arguments | change))
+        pnc.deep.deep_collapse_optimum(**(arguments | change))
 
 
 def test_other_bad_arguments_are_named():
     arguments = {"samples_per_class": 2, "lambdas": 1e-3, "lambda_h": 1e-3}
     with pytest.raises(ValueError, match=r"num_classes must be r\(r-1\)/2 .* got 8"):
-        pnc.strongly_regular_solution(depth=4, num_classes=8, **arguments)
+        pnc.deep.strongly_regular_solution(depth=4, num_classes=8, **arguments)
     with pytest.raises(ValueError, match="depth must be >= 3, got 2"):
-        pnc.strongly_regular_solution(depth=2, num_classes=6, **arguments)
-    strongly = pnc.strongly_regular_solution(depth=3, num_classes=6, **arguments)
+        pnc.deep.strongly_regular_solution(depth=2, num_classes=6, **arguments)
+    strongly = pnc.deep.strongly_regular_solution(depth=3, num_classes=6, **arguments)
     with pytest.raises(ValueError, match="widths must be >= 6, got 5"):
         strongly.parameters([6, 6, 5])
-    collapse = pnc.deep_collapse_optimum(depth=3, num_classes=6, **arguments)
+    collapse = pnc.deep.deep_collapse_optimum(depth=3, num_classes=6, **arguments)
     with pytest.raises(ValueError, match="widths must be one for each of 3 layers, got 2"):
         collapse.parameters([6, 6])
     with pytest.raises(ValueError, match="widths must be >= 6, got 5"):

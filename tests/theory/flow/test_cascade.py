@@ -24,7 +24,7 @@ def test_a_cascade_converges_to_the_flow_at_first_order():
     errors = []
     for steps in (16, 32, 64):
         betas = [float(steps)] * steps
-        assert pnc.effective_complexity(betas) == pytest.approx(1.0)
+        assert pnc.theory.effective_complexity(betas) == pytest.approx(1.0)
         end = pnc.cascade(statistics, **PARAMETERS, betas=betas)[-1].statistics
         gap = (end.means - flow.means).norm() + (end.within - flow.within).norm()
         errors.append(gap.item())
@@ -44,7 +44,7 @@ def test_complexities_add():
     value = sum(
         b * (y - x).square().sum() for b, x, y in zip(betas, chain, chain[1:], strict=False)
     )
-    single = (h3 - h0).square().sum() / pnc.effective_complexity(betas)
+    single = (h3 - h0).square().sum() / pnc.theory.effective_complexity(betas)
     torch.testing.assert_close(value, single)
 
 

@@ -262,7 +262,7 @@ def test_batch_of_hyperparameters_is_the_single_flows():
         "lambda_h": [0.02, 0.0, 0.1],
         "beta": [0.0, 0.5, 1.0],
     }
-    paths = pnc.central_path_flows(statistics, **settings, times=[0.5, 3.0], rtol=1e-9)
+    paths = pnc.theory.central_path_flows(statistics, **settings, times=[0.5, 3.0], rtol=1e-9)
     for b, path in enumerate(paths):
         own = {name: values[b] for name, values in settings.items()}
         assert {name: getattr(path, name) for name in own} == own
@@ -294,7 +294,7 @@ def test_resumes_saves_loads_and_gives_dense_output(tmp_path, beta):
         whole.at(5.0)
     with pytest.raises(ValueError, match=r"times must not lie before 4.0"):
         whole.extend([3.0])
-    dense.reduced.statistics.save(tmp_path / "layer.safetensors")
+    pnc.save_layers({"": dense.reduced.statistics}, tmp_path / "layer.safetensors")
     with pytest.raises(ValueError, match="holds no flow path"):
         pnc.FlowPath.load(tmp_path / "layer.safetensors")
 
@@ -459,4 +459,4 @@ def test_bad_methods_and_batches_are_named():
     with pytest.raises(ValueError, match=r"order must be one of \(2, 4\), got 3"):
         Exponential(order=3)
     with pytest.raises(ValueError, match=r"must have one length, got \(2, 1, 2\)"):
-        pnc.central_path_flows(statistics, lambda_w=[1.0, 1.0], lambda_h=[1.0], times=[1.0])
+        pnc.theory.central_path_flows(statistics, lambda_w=[1.0, 1.0], lambda_h=[1.0], times=[1.0])

@@ -1,0 +1,83 @@
+# The public face, and the only list of it: each name is imported when it is first asked for.
+# Types of results stand beside their verbs in the rooms' own faces (theory, study, measure).
+
+from . import measure, networks, show, study, theory
+from .layer_files import load_layers, load_metadata, save_layers
+from .measure.epoch_file import read_epochs
+from .measure.extraction import collect_features, collect_statistics, nearest_mean_scores
+from .measure.monitor import CollapseMonitor
+from .metrics import CollapseMetrics, collapse_metrics
+from .show.report.page import write_report
+from .statistics import ClassStatistics, StatisticsBuilder
+from .study.alignment import align
+from .study.compare import compare_layers
+from .study.comparison import error_table, load_comparison, save_comparison
+from .study.depth import calibrate_depth
+from .study.fit import fit_regularization
+from .study.resampling import bootstrap_intervals
+from .study.sweep import sweep
+from .theory import deep
+from .theory.batch import minimize_batch
+from .theory.certificate import certify
+from .theory.collapse import exact_collapse
+from .theory.cross_entropy.problem import CrossEntropyProblem
+from .theory.flow.cascade import cascade
+from .theory.flow.central_path import central_path_flow
+from .theory.flow.path import FlowPath
+from .theory.minimize import Solution, minimize
+from .theory.problem import NearCollapseProblem
+from .theory.response import hyperparameter_response, linear_response
+from .theory.spectrum import near_collapse_spectrum
+from .theory.status import Status
+from .theory.vicinity.prediction import small_vicinity
+
+__all__ = [  # noqa: RUF022 - by purpose
+    # measure: from a model or arrays to class statistics and metrics
+    "ClassStatistics",
+    "CollapseMetrics",
+    "CollapseMonitor",
+    "StatisticsBuilder",
+    "bootstrap_intervals",
+    "collapse_metrics",
+    "collect_features",
+    "collect_statistics",
+    "load_layers",
+    "load_metadata",
+    "nearest_mean_scores",
+    "read_epochs",
+    "save_layers",
+    # predict: from class statistics and regularisation to class statistics
+    "CrossEntropyProblem",
+    "FlowPath",
+    "NearCollapseProblem",
+    "Solution",
+    "Status",
+    "cascade",
+    "central_path_flow",
+    "certify",
+    "exact_collapse",
+    "hyperparameter_response",
+    "linear_response",
+    "minimize",
+    "minimize_batch",
+    "near_collapse_spectrum",
+    "small_vicinity",
+    # compare: predictions beside measurements
+    "align",
+    "calibrate_depth",
+    "compare_layers",
+    "error_table",
+    "fit_regularization",
+    "load_comparison",
+    "save_comparison",
+    "sweep",
+    "write_report",
+    # the rooms: the deep unconstrained features model, our own laboratory; in the others the types
+    # of results and lesser verbs
+    "deep",
+    "networks",
+    "measure",
+    "theory",
+    "study",
+    "show",
+]

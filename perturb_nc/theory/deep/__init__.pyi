@@ -1,0 +1,30 @@
+from .anchored import (
+    AnchoredDeepProblem,
+    AnchoredSolution,
+    anchored_contraction,
+    measured_contraction,
+    minimize_anchored,
+)
+from .collapse import DeepCollapse, DeepPenalties, deep_collapse_optimum, deep_penalties
+from .strongly_regular import StronglyRegular, strongly_regular_solution
+from .training import DeepTraining, gradient_descent, lbfgs
+from .ufm import DeepUFM, LayerCollapse
+
+__all__ = [
+    "AnchoredDeepProblem",
+    "AnchoredSolution",
+    "DeepCollapse",
+    "DeepPenalties",
+    "DeepTraining",
+    "DeepUFM",
+    "LayerCollapse",
+    "StronglyRegular",
+    "anchored_contraction",
+    "deep_collapse_optimum",
+    "deep_penalties",
+    "gradient_descent",
+    "lbfgs",
+    "measured_contraction",
+    "minimize_anchored",
+    "strongly_regular_solution",
+]

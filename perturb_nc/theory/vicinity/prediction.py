@@ -1,0 +1,222 @@
+"""The optimum of (1) for features near collapse, without solving anything."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.certificate import Certificate, certify_point
+from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.response import HyperparameterResponse
+from perturb_nc.theory.status import Status
+from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
+from perturb_nc.theory.vicinity.derivatives import derivatives
+from perturb_nc.theory.vicinity.frame import NearestFrame, nearest_frame
+from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
+
+Rows = Float64[Tensor, "K d"]
+_SMALL = 0.1  # the largest relative remainder that counts as small
+
+
+@dataclass(frozen=True, eq=False)
+class SmallVicinity:
+    """What (1) makes of features near collapse, to an order in the distance from it.
+
+    Attributes:
+        problem: what it predicts the optimum of.
+        order: of the expansion in B - √ρI, Σ_W0 and π - 1/K.
+        weight: W, (K, d).
+        bias: b, (K,), or None in the model without bias.
+        statistics: class statistics of H, of the same kind as measured ones.
+        frame: the frame nearest to the reference class means as rows, (K, d): orthonormal, with
+            a bias a simplex of Gram matrix I - 11ᵀ/K. The collapsed optimum is √ρ times it.
+        size: √ρ.
+        distance: |H0 - √ρ frame| / |√ρ frame| over all samples (centred, with a bias).
+        gamma_in, gamma_out: what is left of deviations within classes in the span of the frame
+            and off it, β/(β + √(λ_H/λ_W)) and β/(β + λ_H).
+        remainder: estimate (no bound) of the relative errors of weight, means and within: how far
+            the next order is from this one.
+        certificate: of the weight. Its gap bounds what the true optimum can gain in f, at any
+            distance from collapse.
+        status: CONVERGED, or why this is no small vicinity (`is_small` is False).
+    """
+
+    problem: NearCollapseProblem
+    order: int
+    weight: Rows
+    bias: Float64[Tensor, "K"] | None
+    statistics: ClassStatistics
+    frame: Rows
+    size: float
+    distance: float
+    gamma_in: float
+    gamma_out: float
+    remainder: dict[str, float]
+    certificate: Certificate
+    status: Status
+    _nearest: NearestFrame
+    _scalars: Coefficients
+
+    @property
+    def is_small(self) -> bool:
+        """Whether remainder and certificate let one rely on this."""
+        return self.status is Status.CONVERGED
+
+    @cached_property
+    def metrics(self) -> CollapseMetrics:
+        """Every collapse metric of `statistics`, read by `weight`."""
+        return collapse_metrics(self.statistics, self.weight)
+
+    @cached_property
+    def derivatives(self) -> HyperparameterResponse:
+        """Derivatives in λ_W, λ_H and β: those of the closed form of first order, at any `order`.
+
+        From those of the optimum (`hyperparameter_response`) they differ by the first order in the
+        distance: λ_W and λ_H move √ρ, and so what the expansion is in. In β it is the second.
+        """
+        return derivatives(self._nearest, self._scalars, self.problem)
+
+    def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
+        """Predicted features of given samples: class mean + Γ(h0 - μ0), P⁻¹ for Γ from order 2 on.
+
+        Args:
+            reference_features: (N, d), those of the statistics or others.
+            labels: (N,) in 0..K-1.
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinity, labels out of range.
+        """
+        k, d = self.weight.shape
+        x = as_features(reference_features, name="reference_features", dim=d)
+        y = as_labels(labels, len(x), num_classes=k).to(self.weight.device)
+        x = x.to(self.weight)
+        if self.order > 1:
+            return self.problem.at(self.weight).features(x, y)
+        deviations = x - self.problem.statistics.means[y]
+        inside = (deviations @ self.frame.mT) @ self.frame
+        kept = self.gamma_out * deviations + (self.gamma_in - self.gamma_out) * inside
+        return self.statistics.means[y] + kept
+
+
+def small_vicinity(
+    statistics: ClassStatistics,
+    *,
+    lambda_w: float,
+    lambda_h: float,
+    beta: float,
+    bias: bool = False,
+    order: int = 1,
+) -> SmallVicinity:
+    """The optimum of (1) for features near collapse, in closed form.
+
+    With R the frame nearest to the class means, M0 = RB, and √ρ, w the norms of class means and
+    rows of W at collapse, to first order in B - √ρI, Σ_W0 and π - 1/K:
+
+        M = R(√ρ I + δ) + D⊥,   W = (wI + v)Rᵀ + V⊥,   Σ_W = ΓΣ_W0Γ,
+
+    with δ, v, D⊥, V⊥ sums of B - √ρI, RᵀΣ_W0R, RᵀΣ_W0(I - RRᵀ) and the imbalance, whose
+    coefficients are scalars (`coefficients`). Every order more is one step W - ∇²g₀⁻¹∇g(W) with
+    the Hessian ∇²g₀ at collapse, three scalars; means and Σ_W are then exact for that weight.
+
+    Args:
+        statistics: class statistics of H0; classes nearly balanced.
+        lambda_w, lambda_h, beta: all > 0, with c0 = √(λ_W λ_H) < 1.
+        bias: whether the last layer has a bias; collapse is then onto a simplex.
+        order: of the expansion, 1 or more; away from collapse more is not better.
+
+    Returns:
+        SmallVicinity, whose status says where the features are too far from collapse for it.
+
+    Raises:
+        ValueError: arguments out of range; c0 >= 1, where the optimum is zero; d < K (K-1 with a
+            bias) or class means that are not independent, which have no nearest frame.
+
+    Source: first-order expansion of Tirer et al. 2023, Theorem 4.1, at Theorem 2.1: DESIGN §4.7.
+    """
+    at_least(order, 1, "order")
+    problem = NearCollapseProblem(
+        statistics,
+        lambda_w=lambda_w,
+        lambda_h=positive(lambda_h, "lambda_h"),
+        beta=positive(beta, "beta"),
+        bias=bias,
+    )
+    if (square := problem.lambda_w * problem.lambda_h) >= 1:
+        raise ValueError(
+            f"lambda_w * lambda_h must be < 1, got {square:g}; from 1 on the optimum is zero"
+        )
+    frame = nearest_frame(statistics, bias)
+    w, h, b = statistics.means.new_tensor([problem.lambda_w, problem.lambda_h, problem.beta])
+    scalars = coefficients(w, h, b, statistics.num_classes)
+    weight = frame.contrasts @ frame.mixed(*(part.value for part in scalars.weight))
+    here = problem.at(weight)
+    for _ in range(order - 1):
+        here = problem.at(_refined(here, frame, scalars))
+    following = problem.at(_refined(here, frame, scalars))
+    means, within = here.means, here.within
+    if order == 1:
+        own = frame.of_classes(frame.mixed(*(part.value for part in scalars.means)))
+        means = own + here.drift
+        within = frame.filtered(*(part.value for part in scalars.attenuations))
+    remainder = {
+        "weight": _relative(here.weight, following.weight),
+        "means": _relative(means - here.drift, following.own_means),
+        "within": _relative(within, following.within),
+    }
+    certificate = certify_point(here)
+    return SmallVicinity(
+        problem=problem,
+        order=order,
+        weight=here.weight,
+        bias=here.bias if bias else None,
+        statistics=statistics.moved(means, within),
+        frame=frame.contrasts @ frame.rows,
+        size=scalars.size.value.item(),
+        distance=_distance(frame, scalars.size.value.item()),
+        gamma_in=scalars.gamma_in.value.item(),
+        gamma_out=scalars.gamma_out.value.item(),
+        remainder=remainder,
+        certificate=certificate,
+        status=_status(remainder, certificate),
+        _nearest=frame,
+        _scalars=scalars,
+    )
+
+
+def _refined(point: ReducedPoint, frame: NearestFrame, scalars: Coefficients) -> Rows:
+    """W - ∇²g₀⁻¹∇g(W), with the Hessian at collapse: one order more."""
+    gradient = frame.contrasts.mT @ point.gradient
+    inside = gradient @ frame.rows.mT
+    off = gradient - inside @ frame.rows
+    even, odd = 0.5 * (inside + inside.mT), 0.5 * (inside - inside.mT)
+    change = scalars.symmetric.value * even + scalars.rotation.value * odd
+    step = change @ frame.rows + scalars.off_span.value * off
+    return point.weight - frame.contrasts @ step
+
+
+def _distance(frame: NearestFrame, size: float) -> float:
+    collapsed = size * frame.of_classes(frame.rows)
+    own = frame.of_classes(frame.stretch @ frame.rows)
+    priors = frame.reference.priors
+    moved = priors @ (own - collapsed).square().sum(1) + frame.reference.within.trace()
+    return math.sqrt(moved / (priors @ collapsed.square().sum(1)))
+
+
+def _relative(value: Tensor, better: Tensor) -> float:
+    """Difference over the size of the better value; 0 for two zeros."""
+    gap, scale = torch.linalg.norm(better - value).item(), torch.linalg.norm(better).item()
+    return 0.0 if gap == 0 else gap / scale if scale > 0 else math.inf
+
+
+def _status(remainder: dict[str, float], certificate: Certificate) -> Status:
+    if not max(remainder.values()) <= _SMALL:  # NaN too
+        return Status.NOT_SMALL
+    if not certificate.spectral_ratio <= 1:
+        return Status.NOT_CERTIFIED
+    return Status.CONVERGED
