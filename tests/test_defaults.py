@@ -86,7 +86,15 @@ def anchored():
     return minimize_anchored(deep)
 
 
+def cross_entropy():
+    options = {"label_smoothing": 0.1, "class_weights": (1.0, 2.0, 0.5)}
+    own = pnc.CrossEntropyProblem(NEAR.tolist(), LABELS, **KEYS, beta=0.7, **options)
+    solution = pnc.minimize(own)
+    return solution, pnc.certify(own, NEAR[:3].tolist()), solution.features(NEAR.copy(), LABELS)
+
+
 VERBS = {
+    "cross-entropy": cross_entropy,
     "nested lists": lambda: pnc.collapse_metrics(
         pnc.ClassStatistics.from_features(FEATURES.tolist(), LABELS), NEAR[:3].tolist()
     ),
