@@ -58,7 +58,7 @@ def test_the_linear_system_is_the_one_of_the_jacobian(case):
         return torch.cat([moved, turned]).flatten()
 
     now = torch.tensor(0.0, dtype=torch.float64)
-    jacobian, by_time = torch.func.jacfwd(rate, (0, 1))(both.flatten(), now)
+    jacobian, by_time = torch.autograd.functional.jacobian(rate, (both.flatten(), now))
     right = torch.randn(both.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     system = 3.0 * torch.eye(len(jacobian), dtype=torch.float64) - jacobian
     expected = torch.linalg.solve(system, right.flatten()).view_as(both)
