@@ -5,6 +5,7 @@ from .batch import SolutionBatch
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
 from .cross_entropy.minimize import CrossEntropySolution
+from .cross_entropy.response import CrossEntropyResponse
 from .flow.cascade import effective_complexity
 from .flow.central_path import central_path_flows
 from .flow.integrators import Exponential, FlowCost, Scipy
@@ -16,6 +17,7 @@ from .vicinity.prediction import SmallVicinity
 
 __all__ = [
     "Certificate",
+    "CrossEntropyResponse",
     "CrossEntropySolution",
     "ExactCollapse",
     "Exponential",
