@@ -207,11 +207,12 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
 
 
 def weight_response(
-    point: ReducedPoint, change: Float64[Tensor, "b 3"]
-) -> tuple[Float64[Tensor, "b K d"], Bool[Tensor, "b"]]:
+    point: ReducedPoint, change: Float64[Tensor, "... b 3"]
+) -> tuple[Float64[Tensor, "... b K d"], Bool[Tensor, "... b"]]:
     """dW* = -∇²g⁻¹ ∂∇g along changes of (λ_W, λ_H, β), at a batch of optima.
 
-    Also whether each optimum is isolated; where it is not, dW* does not exist.
+    Also whether each optimum is isolated; where it is not, dW* does not exist. A leading dimension
+    of the changes is one of several directions at every optimum.
     """
     forcing = gradient_tangent(point, change)
     found = solve_hessian(point, -forcing, _TOLERANCE).solution
@@ -225,9 +226,7 @@ def _solve(point: ReducedPoint, right: Float64[Tensor, "p K d"]) -> Float64[Tens
         family = ReducedPoint(
             point.reference, point.weight[None], point.hyperparameters[None], point.has_bias
         )
-        # One after the other: they share the factors of the point.
-        parts = [solve_hessian(family, r[None], _TOLERANCE).solution for r in right]
-        found = torch.cat(parts)
+        found = solve_hessian(family, right[:, None], _TOLERANCE).solution[:, 0]
         residual = right - point.hessian_vector_product(found)
         isolated = bool(
             (residual.flatten(1).norm(dim=1) <= 1e-6 * right.flatten(1).norm(dim=1)).all()
