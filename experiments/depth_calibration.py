@@ -6,7 +6,6 @@ layers on the path from the first one. The statistics are kept, so that the cali
 redone without training.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
 from perturb_nc.networks import MLP, ResidualMLP, TrainingConfig, batches, load_dataset, train
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.depth import COMPARED, calibrate_depth
@@ -186,23 +186,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two small networks, few epochs")
-    parser.add_argument("--output", type=Path, default=FOLDER)
-    options = parser.parse_args()
+    chosen = options(__doc__, FOLDER, "two small networks, few epochs")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         first = replace(config.networks[0], epochs=20)
         config = replace(config, networks=(first,), metrics=("nc1_trace",))
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
+    if is_finished(chosen.output / "calibrations.json", config):
+        return
     rows = []
     for network in config.networks:
-        layers = layers_of(network, options.output, config.seed)
+        layers = layers_of(network, chosen.output, config.seed)
         rows.extend(calibrations(network, layers, config.metrics))
         print(f"{network.name}: calibrated", flush=True)
-    path = options.output / "calibrations.json"
+    path = chosen.output / "calibrations.json"
     write_json(path, {"manifest": manifest(config), "rows": rows})
-    with replacing(options.output / "table.md") as temporary:
+    with replacing(chosen.output / "table.md") as temporary:
         temporary.write_text(table(rows), encoding="utf8")
     print(f"wrote {path} and table.md")
 
