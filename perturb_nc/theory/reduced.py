@@ -18,7 +18,7 @@ Matrices of means and perturbations are stored as rows, (K, d), as everywhere in
 Weight and hyper-parameters may have leading batch dimensions, and then everything has them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -46,6 +46,10 @@ class ReducedPoint:
     weight: Rows
     hyperparameters: Float64[Tensor, "... 3"]
     has_bias: bool
+
+    def members(self, rows: slice | Tensor) -> "ReducedPoint":
+        """Some of the points of a batch."""
+        return replace(self, weight=self.weight[rows], hyperparameters=self.hyperparameters[rows])
 
     @property
     def layer(self) -> Rows:
@@ -218,7 +222,7 @@ class ReducedPoint:
         between = total(priors * (self._pull @ self.lift).square())
         within = total(self.lift * (self._reference_gram @ self.lift))
         c, beta = self.c[..., 0, 0], self.beta[..., 0, 0]
-        penalty = self._ridge[..., 0, 0] * total(self.weight.square())
+        penalty = self.ridge[..., 0, 0] * total(self.weight.square())
         return 0.5 * (fit + penalty + c * between + beta**2 / c * within)
 
     @property
@@ -257,12 +261,13 @@ class ReducedPoint:
         return relative(self.gradient, self.gradient_bound)
 
     @property
-    def _ridge(self) -> Factor:
+    def ridge(self) -> Factor:
+        """λ_W/K."""
         return self.lambda_w / len(self.reference.priors)
 
     @property
     def _decay(self) -> Rows:
-        return self._ridge * self.weight
+        return self.ridge * self.weight
 
     @cached_property
     def moment(self) -> Float64[Tensor, "... d d"]:
@@ -270,15 +275,15 @@ class ReducedPoint:
         return self.within + self._weighted_means.mT @ self.own_means
 
     @cached_property
-    def _stiffness(self) -> Float64[Tensor, "... d d"]:
+    def stiffness(self) -> Float64[Tensor, "... d d"]:
         """Cholesky factor of S + (λ_W/K)I, the Hessian at fixed H."""
         matrix = self.moment.clone()
-        matrix.diagonal(dim1=-2, dim2=-1).add_(self._ridge[..., 0])
+        matrix.diagonal(dim1=-2, dim2=-1).add_(self.ridge[..., 0])
         return cholesky(matrix)
 
     def precondition(self, rows: Rows) -> Rows:
         """V(S + (λ_W/K)I)⁻¹."""
-        return torch.cholesky_solve(rows.mT, self._stiffness).mT
+        return torch.cholesky_solve(rows.mT, self.stiffness).mT
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
         """∇²g[V] = cGVS - (EEᵀ/N)VP⁻¹ + (λ_W/K)V - GWVᵀX - XVᵀF, exact.
@@ -290,7 +295,7 @@ class ReducedPoint:
         pulled = self.residual_moment @ v
         at_gain = c * (v @ self.moment) - read.mT @ self.overlap
         at_lift = self.overlap @ v.mT - self.residual_moment @ (read / c)
-        return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self._ridge * v
+        return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self.ridge * v
 
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
         """Rows times A = HH0ᵀ/N (or Aᵀ), within and between classes, both centred with bias."""
