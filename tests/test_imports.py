@@ -27,7 +27,7 @@ LAYERS = {  # what each part may import from the package, beside itself
     "show": GROUND | {"theory", "measure", "study"},
     "cli": GROUND | {"theory", "measure", "networks", "study", "show"},
 }
-FACES = {"__init__": set()}  # names alone, in __init__.pyi, imported when they are asked for
+FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi, are imported later
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
     "matplotlib": {"show/plots.py", "show/maps.py"},

@@ -1,7 +1,6 @@
 """How far the optimum of (1) is from observed statistics, in the logs of its parameters."""
 
 import math
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -19,6 +18,7 @@ from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.tangents import point_tangent
 
 Vector = NDArray[np.float64]
 
@@ -215,13 +215,8 @@ class Misfit:
             self._bias,
         )
         slope, _ = weight_response(point, change)
-
-        def moved(w: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-            at = replace(point, weight=w, hyperparameters=h)
-            return at.means, at.within
-
-        inputs = (point.weight, point.hyperparameters)
-        return torch.func.jvp(moved, inputs, (slope, change))[1]
+        moved = point_tangent(point, slope, change)
+        return moved.means, moved.within
 
     def _errors(
         self, means: Float64[Tensor, "K d"], within: Float64[Tensor, "d d"]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import fields
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from perturb_nc.theory.response import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike
 
 Values = dict[str, NDArray[np.generic]]
-_FORWARD_MODE = Lock()  # torch's forward-mode differentiation is not safe in several threads
 _PENDING, _FAILED = STATUSES.index("pending"), STATUSES.index("failed")
 
 
@@ -168,8 +166,7 @@ def _solve(
 ) -> Values:
     w, h, b = settings.T.tolist()
     batch = minimize_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias, tol=tol)
-    with _FORWARD_MODE:
-        derivatives = batch.derivatives()
+    derivatives = batch.derivatives()
     tensors = {name: batch.metrics[name] for name in METRICS}
     for name in _PER_SETTING:
         tensors[name] = getattr(batch, name)

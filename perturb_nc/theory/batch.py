@@ -1,7 +1,7 @@
 """The optimum of (1) for many settings of the hyper-parameters at once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from perturb_nc.theory.compression import Compression, compress
 from perturb_nc.theory.minimize import Points, Solution, descend, solution_at, starting_weight
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HYPERPARAMETERS, differentiable, weight_response
+from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.tangents import outcome_tangents, point_tangent
 from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
@@ -100,21 +101,21 @@ class SolutionBatch:
         Exact, as `hyperparameter_response` (times the parameter). NaN where that raises (no
         convergence, β = 0, a continuum of optima) and where the metric is undefined or 0.
         """
-        names = [*self.metrics, "objective"]
         found = {
             name: {p: torch.full_like(self.objective, torch.nan) for p in HYPERPARAMETERS}
-            for name in names
+            for name in (*self.metrics, "objective")
         }
         for part, rows, point in self._points():
             index = part.index[rows]
-            for p, parameter in enumerate(HYPERPARAMETERS):
-                for name, values in _logarithmic(point, p).items():
-                    found[name][parameter][index] = values
+            values = {name: metric[index] for name, metric in self.metrics.items()}
+            for name, slopes in _logarithmic(point, values).items():
+                for parameter, slope in zip(HYPERPARAMETERS, slopes, strict=True):
+                    found[name][parameter][index] = slope
         unusable = self.beta == 0
         unusable |= torch.tensor([s is not Status.CONVERGED for s in self.status]).to(unusable)
-        for slopes in found.values():
-            for values in slopes.values():
-                values[unusable] = torch.nan
+        for derivatives in found.values():
+            for slope in derivatives.values():
+                slope[unusable] = torch.nan
         return found
 
     def predicted_weight(self, beta: Sequence[float]) -> Float64[Tensor, "B K d"]:
@@ -128,7 +129,7 @@ class SolutionBatch:
         result = self.statistics.means.new_empty(len(self), *self.statistics.means.shape)
         for part, rows, point in self._points():
             index = part.index[rows]
-            change, isolated = weight_response(point, _unit(point, HYPERPARAMETERS.index("beta")))
+            change, isolated = weight_response(point, _logs(point)[HYPERPARAMETERS.index("beta")])
             shift = torch.where(isolated, (wanted / self.beta).log()[index], 0.0)
             moved = point.weight + shift[:, None, None] * change
             result[index] = part.space.lifted(moved)
@@ -308,28 +309,29 @@ def _norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
 
 def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
     """All metrics and the objective at points."""
+    return {**metric_tensors(_moved(point), point.weight), "objective": point.objective}
+
+
+def _moved(point: ReducedPoint) -> StatisticsBatch:
+    """Class statistics of the features at points."""
     s = point.reference
     reference = StatisticsBatch(s.means, s.within, s.class_variance)
-    moved = reference.moved(point.means, point.within)
-    return {**metric_tensors(moved, point.weight), "objective": point.objective}
+    return reference.moved(point.means, point.within)
 
 
-def _logarithmic(point: ReducedPoint, parameter: int) -> dict[str, Float64[Tensor, "b"]]:
-    """Derivatives of the outcome in the log of a hyper-parameter, NaN where not defined."""
-    unit = _unit(point, parameter)
-    slope, isolated = weight_response(point, unit)
-    values, slopes = torch.func.jvp(
-        lambda w, p: _outcome(replace(point, weight=w, hyperparameters=p)),
-        (point.weight, point.hyperparameters),
-        (slope, unit),
-    )[:2]
-    return {
-        name: torch.where(isolated & differentiable(values[name]), slope, torch.nan)
-        for name, slope in slopes.items()
-    }
+def _logarithmic(
+    point: ReducedPoint, values: dict[str, Float64[Tensor, "b"]]
+) -> dict[str, Float64[Tensor, "3 b"]]:
+    """Derivatives of metrics (with their values) and the objective in the logs of λ_W, λ_H, β."""
+    logs = _logs(point)
+    slopes, isolated = zip(*(weight_response(point, unit) for unit in logs), strict=True)
+    weight = torch.stack(slopes)
+    change = point_tangent(point, weight, logs)
+    found = outcome_tangents(point, _moved(point), values, weight, change)
+    found["objective"] = change.objective
+    return {n: torch.where(torch.stack(isolated), v, torch.nan) for n, v in found.items()}
 
 
-def _unit(point: ReducedPoint, parameter: int) -> Float64[Tensor, "b 3"]:
-    unit = torch.zeros_like(point.hyperparameters)
-    unit[:, parameter] = point.hyperparameters[:, parameter]
-    return unit
+def _logs(point: ReducedPoint) -> Float64[Tensor, "3 b 3"]:
+    """Unit changes of the logs of λ_W, λ_H and β."""
+    return torch.diag_embed(point.hyperparameters).movedim(-2, 0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.cli import demo
-from perturb_nc.cli import main as cli
+from perturb_nc.cli import demo_run as demo
 from perturb_nc.networks import TrainingConfig
+from perturb_nc.study import predict
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_spectrum(run):
         (("flow", "LAYER", "--until-time", "0"), "until_time must be > 0, got 0.0"),
         (("flow", "LAYER", "--points", "2"), "points must be >= 3, got 2"),
         (("flow", "LAYER", "--lambda-w", "0"), "lambda_w must be > 0, got 0.0"),
-        (("flow", "LAYER", "--layer", "b"), "there is no layer 'b'; the layers are ['layer']"),
+        (("flow", "LAYER", "--reference", "b"), "there is no layer 'b'; the layers are ['layer']"),
         (("flow", "LAYER", "-o", "LAYER"), "--output must be a folder, got the file"),
         (("depth", "LAYER"), "layers must hold at least two from start on"),
         (("depth", "LAYER", "--lambda-w", "1", "--fit", "b"), "leave out --lambda-w 1 or --fit"),
@@ -173,7 +173,7 @@ def test_a_failed_factorisation_is_one_line(layer, run, monkeypatch):
     def fail(*_, **__):
         torch.linalg.cholesky(-torch.eye(2))
 
-    monkeypatch.setattr(cli, "predict_layers", fail)
+    monkeypatch.setattr(predict, "predict_layers", fail)
     code, _, err = run("predict", layer, "--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     assert code == 2
     assert err.startswith("perturb-nc: the features are badly scaled or offset: centre and rescale")
@@ -181,14 +181,14 @@ def test_a_failed_factorisation_is_one_line(layer, run, monkeypatch):
 
 
 def test_a_gap_that_is_undefined_is_a_dash(layer, run, monkeypatch):
-    predict_layers = cli.predict_layers
+    predict_layers = predict.predict_layers
 
     def without_a_gap(*args, **kwargs):
         (name, p), *_ = predict_layers(*args, **kwargs).items()
         certificate = replace(p.solution.certificate, gap=float("nan"), is_global=False)
         return {name: replace(p, solution=replace(p.solution, certificate=certificate))}
 
-    monkeypatch.setattr(cli, "predict_layers", without_a_gap)
+    monkeypatch.setattr(predict, "predict_layers", without_a_gap)
     code, out, _ = run("predict", layer, "--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     assert code == 0
     assert "nan" not in out
@@ -233,7 +233,7 @@ def test_flow_is_central_path_flow_with_the_layers_on_it(network, run, tmp_path)
     code, out, _ = run("flow", network, *options, "-o", tmp_path / "o", "--json")
     assert json.loads(out) == record
     code, out, _ = run(
-        "flow", network, *options, "--beta", 1, "--layer", "b", "--json", "-o", tmp_path
+        "flow", network, *options, "--beta", 1, "--reference", "b", "--json", "-o", tmp_path
     )
     record = json.loads(out)
     assert (record["layer"], record["beta"], record["layers"]) == ("b", 1.0, {})

@@ -1,6 +1,7 @@
 """Fits: known parameters come back, and what is not known is said to be so."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import combinations
 
@@ -91,6 +92,17 @@ def test_jacobian_is_central_differences(noisy, bias):
         error = np.linalg.norm(jacobian[:, i] - expected)
         assert error < 1e-5 * np.linalg.norm(expected)
         assert np.linalg.norm(1.01 * jacobian[:, i] - expected) > 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.slow
+def test_fits_in_two_threads_are_the_fits_of_one(noisy):
+    def fit(_):
+        found = pnc.fit_regularization(*noisy, lambda_w=0.03)
+        return found.lambda_h, found.beta, found.residual, found.covariance
+
+    alone = fit(0)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(found == alone for found in pool.map(fit, range(6)))
 
 
 def misfit_of(reference, observed, **values):
