@@ -36,9 +36,9 @@ class Curvature:
     """What is known of the lowest curvature at B points.
 
     Attributes:
-        lowest: lowest eigenvalue of M^(-½) ∇²g M^(-½), at most 1; a saddle where it is below
-            -tolerance.
-        tolerance: how far it can be off, for rounding, for a Lanczos process that was stopped (the
+        lowest: lowest eigenvalue of M^(-½) ∇²g M^(-½), at most 1, to some three digits; a saddle
+            where it is below -tolerance.
+        tolerance: how far it can be below 0 unseen, for rounding, for a Lanczos process that was stopped (the
             norm of its residual), and for a gradient that is not 0.
         direction: a descent direction made of those of negative curvature, 0 where there are none;
             of the length at which the penalty at fixed H would be all of g.
@@ -54,7 +54,8 @@ class Curvature:
 @singledispatch
 def lowest_curvature(point: Point) -> Curvature:
     """The lowest curvature at the points of a batch."""
-    return _completed(point, *_lanczos(point), rounding=_SMALL)
+    top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
+    return _completed(point, *_lanczos(point, top), rounding=_SMALL)
 
 
 @lowest_curvature.register
@@ -65,7 +66,9 @@ def _(point: ReducedPoint) -> Curvature:
     )[..., 0, 0]
     rounding = 8 * torch.finfo(torch.float64).eps * scale
     if k * d > _DENSE:
-        return _completed(point, *_lanczos(point), rounding=rounding + _SMALL)
+        top = point.residual_spectrum[1][..., -1:]
+        found = _lanczos(point, top, point.idle)
+        return _completed(point, *found, rounding=rounding + _SMALL)
     rounding = rounding + _EXACT
     size = max(1, _BYTES // (8 * (k * d) ** 2))
     parts = [
@@ -109,6 +112,9 @@ def _formed(
     blocks -= torch.einsum("nib,nja->niajb", lift, overlap)
     blocks -= torch.einsum("nib,nja->niajb", overlap, lift)
     blocks.diagonal(dim1=1, dim2=3).add_(ridge[..., None])
+    for i in range(d - point.idle, d):  # nowhere to go
+        blocks[:, :, i], blocks[:, :, :, :, i] = 0.0, 0.0
+        blocks[:, :, i, :, i] = torch.eye(k).to(blocks)
     hessian = blocks.reshape(b, k * d, k * d)
     lowest, direction = _judged(0.5 * (hessian + hessian.mT), rounding)
     return lowest, direction.unflatten(1, (k, d)) @ root
@@ -122,11 +128,12 @@ def _judged(
     shifted.diagonal(dim1=1, dim2=2).add_(rounding[:, None])
     roots, failed = torch.linalg.cholesky_ex(shifted)
     direction = matrices.new_zeros(matrices.shape[:2])
-    vector = _random(matrices.shape[1], like=matrices).expand_as(direction)[..., None]
-    for _ in range(12):  # inverse iteration
-        vector = torch.cholesky_solve(vector, roots)
-        vector = vector / vector.norm(dim=1, keepdim=True)
-    lowest = total(vector * (matrices @ vector))
+    vectors = _random(matrices.shape[1], 4, like=matrices).expand(len(matrices), -1, -1)
+    for _ in range(16):  # inverse iteration
+        vectors = torch.linalg.qr(torch.cholesky_solve(vectors, roots)).Q
+    inner = vectors.mT @ matrices @ vectors
+    proven = (failed == 0)[:, None, None]
+    lowest = torch.linalg.eigvalsh(torch.where(proven, inner, 0.0))[:, 0]
     for i in failed.nonzero().flatten().tolist():
         values, vectors = torch.linalg.eigh(matrices[i])
         lowest[i], direction[i] = values[0], _combined(values, vectors, rounding[i])
@@ -148,11 +155,11 @@ def _random(*shape: int, like: Tensor) -> Tensor:
 
 
 def _lanczos(
-    point: Point,
+    point: Point, top: Float64[Tensor, "B K 1"], idle: int = 0
 ) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"], Rows, Int64[Tensor, "B"]]:
     """Lowest value, residual, direction and products, from a start towards the lift's advice."""
-    top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
     noise = _random(*point.weight.shape[1:], like=point.weight)
+    noise[:, noise.shape[1] - idle :] = 0.0
     image = top * noise[0] * math.sqrt(len(noise)) + noise  # Mv
     vectors: list[Tensor] = []  # v, M-orthonormal
     images: list[Tensor] = []  # Mv
@@ -210,27 +217,25 @@ def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mas
     """W + Σ t_i u_i q_iᵀ into the feature directions q_i that are used least.
 
     u_i are left singular vectors of E with r_i = σ_i²K/(Ncλ_W) > 1. Where q_i is unused, g along
-    t_i alone is least at t_i² = (√r_i - 1)/(u_iᵀGu_i); where it varies (q_iᵀSq_i above half of
-    (λ_W/K)(r_i - 1)) it is left out. (DESIGN §4.2: if d >= rank(H0) + K only such directions lead
-    from a stationary point that is not global.)
+    t_i alone is least at t_i² = (√r_i - 1)/(u_iᵀGu_i); directions with qᵀSq above a tenth of λ_W/K
+    are left out. (DESIGN §4.2: if d >= rank(H0) + K only such directions lead from a stationary
+    point that is not global.)
     """
-    squares, vectors = torch.linalg.eigh(point.residual_moment)
-    ratios = squares / (point.c * point.ridge)[..., 0]
     k, d = point.weight.shape[1:]
-    wanted = wanted & (ratios[..., -1] > 1) & (d > 1)
+    # A look at few directions tells whether any is unused.
+    spread, _ = _least_used(point, min(4, k, d - point.idle))
+    limit = 0.1 * point.ridge[..., 0]
+    wanted = wanted & (spread < limit).any(-1)
+    if wanted.any():
+        squares, vectors = point.residual_spectrum
+        ratios = squares / (point.c * point.ridge)[..., 0]
+        wanted = wanted & (ratios[..., -1] > 1)
     if not wanted.any():
         return point, wanted
-    count = min(k, d)
+    count = min(k, d - point.idle)
+    spread, rows = _least_used(point, count)
     ratios, vectors = ratios.flip(-1)[..., :count], vectors.flip(-1)[..., :count]
-    rows = _random(count, d, like=squares).expand(len(squares), count, d)
-    for _ in range(2):  # inverse iteration
-        rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT
-    spread, turn = torch.linalg.eigh(rows @ point.moment @ rows.mT)
-    rows = turn.mT @ rows
-    room = (spread < 0.1 * point.ridge[..., 0]) & (ratios > 1)
-    wanted = wanted & room.any(-1)
-    if not wanted.any():
-        return point, wanted
+    room = (spread < limit) & (ratios > 1)
     stiffness = (vectors * (point.gain @ vectors)).sum(-2)
     lengths = torch.where(room, (ratios.clamp(min=1.0).sqrt() - 1) / stiffness, 0.0).sqrt()
     trial = evaluate(point.weight + (vectors * lengths[..., None, :]) @ rows)
@@ -240,3 +245,16 @@ def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mas
     if not better.all():
         trial = evaluate(torch.where(wide(better), trial.weight, point.weight))
     return trial, better
+
+
+def _least_used(
+    point: ReducedPoint, count: int
+) -> tuple[Float64[Tensor, "B n"], Float64[Tensor, "B n d"]]:
+    """Orthonormal directions q in which features vary least, and qᵀSq, by inverse iteration."""
+    used = point.weight.shape[2] - point.idle
+    rows = torch.nn.functional.pad(_random(count, used, like=point.weight), (0, point.idle))
+    rows = rows.expand(len(point.weight), *rows.shape)
+    for _ in range(2):
+        rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT
+    spread, turn = torch.linalg.eigh(rows @ point.moment @ rows.mT)
+    return spread, turn.mT @ rows

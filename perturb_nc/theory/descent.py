@@ -26,6 +26,9 @@ Points = Callable[[Int64[Tensor, "b"]], Evaluate]
 Neglected = Callable[[Any], Float64[Tensor, "b"]]
 
 
+COUNTED = ("steps", "products", "lowest_curvature", "curvature_tolerance")
+
+
 @dataclass(frozen=True, eq=False)
 class Descent:
     """Where every member of a batch ended; the curvature is NaN where it was not judged."""
@@ -44,6 +47,15 @@ class Descent:
         unknown = torch.full_like(weight[:, 0, 0], torch.nan)
         status = [Status.CONVERGED] * len(weight)
         return cls(weight.clone(), none, none.clone(), status, unknown, unknown.clone())
+
+    def add(self, members: Int64[Tensor, "b"], other: "Descent") -> None:
+        """Some members have gone on, in coordinates of their own."""
+        self.steps[members] += other.steps
+        self.products[members] += other.products
+        self.lowest_curvature[members] = other.lowest_curvature
+        self.curvature_tolerance[members] = other.curvature_tolerance
+        for i, status in zip(members.tolist(), other.status, strict=True):
+            self.status[i] = status
 
     def end(self, members: Int64[Tensor, "b"], status: Status) -> None:
         """Give some members a status."""

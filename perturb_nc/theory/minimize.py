@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.certificate import Certificate, certify_point
-from perturb_nc.theory.descent import Descent, Points, descend
+from perturb_nc.theory.descent import COUNTED, Points, descend
 from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.status import Status
@@ -38,7 +39,8 @@ class Solution:
         lowest_curvature: lowest eigenvalue of ∇²g(W*) relative to the Hessian at fixed H (at most
             1): second-order conditions hold where it is >= -curvature_tolerance. NaN where it was
             not looked for: the certificate proves W* global, or time_limit came before.
-        curvature_tolerance: how far lowest_curvature can be off.
+        curvature_tolerance: for rounding, for a gradient that is not 0 and for a Lanczos process
+            that was stopped.
     """
 
     problem: NearCollapseProblem
@@ -116,12 +118,14 @@ def minimize(
     point = replace(point, hyperparameters=point.hyperparameters[None])
     family: Points = lambda _: lambda w: replace(point, weight=w)  # noqa: E731
     found = descend(family, start[None], tol, max_steps, clock=clock)
-    return solution_at(problem, found, 0)
+    counted = {name: getattr(found, name)[0].item() for name in COUNTED}
+    return solution_at(problem, found.weight[0], status=found.status[0], **counted)
 
 
-def solution_at(problem: NearCollapseProblem, found: Descent, member: int) -> Solution:
-    """The Solution that a member of a descent ended at."""
-    weight = found.weight[member]
+def solution_at(
+    problem: NearCollapseProblem, weight: Rows, *, status: Status, **counted: Any
+) -> Solution:
+    """The Solution that has this weight."""
     point = problem.at(weight)
     return Solution(
         problem=problem,
@@ -130,12 +134,9 @@ def solution_at(problem: NearCollapseProblem, found: Descent, member: int) -> So
         statistics=point.reference.moved(point.means, point.within),
         objective=point.objective.item(),
         gradient_norm=point.gradient_norm.item(),
-        steps=int(found.steps[member]),
-        products=int(found.products[member]),
-        status=found.status[member],
+        status=status,
         certificate=certify_point(point),
-        lowest_curvature=found.lowest_curvature[member].item(),
-        curvature_tolerance=found.curvature_tolerance[member].item(),
+        **counted,
     )
 
 
@@ -143,9 +144,11 @@ def starting_weight(problem: NearCollapseProblem) -> Rows:
     """W*(H0); at β = 0, where H0 does not matter, the balanced optimum in its orientation."""
     s = problem.statistics
     # Where no class mean pulls all of W = 0 may be optimal, and exactly so.
-    zero = problem.at(torch.zeros_like(s.means))
-    if not zero.gradient.any() and certify_point(zero).is_global:
-        return zero.weight
+    pull = s.means - s.priors @ s.means if problem.bias else s.means
+    if problem.beta == 0 or not pull.any():
+        zero = problem.at(torch.zeros_like(s.means))
+        if certify_point(zero).is_global:
+            return zero.weight
     weight = problem.central_path_weight()
     if not weight.isfinite().all():
         weight = s.priors[:, None] * s.centered_means  # any start that tells classes apart

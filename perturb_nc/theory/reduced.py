@@ -39,6 +39,7 @@ class ReducedPoint:
     """Problem (1) at `weight`, everything else at its optimum; no checks, built by the problem.
 
     hyperparameters holds (λ_W, λ_H, β), a tensor so that the point can be differentiated in them.
+    The last `idle` feature directions are for features alone: weights are to stay 0 there.
     What is not finite (a weight too large for float64) is NaN.
     """
 
@@ -46,6 +47,7 @@ class ReducedPoint:
     weight: Rows
     hyperparameters: Float64[Tensor, "... 3"]
     has_bias: bool
+    idle: int = 0
 
     def members(self, rows: slice | Tensor) -> "ReducedPoint":
         """Some of the points of a batch."""
@@ -196,6 +198,15 @@ class ReducedPoint:
         means = self.residuals.mT @ (self.reference.priors[:, None] * self.residuals)
         gram = self.beta**2 * (self.gain @ self._reference_gram @ self.gain)
         return means + 0.5 * (gram + gram.mT)
+
+    @cached_property
+    def residual_spectrum(self) -> tuple[Float64[Tensor, "... K"], Square]:
+        """Eigenvalues of EEᵀ/N, increasing, and its eigenvectors; NaN where it is not finite."""
+        moment = self.residual_moment
+        defined = moment.isfinite().all(-1).all(-1)[..., None]  # eigh raises for others
+        squares, vectors = torch.linalg.eigh(torch.where(defined[..., None], moment, 0.0))
+        # Of a Gram matrix: below zero is rounding.
+        return torch.where(defined, squares.clamp(min=0.0), torch.nan), vectors
 
     @cached_property
     def residual_overlap(self) -> Rows:
