@@ -35,7 +35,8 @@ def flow(
     import numpy as np
 
     from perturb_nc.show import terminal
-    from perturb_nc.show.plots import literal, plot_flow
+    from perturb_nc.show.labels import literal
+    from perturb_nc.show.plots import plot_flow
     from perturb_nc.storage import json_text, replacing, write_json
     from perturb_nc.study.depth import calibrate_depth
     from perturb_nc.theory.flow.central_path import central_path_flow
@@ -77,7 +78,7 @@ def depth(
     lambda_h: LambdaH = 0.0,
     metric: Annotated[
         str, typer.Option(help="places the layers; one that is not there lists them all")
-    ] = "nc1_trace",
+    ] = "nc1_span",
     reference: Reference = None,
     fit: Annotated[list[str] | None, typer.Option(help="layer to fit λ_W to; repeatable")] = None,
     output: Folder = Path("results/depth"),
@@ -85,7 +86,8 @@ def depth(
 ) -> None:
     """Place the layers of networks on the central path; its predictions beside measurements."""
     from perturb_nc.show import terminal
-    from perturb_nc.show.plots import literal, plot_depth
+    from perturb_nc.show.labels import literal
+    from perturb_nc.show.plots import plot_depth
     from perturb_nc.storage import json_text, replacing, write_json
     from perturb_nc.study.depth import calibrate_depth
 

@@ -79,8 +79,8 @@ def plot(
     beta: Annotated[str | None, typer.Option(help="a,b,c: nearest ones are drawn")] = None,
 ) -> None:
     """Maps over (λ_W, λ_H): the metric, where it is certified, and which of the two moves it."""
+    from perturb_nc.show.labels import literal
     from perturb_nc.show.maps import plot_maps
-    from perturb_nc.show.plots import literal
     from perturb_nc.storage import replacing
     from perturb_nc.study.sweep_store import open_sweep
     from perturb_nc.validation import nonnegative

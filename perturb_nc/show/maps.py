@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from perturb_nc.show.labels import LABELS
 from perturb_nc.study.sweep_plan import DERIVED, STATUSES
 
 MAPPED = tuple(name for name in DERIVED if name != "objective")
 _MOST = 4  # maps side by side
-_SYMBOLS = {"nc1": "NC1", "nc1_trace": "ÑC1", "nc2_etf": "NC2", "cdnv": "CDNV"}
 _CERTIFIED, _FREE_ZERO, _ZERO = "white", "#ffb703", "#3a3a3a"
 
 
@@ -47,7 +47,7 @@ def plot_maps(
     slices = [grid.sel(beta=b) for b in chosen]
     figure = Figure(figsize=(1.8 + 3.2 * len(chosen), 6.6), layout="constrained")
     axes = figure.subplots(2, len(chosen), sharex=True, sharey=True, squeeze=False)
-    symbol = _SYMBOLS[metric]
+    symbol = LABELS[metric].symbol
     low, high = _range(np.concatenate([part[metric].values.ravel() for part in slices]))
     scale = {"norm": LogNorm(low, high), "cmap": colormaps["viridis"].with_extremes(under="black")}
     for column, (b, part) in enumerate(zip(chosen, slices, strict=True)):

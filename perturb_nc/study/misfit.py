@@ -190,7 +190,7 @@ class Misfit:
         """JᵀCJ and tr C of the sampling covariance C of the residuals, times N."""
         covariance = self._observed.within
         if not covariance.any():  # nothing to tell the shape of noise
-            covariance = torch.eye(len(covariance)).to(covariance)
+            covariance = torch.diag(covariance.new_ones(len(covariance)))
         means, within = self._slopes(x)
         between = self._means_scale * means
         turned = self._within_scale * (within @ covariance)

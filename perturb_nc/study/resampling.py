@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from perturb_nc.metrics import collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least
@@ -57,11 +58,11 @@ def bootstrap_intervals(
     generator = torch.Generator().manual_seed(seed)
     found = np.empty((replicates, len(layers), len(QUANTITIES)))
     for i in range(replicates):
-        place = torch.rand(len(y), generator=generator, dtype=torch.float64)
+        place = torch.rand(len(y), generator=generator, dtype=torch.float64, device="cpu")
         drawn = order[starts[y] + (place * torch.bincount(y)[y]).long()]
         for j, x in enumerate(layers.values()):
             statistics = ClassStatistics.from_features(x[drawn.to(x.device)], y.to(x.device))
-            found[i, j] = quantities(statistics)
+            found[i, j] = quantities(collapse_metrics(statistics))
         if on_replicate is not None:
             on_replicate(i + 1)
     share = (1 - level) / 2

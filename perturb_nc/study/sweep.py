@@ -131,7 +131,7 @@ def _remote_piece(
 ) -> Values:
     """`_piece` in a worker, of which there is one per core."""
     torch.set_num_threads(1)
-    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     return _piece(ClassStatistics(**tensors), settings, flow_settings, plan)
 
 

@@ -121,7 +121,7 @@ class SolutionBatch:
                 for parameter, slope in zip(HYPERPARAMETERS, slopes, strict=True):
                     found[name][parameter][index] = slope
         unusable = self.beta == 0
-        unusable |= torch.tensor([s is not Status.CONVERGED for s in self.status]).to(unusable)
+        unusable |= unusable.new_tensor([s is not Status.CONVERGED for s in self.status])
         for derivatives in found.values():
             for slope in derivatives.values():
                 slope[unusable] = torch.nan

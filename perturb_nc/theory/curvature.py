@@ -38,8 +38,8 @@ class Curvature:
     Attributes:
         lowest: lowest eigenvalue of M^(-½) ∇²g M^(-½), at most 1, to some three digits; a saddle
             where it is below -tolerance.
-        tolerance: how far it can be below 0 unseen, for rounding, for a Lanczos process that was stopped (the
-            norm of its residual), and for a gradient that is not 0.
+        tolerance: how far it can be below 0 unseen, for rounding, for a Lanczos process that was
+            stopped (the norm of its residual), and for a gradient that is not 0.
         direction: a descent direction made of those of negative curvature, 0 where there are none;
             of the length at which the penalty at fixed H would be all of g.
         products: Hessian-vector products taken.
@@ -102,7 +102,7 @@ def _formed(
 ) -> tuple[Float64[Tensor, "b"], Rows]:
     """The lowest eigenvalue and a combination of the eigenvectors below -rounding."""
     b, k, d = point.weight.shape
-    identity = torch.eye(d).to(point.weight)
+    identity = torch.diag(point.weight.new_ones(d))
     root = torch.linalg.solve_triangular(point.stiffness, identity.expand(b, d, d), upper=False)
     ridge = point.ridge * (root @ root.mT)  # (λ_W/K)M⁻¹, in coordinates where M = I
     inverse = root @ point.solve(root).mT
@@ -114,7 +114,7 @@ def _formed(
     blocks.diagonal(dim1=1, dim2=3).add_(ridge[..., None])
     for i in range(d - point.idle, d):  # nowhere to go
         blocks[:, :, i], blocks[:, :, :, :, i] = 0.0, 0.0
-        blocks[:, :, i, :, i] = torch.eye(k).to(blocks)
+        blocks[:, :, i, :, i] = torch.diag(blocks.new_ones(k))
     hessian = blocks.reshape(b, k * d, k * d)
     lowest, direction = _judged(0.5 * (hessian + hessian.mT), rounding)
     return lowest, direction.unflatten(1, (k, d)) @ root
@@ -150,8 +150,9 @@ def _combined(
 
 
 def _random(*shape: int, like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(like.device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    found = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+    return found.to(like.device)
 
 
 def _lanczos(

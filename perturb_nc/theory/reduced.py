@@ -129,7 +129,7 @@ class ReducedPoint:
     @cached_property
     def targets(self) -> Float64[Tensor, "K K"]:
         """Row k is e_k - π with bias, e_k without."""
-        identity = torch.eye(len(self.reference.priors)).to(self.weight)
+        identity = torch.diag(self.weight.new_ones(len(self.reference.priors)))
         return identity - self.reference.priors if self.has_bias else identity
 
     @cached_property

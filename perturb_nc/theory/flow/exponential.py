@@ -101,7 +101,7 @@ def _moved(
     generators = _generators(model, torch.stack(used) @ basis, step)
     small = torch.linalg.matrix_exp(exponent.of(generators))
     alpha = torch.exp(-model.c * exponent.fraction * step)
-    identity = torch.eye(q).to(basis)
+    identity = torch.eye(q, dtype=basis.dtype, device=basis.device)
     change, forcing = small[..., :q, :q] - alpha * identity, small[..., :q, q : q + k]
     means = (state.means @ basis) @ change.mT + forcing.mT
     propagator = change @ (basis.mT @ state.propagator)

@@ -63,7 +63,7 @@ class FlowPath:
 
     def propagator(self, i: int) -> Float64[Tensor, "d d"]:
         """Ψ(times[i])."""
-        return self._moved(torch.eye(self.reference.dim).to(self.means), i).mT
+        return self._moved(torch.diag(self.means.new_ones(self.reference.dim)), i).mT
 
     def _moved(self, rows: Float64[Tensor, "n d"], i: int) -> Float64[Tensor, "n d"]:
         """Rows times Ψᵀ."""

@@ -81,7 +81,7 @@ class FlowSpace:
 
     def _all(self) -> Basis:
         d, like = self.statistics.dim, self._hyperparameters[0]
-        return torch.eye(d).to(like).expand(*like.shape[:-2], d, d)
+        return torch.eye(d, dtype=like.dtype, device=like.device).expand(*like.shape[:-2], d, d)
 
     def _krylov(self) -> Basis:
         batch = self._hyperparameters[0].shape[:-2]
@@ -162,7 +162,7 @@ def transported(
         psi = basis @ propagator @ basis.mT
         within = psi @ reference.within @ psi.mT
         return reference.moved(means, 0.5 * (within + within.mT))
-    change = propagator - outer * torch.eye(len(propagator)).to(propagator)
+    change = propagator - outer * torch.diag(propagator.new_ones(len(propagator)))
     image = reference.within @ basis
     half = (outer * image + 0.5 * basis @ (change @ (basis.mT @ image))) @ change.mT @ basis.mT
     return reference.moved(means, outer.square() * reference.within + half + half.mT)

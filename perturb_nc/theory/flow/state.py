@@ -117,7 +117,7 @@ class FlowModel:
 
     def rate(self, state: FlowState, weight: Rows) -> tuple[Rows, Inner]:
         """Time derivatives of the class means and of ψ."""
-        errors = state.means @ weight.mT - torch.eye(len(self.priors)).to(weight)
+        errors = state.means @ weight.mT - torch.diag(weight.new_ones(len(self.priors)))
         means = self.beta * self.means - errors @ weight - self.c * state.means
         propagator = -weight.mT @ (weight @ state.propagator) - self.c * state.propagator
         return means, propagator + self.beta * self.identity
