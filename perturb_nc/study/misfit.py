@@ -82,7 +82,9 @@ class Misfit:
             for n in HYPERPARAMETERS
         ]
         settings = list(product(*axes))
-        columns = dict(zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True))
+        columns: dict[str, Any] = dict(
+            zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True)
+        )
         found = minimize_batch(
             self._reference, **columns, bias=self._bias, tol=1e-6, max_steps=_NEWTON_STEPS
         )
