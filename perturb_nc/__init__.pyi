@@ -20,6 +20,7 @@ from .theory import deep
 from .theory.batch import minimize_batch
 from .theory.certificate import certify
 from .theory.collapse import exact_collapse
+from .theory.cross_entropy.problem import CrossEntropyProblem
 from .theory.flow.cascade import cascade
 from .theory.flow.central_path import central_path_flow
 from .theory.flow.path import FlowPath
@@ -46,6 +47,7 @@ __all__ = [  # noqa: RUF022 - by purpose
     "read_epochs",
     "save_layers",
     # predict: from class statistics and regularisation to class statistics
+    "CrossEntropyProblem",
     "FlowPath",
     "NearCollapseProblem",
     "Solution",

@@ -78,7 +78,7 @@ def depth(
     lambda_h: LambdaH = 0.0,
     metric: Annotated[
         str, typer.Option(help="places the layers; one that is not there lists them all")
-    ] = "nc1_trace",
+    ] = "nc1_span",
     reference: Reference = None,
     fit: Annotated[list[str] | None, typer.Option(help="layer to fit λ_W to; repeatable")] = None,
     output: Folder = Path("results/depth"),

@@ -107,10 +107,10 @@ def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
         measured = [getattr(m, metric) for m in c.measured.values()]
         axis.plot(range(len(names)), measured, **_drawn(_MEASURED), label="measured")
         for model in ("shrinkage", "interpolation"):
-            values = [getattr(c.predicted[model][name], metric) for name in names[1:]]
+            values = [getattr(c.predictions[model].metrics[name], metric) for name in names[1:]]
             axis.plot(range(1, len(names)), values, **_drawn(SIDES[model]), label=model)
         places = [names.index(name) for name in c.placed]
-        values = [getattr(c.predicted["path"][name], metric) for name in c.placed]
+        values = [getattr(c.path.metrics[name], metric) for name in c.placed]
         axis.plot(places, values, **_drawn(_PATH), label="central path")
         drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
         if drawn.max() > 10 * drawn.min() > 0:

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.show.labels import number, symbol
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.study.depth import COMPARED, MODELS, DepthCalibration
+from perturb_nc.study.depth import COMPARED, DepthCalibration
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
@@ -158,11 +158,13 @@ def depth_table(calibration: DepthCalibration, *, title: str) -> Table:
     values = {"lambda_w": c.lambda_w, "lambda_h": c.lambda_h}
     labels = ["t", *(symbol(m) for m in COMPARED)]
     table = _layer_table(f"{title}: {_title(values)}, times by {symbol(c.metric)}", labels)
+    if not c.status.is_done:
+        table.caption = c.status.value
     for name, measured in c.measured.items():
         time = c.times.get(name, 0.0)  # of the start layer, which is not among them
         table.add_row(name, "measured", number(time), *_cells(measured, COMPARED))
         if name != c.start:
-            path = c.predicted["path"].get(name)  # none where the path does not come by
+            path = c.path.metrics.get(name)  # none where the path does not come by
             predicted = ["–"] * len(COMPARED) if path is None else _cells(path, COMPARED)
             table.add_row("", "path", "", *predicted)
     return table
@@ -178,17 +180,11 @@ def median_errors(
     """
     last = list(calibration.measured)[-1]
     judged = [name for name in calibration.placed if name not in (*fit, last)]
-    errors = {}
-    for model in MODELS:
-        pairs = [
-            (getattr(calibration.predicted[model][name], m), getattr(calibration.measured[name], m))
-            for name in judged
-            for m in COMPARED
-            if m != calibration.metric
-        ]
-        # A metric may be 0 (the angle of two classes) or undefined: no ratio to take then.
-        logs = [abs(math.log(p / q)) for p, q in pairs if p > 0 and q > 0]
-        errors[model] = median(logs) if logs else math.nan
+    others, errors = [m for m in COMPARED if m != calibration.metric], {}
+    for model, prediction in calibration.predictions.items():
+        found = [prediction.errors(calibration.stage, m)[name] for m in others for name in judged]
+        known = [error for error in found if not math.isnan(error)]
+        errors[model] = median(known) if known else math.nan
     return errors, judged
 
 
@@ -209,16 +205,18 @@ def depth_record(
 ) -> dict[str, Any]:
     """A calibration in plain values."""
     c = calibration
+    models = {model: prediction.metrics for model, prediction in c.predictions.items()}
     return {
         "lambda_w": c.lambda_w,
         "lambda_h": c.lambda_h,
         "metric": c.metric,
         "start": c.start,
+        "status": c.status.name,
         "times": c.times,
         "measured": {name: m.as_dict() for name, m in c.measured.items()},
         "predicted": {
             model: {name: m.as_dict() for name, m in layers.items()}
-            for model, layers in c.predicted.items()
+            for model, layers in models.items()
         },
         "median_log_error": dict(errors),
         "judged": list(judged),

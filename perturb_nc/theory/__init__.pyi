@@ -4,6 +4,7 @@ from . import deep
 from .batch import SolutionBatch
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
+from .cross_entropy.minimize import CrossEntropySolution
 from .flow.cascade import effective_complexity
 from .flow.central_path import central_path_flows
 from .flow.integrators import Exponential, FlowCost, Scipy
@@ -15,6 +16,7 @@ from .vicinity.prediction import SmallVicinity
 
 __all__ = [
     "Certificate",
+    "CrossEntropySolution",
     "ExactCollapse",
     "Exponential",
     "FlowCost",

@@ -72,6 +72,10 @@ def exact_collapse(
 ) -> ExactCollapse:
     """The optimum of (1) for balanced classes at β = 0, and at any β when H0 is this optimum.
 
+    Holds for classes of one size, λ_W, λ_H > 0 and d >= K (d >= K-1 with bias). Classes of several
+    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` at depth 1. With
+    d < K the optimum is no frame.
+
     With c0 = √(λ_W λ_H) and ρ = max(0, 1 - c0) √(λ_W/λ_H) the class means are √ρ R with R an
     orthogonal frame (a simplex ETF with bias) and W = √(λ_H/λ_W) √ρ R. The frame is free up to
     rotation; `seed` draws one.

@@ -118,6 +118,10 @@ def linear_response(
     Applying it costs O(NKd) and one K·d linear system (dense when small, conjugate gradients
     otherwise); the dN×dN matrix F of the paper is never formed. The remainder is second order.
 
+    Holds at every isolated optimum (∇²g ≻ 0) with β > 0, at any distance from collapse, for classes
+    of any sizes, with and without bias. Where it is no isolated optimum - β = 0, or class means
+    that do not tell rotations apart - there is no derivative.
+
     Args:
         solution: a converged Solution.
         reference_features: (N, d), those the problem was built from.

@@ -25,12 +25,13 @@ class Status(Enum):
         "nothing, or another parameter makes up for them; fix one of them"
     )
     AT_BOUND = (
-        "the fit is best at the end of a parameter's range, which the result names; its `interval` "
-        "says what is excluded. Hold it there (λ_H at 0 at its lower end), or fit more to it"
+        "the fit is best at the end of a parameter's range (see at_bound): the statistics set no "
+        "limit there; hold it fixed (λ_H at 0 at its lower end), or take it that the model does "
+        "not fit"
     )
     NOT_PLACED = (
-        "the path comes by none of the layers that were to be fitted, whatever λ_W: nothing is "
-        "predicted; place layers by another metric (nc1), or start from a later layer"
+        "the path comes by none of the layers (of those to be fitted, whatever λ_W), and predicts "
+        "nothing; place layers by another metric (nc1), or start from a later layer"
     )
 
     NOT_SMALL = (

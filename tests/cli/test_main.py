@@ -9,6 +9,7 @@ import perturb_nc as pnc
 from perturb_nc.cli import demo_run as demo
 from perturb_nc.networks import TrainingConfig
 from perturb_nc.study import predict
+from perturb_nc.study.depth import PLACING
 
 
 @pytest.fixture
@@ -228,7 +229,7 @@ def test_flow_is_central_path_flow_with_the_layers_on_it(network, run, tmp_path)
     assert {n: v["time"] for n, v in record["layers"].items()} == pytest.approx(
         {"b": 0.5, "c": 1.0, "d": 40.0}, rel=1e-3
     )
-    assert "placed by ÑC1: b t = 0.5, c t = 1, d t = 40" in out
+    assert "placed by ÑC1 in the span: b t = 0.5, c t = 1, d t = 40" in out
     assert "left out, not of the start layer's dimension: head" in out
     assert f"{path.metrics[-1].nc1:.3g}" in out
     assert (tmp_path / "o" / "flow.png").stat().st_size > 10_000
@@ -247,6 +248,8 @@ def test_depth_is_calibrate_depth(network, run, tmp_path):
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "o" / "depth.json").read_text())["network"]
     assert record["times"] == pytest.approx({"b": 0.5, "c": 1.0, "d": 40.0}, rel=1e-3)
+    assert record["metric"] == PLACING
+    assert record["status"] == "CONVERGED"
     assert record["left_out"] == ["head"]
     assert record["judged"] == ["b", "c"]  # the last is given to one of the rivals
     errors = record["median_log_error"]

@@ -10,13 +10,13 @@ import perturb_nc as pnc
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.comparison import (
     MODELS,
-    RIVALS,
     error_table,
     errors,
     load_comparison,
     save_comparison,
 )
 from perturb_nc.study.misfit import misfit
+from perturb_nc.study.rivals import RIVALS
 
 LAMBDA_W = 0.1
 SETTING = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 2.0}

@@ -257,7 +257,7 @@ def test_a_parameter_at_the_end_of_its_range_is_named(noisy):
     assert fit.at_bound == {"lambda_h": "low"}
     assert not fit.status.is_done
     assert [name for name, e in fit.standard_error.items() if e == math.inf] == ["lambda_h"]
-    assert "Hold it there (λ_H at 0" in fit.status.value
+    assert "hold it fixed (λ_H at 0" in fit.status.value
     low, high = fit.interval("lambda_h")
     assert low == 0.0
     assert high < 1e-4
