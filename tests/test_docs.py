@@ -152,6 +152,21 @@ def test_a_docstring_shows_its_formulas(monkeypatch):
     ]  # fmt: skip
 
 
+def test_pages_of_commands_are_their_help(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(DOCS / "conf.py"))["write_commands"](tmp_path)
+    written = {path.name: path.read_text(encoding="utf8") for path in tmp_path.iterdir()}
+    committed = {p.name: p.read_text(encoding="utf8") for p in (DOCS / "commands").iterdir()}
+    assert written == committed, "run `make command-pages`"
+
+
+def test_every_status_has_a_row():
+    page = read("statuses.md")
+    for status in pnc.Status:
+        (row,) = re.findall(rf"^\| `{status.name}` \| (yes|no) \|", page, re.M)
+        assert (row == "yes") is status.is_done
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="needs the extra `docs`, see `make docs`")
