@@ -4,10 +4,18 @@ from . import deep
 from .batch import SolutionBatch
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
+from .cross_entropy.collapse import (
+    CrossEntropyCollapse,
+    CrossEntropySpectrum,
+    cross_entropy_collapse,
+    cross_entropy_spectrum,
+)
 from .cross_entropy.minimize import CrossEntropySolution
+from .cross_entropy.response import CrossEntropyResponse
 from .flow.cascade import effective_complexity
 from .flow.central_path import central_path_flows
-from .flow.integrators import Exponential, FlowCost, Scipy
+from .flow.integrators import Exponential, Scipy
+from .flow.walk import FlowCost
 from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
@@ -16,7 +24,10 @@ from .vicinity.prediction import SmallVicinity
 
 __all__ = [
     "Certificate",
+    "CrossEntropyCollapse",
+    "CrossEntropyResponse",
     "CrossEntropySolution",
+    "CrossEntropySpectrum",
     "ExactCollapse",
     "Exponential",
     "FlowCost",
@@ -29,6 +40,8 @@ __all__ = [
     "SmallVicinity",
     "SolutionBatch",
     "central_path_flows",
+    "cross_entropy_collapse",
+    "cross_entropy_spectrum",
     "deep",
     "effective_complexity",
     "lifted_optimum",

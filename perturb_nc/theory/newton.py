@@ -17,7 +17,7 @@ from torch import Tensor
 from perturb_nc.theory.reduced import Rows, Scalar, Square, total
 from perturb_nc.validation import positive
 
-Mask = Bool[Tensor, "B"]
+Mask = Bool[Tensor, "..."]
 Progress = Callable[[int, float], None]
 
 
@@ -105,17 +105,18 @@ class HessianSolve:
     solution: Rows
     negative: Rows
     bent: Mask
-    products: Int64[Tensor, "B"]
+    products: Int64[Tensor, "..."]
 
 
 def solve_hessian(
-    point: Point, right: Rows, relative: Float64[Tensor, "B"] | float, clock: Clock | None = None
+    point: Point, right: Rows, relative: Float64[Tensor, "..."] | float, clock: Clock | None = None
 ) -> HessianSolve:
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
     residual is measured. A direction of negative curvature ends the solve; if it is the first one,
-    it serves as the solution too. NaN where that Hessian is not definite in float64.
+    it serves as the solution too. NaN where that Hessian is not definite in float64. `right` may
+    have one more leading dimension than the points: several right-hand sides at each.
     """
     residual, direction = right, point.precondition(right)
     inner = total(residual * direction)
@@ -124,7 +125,7 @@ def solve_hessian(
     target = relative**2 * inner
     active = inner > 0
     bent, products = torch.zeros_like(active), torch.zeros_like(active, dtype=torch.int64)
-    limit = 2 * right[0].numel() + 10  # twice the exact-arithmetic bound, for rounding
+    limit = 2 * right.shape[-2] * right.shape[-1] + 10  # twice the exact bound, for rounding
     for _ in range(limit):
         if not active.any() or (clock is not None and clock.expired()):
             break
@@ -135,17 +136,18 @@ def solve_hessian(
         noise = 1e-12 * stiffness
         flat = active & ~(curvature > noise)
         below = flat & (curvature < -noise)
-        negative = torch.where(wide(below), direction, negative)
-        solution = torch.where(wide(flat & (products == 1)), direction, solution)
+        if flat.any():
+            negative = torch.where(wide(below), direction, negative)
+            solution = torch.where(wide(flat & (products == 1)), direction, solution)
         bent, active = bent | below, active & ~flat
         step = torch.where(active, inner / curvature, 0.0)
-        solution = solution + wide(step) * direction
-        residual = residual - wide(step) * product
+        solution = torch.addcmul(solution, wide(step), direction)
+        residual = torch.addcmul(residual, wide(step), product, value=-1)
         scaled = point.precondition(residual)
         previous, inner = inner, total(residual * scaled)
         active = active & (inner > target)
         ratio = torch.where(active, inner / previous, 0.0)
-        direction = scaled + wide(ratio) * direction
+        direction = torch.addcmul(scaled, wide(ratio), direction)
         stiffness = inner + ratio**2 * stiffness
     return HessianSolve(solution, negative, bent, products)
 
@@ -227,5 +229,5 @@ def _excess(point: Point) -> Float64[Tensor, "B"]:
 
 
 def wide(values: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1)."""
-    return values[:, None, None]
+    """(...) as (..., 1, 1)."""
+    return values[..., None, None]
