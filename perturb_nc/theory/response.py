@@ -13,6 +13,7 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import gradient_tangent, outcome_tangents, point_tangent
 from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
@@ -20,8 +21,6 @@ from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
 _TOLERANCE = 1e-12
 _STATIONARY = 1e-6  # a derivative at a point less stationary than this would mislead
 _DENSE_LIMIT = 1024  # K·d up to which the Hessian of g is formed, for speed
-
-HYPERPARAMETERS = ("lambda_w", "lambda_h", "beta")
 
 
 @dataclass(frozen=True, eq=False)
