@@ -4,7 +4,14 @@ from . import deep
 from .batch import SolutionBatch
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
+from .cross_entropy.collapse import (
+    CrossEntropyCollapse,
+    CrossEntropySpectrum,
+    cross_entropy_collapse,
+    cross_entropy_spectrum,
+)
 from .cross_entropy.minimize import CrossEntropySolution
+from .cross_entropy.response import CrossEntropyResponse
 from .flow.cascade import effective_complexity
 from .flow.central_path import central_path_flows
 from .flow.integrators import Exponential, FlowCost, Scipy
@@ -16,7 +23,10 @@ from .vicinity.prediction import SmallVicinity
 
 __all__ = [
     "Certificate",
+    "CrossEntropyCollapse",
+    "CrossEntropyResponse",
     "CrossEntropySolution",
+    "CrossEntropySpectrum",
     "ExactCollapse",
     "Exponential",
     "FlowCost",
@@ -29,6 +39,8 @@ __all__ = [
     "SmallVicinity",
     "SolutionBatch",
     "central_path_flows",
+    "cross_entropy_collapse",
+    "cross_entropy_spectrum",
     "deep",
     "effective_complexity",
     "lifted_optimum",

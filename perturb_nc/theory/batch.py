@@ -25,6 +25,7 @@ from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
 _MATRICES = 6  # of them for a setting
+_CACHED = 16  # settings whose derivatives a CPU takes at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +234,9 @@ def _starts(
     return torch.stack(starts)
 
 
-def _chunks(size: int, dim: int) -> Iterator[slice]:
+def _chunks(size: int, dim: int, most: int | None = None) -> Iterator[slice]:
     rows = max(1, _BYTES // (_MATRICES * 8 * dim**2))
+    rows = rows if most is None else min(rows, most)
     return (slice(start, start + rows) for start in range(0, size, rows))
 
 
@@ -282,9 +284,10 @@ def _collect(
 def _points(
     parts: list[_Part], settings: Float64[Tensor, "B 3"], bias: bool
 ) -> Iterator[tuple[_Part, slice, ReducedPoint]]:
-    """The optima of every part, as many at a time as fit into memory."""
+    """The optima of every part, as many at a time as fit into memory, or into a CPU's cache."""
     for part in parts:
-        for rows in _chunks(len(part.index), part.space.statistics.dim):
+        most = _CACHED if settings.device.type == "cpu" else None
+        for rows in _chunks(len(part.index), part.space.statistics.dim, most):
             own = settings[part.index[rows]]
             yield part, rows, ReducedPoint(part.space.statistics, part.weight[rows], own, bias)
 
@@ -311,12 +314,11 @@ def _logarithmic(
 ) -> dict[str, Float64[Tensor, "3 b"]]:
     """Derivatives of metrics (with their values) and the objective in the logs of λ_W, λ_H, β."""
     logs = _logs(point)
-    slopes, isolated = zip(*(weight_response(point, unit) for unit in logs), strict=True)
-    weight = torch.stack(slopes)
+    weight, isolated = weight_response(point, logs)
     change = point_tangent(point, weight, logs)
     found = outcome_tangents(point, _moved(point), values, weight, change)
     found["objective"] = change.objective
-    return {n: torch.where(torch.stack(isolated), v, torch.nan) for n, v in found.items()}
+    return {n: torch.where(isolated, v, torch.nan) for n, v in found.items()}
 
 
 def _logs(point: ReducedPoint) -> Float64[Tensor, "3 b 3"]:

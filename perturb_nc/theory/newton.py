@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perturb_nc.theory.reduced import Rows, Scalar, Square, total
 
-Mask = Bool[Tensor, "B"]
+Mask = Bool[Tensor, "..."]
 
 
 @runtime_checkable
@@ -76,17 +76,18 @@ class HessianSolve:
     solution: Rows
     negative: Rows
     bent: Mask
-    products: Int64[Tensor, "B"]
+    products: Int64[Tensor, "..."]
 
 
 def solve_hessian(
-    point: Point, right: Rows, relative: Float64[Tensor, "B"] | float
+    point: Point, right: Rows, relative: Float64[Tensor, "..."] | float
 ) -> HessianSolve:
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
     residual is measured. A direction of negative curvature ends the solve; if it is the first one,
-    it serves as the solution too. NaN where that Hessian is not definite in float64.
+    it serves as the solution too. NaN where that Hessian is not definite in float64. `right` may
+    have one more leading dimension than the points: several right-hand sides at each.
     """
     residual, direction = right, point.precondition(right)
     inner = total(residual * direction)
@@ -95,7 +96,9 @@ def solve_hessian(
     target = relative**2 * inner
     active = inner > 0
     bent, products = torch.zeros_like(active), torch.zeros_like(active, dtype=torch.int64)
-    limit = 2 * right[0].numel() + 10  # twice the exact-arithmetic bound, for rounding
+    limit = (
+        2 * right.shape[-2] * right.shape[-1] + 10
+    )  # twice the exact-arithmetic bound, for rounding
     for _ in range(limit):
         if not active.any():
             break
@@ -106,17 +109,18 @@ def solve_hessian(
         noise = 1e-12 * stiffness
         flat = active & ~(curvature > noise)
         below = flat & (curvature < -noise)
-        negative = torch.where(_wide(below), direction, negative)
-        solution = torch.where(_wide(flat & (products == 1)), direction, solution)
+        if flat.any():
+            negative = torch.where(_wide(below), direction, negative)
+            solution = torch.where(_wide(flat & (products == 1)), direction, solution)
         bent, active = bent | below, active & ~flat
         step = torch.where(active, inner / curvature, 0.0)
-        solution = solution + _wide(step) * direction
-        residual = residual - _wide(step) * product
+        solution = torch.addcmul(solution, _wide(step), direction)
+        residual = torch.addcmul(residual, _wide(step), product, value=-1)
         scaled = point.precondition(residual)
         previous, inner = inner, total(residual * scaled)
         active = active & (inner > target)
         ratio = torch.where(active, inner / previous, 0.0)
-        direction = scaled + _wide(ratio) * direction
+        direction = torch.addcmul(scaled, _wide(ratio), direction)
         stiffness = inner + ratio**2 * stiffness
     return HessianSolve(solution, negative, bent, products)
 
@@ -213,5 +217,5 @@ def _excess(point: Point) -> Float64[Tensor, "B"]:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1)."""
-    return values[:, None, None]
+    """(...) as (..., 1, 1)."""
+    return values[..., None, None]

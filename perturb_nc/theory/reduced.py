@@ -18,6 +18,7 @@ Matrices of means and perturbations are stored as rows, (K, d), as everywhere in
 Weight and hyper-parameters may have leading batch dimensions, and then everything has them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -278,7 +279,9 @@ class ReducedPoint:
 
     def precondition(self, rows: Rows) -> Rows:
         """V(S + (λ_W/K)I)⁻¹."""
-        return torch.cholesky_solve(rows.mT, self._stiffness).mT
+        return together(
+            lambda v: torch.cholesky_solve(v.mT, self._stiffness).mT, rows, self._stiffness
+        )
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
         """∇²g[V] = cGVS - (EEᵀ/N)VP⁻¹ + (λ_W/K)V - GWVᵀX - XVᵀF, exact.
@@ -288,7 +291,7 @@ class ReducedPoint:
         v, c = direction, self.c
         read = v @ self.weight.mT
         pulled = self.residual_moment @ v
-        at_gain = c * (v @ self.moment) - read.mT @ self.overlap
+        at_gain = c * together(lambda r: r @ self.moment, v, self.moment) - read.mT @ self.overlap
         at_lift = self.overlap @ v.mT - self.residual_moment @ (read / c)
         return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self._ridge * v
 
@@ -305,6 +308,19 @@ def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
     """Cholesky factors, NaN where a matrix of the batch is not positive definite."""
     root, failed = torch.linalg.cholesky_ex(matrix)
     return torch.where((failed == 0)[..., None, None], root, torch.nan)
+
+
+def together(
+    through: Callable[[Rows], Rows], rows: Float64[Tensor, "... K d"], matrix: Tensor
+) -> Float64[Tensor, "... K d"]:
+    """Rows through a map with a d×d matrix (of a batch of them), which is read once for all.
+
+    Rows may have one more leading dimension than the matrix.
+    """
+    if rows.ndim == matrix.ndim:
+        return through(rows)
+    side_by_side = rows.movedim(0, -3).flatten(-3, -2)
+    return through(side_by_side).unflatten(-2, (len(rows), -1)).movedim(-3, 0)
 
 
 def total(matrix: Float64[Tensor, "... m n"]) -> Scalar:

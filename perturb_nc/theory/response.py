@@ -1,7 +1,7 @@
 """First-order response of the optimum of (1) (Tirer et al. 2023, Theorem 4.1)."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 from typing import Literal
 
 import torch
@@ -21,6 +21,11 @@ from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
 _TOLERANCE = 1e-12
 _STATIONARY = 1e-6  # a derivative at a point less stationary than this would mislead
 _DENSE_LIMIT = 1024  # K·d up to which the Hessian of g is formed, for speed
+
+NOT_ISOLATED = (
+    "solution must be an isolated optimum, but the Hessian is singular there (a family of optima, "
+    "such as rotations of unseparated class means); change beta or the features"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +114,7 @@ class LinearResponse:
         return x.to(self.features)
 
 
+@singledispatch
 def linear_response(
     solution: Solution, reference_features: ArrayLike, labels: ArrayLike
 ) -> LinearResponse:
@@ -132,7 +138,7 @@ def linear_response(
 
     Source: Tirer et al. 2023, Theorem 4.1; DESIGN §4.3.
     """
-    _check_isolated(solution)
+    check_isolated(solution)
     h0 = as_features(reference_features, name="reference_features", dim=solution.weight.shape[1])
     y = as_labels(labels, len(h0)).to(solution.weight.device)
     given = ClassStatistics.from_features(h0, y).to(solution.weight.device)
@@ -169,6 +175,7 @@ class HyperparameterResponse:
     objective: dict[str, float]
 
 
+@singledispatch
 def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
     """Derivatives of the optimum, its statistics and all metrics in λ_W, λ_H and β.
 
@@ -181,7 +188,7 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
 
     Source: implicit function theorem; DESIGN §4.3.
     """
-    _check_isolated(solution)
+    check_isolated(solution)
     point = solution.problem.at(solution.weight)
     units = torch.diag(torch.ones_like(point.hyperparameters))
     weight = _solve(point, -gradient_tangent(point, units))
@@ -200,11 +207,12 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
 
 
 def weight_response(
-    point: ReducedPoint, change: Float64[Tensor, "b 3"]
-) -> tuple[Float64[Tensor, "b K d"], Bool[Tensor, "b"]]:
+    point: ReducedPoint, change: Float64[Tensor, "... b 3"]
+) -> tuple[Float64[Tensor, "... b K d"], Bool[Tensor, "... b"]]:
     """dW* = -∇²g⁻¹ ∂∇g along changes of (λ_W, λ_H, β), at a batch of optima.
 
-    Also whether each optimum is isolated; where it is not, dW* does not exist.
+    Also whether each optimum is isolated; where it is not, dW* does not exist. A leading dimension
+    of the changes is one of several directions at every optimum.
     """
     forcing = gradient_tangent(point, change)
     found = solve_hessian(point, -forcing, _TOLERANCE).solution
@@ -218,9 +226,7 @@ def _solve(point: ReducedPoint, right: Float64[Tensor, "p K d"]) -> Float64[Tens
         family = ReducedPoint(
             point.reference, point.weight[None], point.hyperparameters[None], point.has_bias
         )
-        # One after the other: they share the factors of the point.
-        parts = [solve_hessian(family, r[None], _TOLERANCE).solution for r in right]
-        found = torch.cat(parts)
+        found = solve_hessian(family, right[:, None], _TOLERANCE).solution[:, 0]
         residual = right - point.hessian_vector_product(found)
         isolated = bool(
             (residual.flatten(1).norm(dim=1) <= 1e-6 * right.flatten(1).norm(dim=1)).all()
@@ -233,14 +239,12 @@ def _solve(point: ReducedPoint, right: Float64[Tensor, "p K d"]) -> Float64[Tens
         isolated = bool(values[0] > 1e-12 * values[-1])
         found = ((right.flatten(1) @ vectors / values) @ vectors.mT).view_as(right)
     if not isolated:
-        raise ValueError(
-            "solution must be an isolated optimum, but the Hessian is singular there (a family of "
-            "optima, such as rotations of unseparated class means); change beta or the features"
-        )
+        raise ValueError(NOT_ISOLATED)
     return found
 
 
-def _check_isolated(solution: Solution) -> None:
+def check_isolated(solution: Solution) -> None:
+    """ValueError unless the optimum has derivatives, as far as that can be told at sight."""
     if solution.status is not Status.CONVERGED:
         raise ValueError(f"solution must have converged; it {solution.status.value}")
     if solution.gradient_norm > _STATIONARY:

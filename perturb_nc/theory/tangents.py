@@ -43,8 +43,9 @@ def point_tangent(point: ReducedPoint, weight: Rows, parameters: Parameters) -> 
         means - point.residuals @ point.solve(weight) - (point.own_means @ weight.mT) @ point.lift
     )
     drift = (beta * point.c - point.beta * c) / point.c.square()
-    half = _growth(point, beta) * point.within - point.lift.mT @ (weight @ point.within)
-    half = half - point.solve(weight).mT @ point.weight_within - c * point.solve(point.within)
+    left = torch.cat(torch.broadcast_tensors(point.lift, point.solve(weight)), dim=-2)
+    right = torch.cat(torch.broadcast_tensors(weight @ point.within, point.weight_within), dim=-2)
+    half = _growth(point, beta) * point.within - c * point.solve(point.within) - left.mT @ right
     return PointTangent(
         means=means + drift * _mean(point),
         within=half + half.mT,

@@ -101,12 +101,11 @@ def moved_statistics(problem: CrossEntropyProblem, point: CrossEntropyPoint) -> 
     q = point.state.residuals
     mean = q.new_zeros(len(w), len(w)).index_add_(0, y, q) / counts
     own = q - mean[y]
-    cross = point.residual_overlap - mean.mT @ (
-        reference.priors[:, None] * (reference.means - problem.shift)
-    )
+    cross = own.mT @ s.features / n
     pull = s.gamma * s.kappa * (w.mT @ cross)
     within = s.gamma**2 * reference.within - pull - pull.mT
     within = within + s.kappa**2 * (w.mT @ (own.mT @ own / n) @ w)
+    within.diagonal().clamp_(min=0.0)  # below zero is rounding
     means = s.gamma * reference.means - s.kappa * (mean @ w)
     # Of each sample: |γ(x - x̄) - κWᵀ(q - q̄)|², less the part that is γ² times the old variance.
     logits = s.features @ w.mT

@@ -182,23 +182,30 @@ class CrossEntropyPoint:
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
         """∇²g[V, v], exact."""
-        s, w, n = self.samples, self.last_layer, len(self.samples.features)
-        q, changes = self.state.residuals, self.state.curve(self.shift(direction[0]))
-        v = direction[0, :, : w.shape[1]]
-        across = changes.mT @ q / n
+        s, v = self.samples, self._layer_of(direction)
+        changes = self.state.curve(self.shift(direction[0]))
+        held = self._widened(-s.kappa * self.residual_moment[0] @ v, torch.zeros_like(v[:, 0]))
+        return self._freed(self.residual_change(changes) + held + s.penalties * direction)
+
+    def residual_change(self, changes: Logits) -> Rows:
+        """Change of ∇g with a change of the residuals, all else held."""
+        s, n = self.samples, len(changes)
+        across = changes.mT @ self.state.residuals / n
         own = s.gamma * (changes.mT @ s.features) / n
-        own -= s.kappa * ((across + across.mT) @ w + self.residual_moment[0] @ v)
-        return self._freed(self._widened(own, changes.mean(0)) + s.penalties * direction)
+        own -= s.kappa * (across + across.mT) @ self.last_layer
+        return self._widened(own, changes.mean(0))
 
     def shift(self, direction: Float64[Tensor, "K m"]) -> Logits:
         """e(V, v), the change of a, less what Wᵀq turns by."""
-        s, w = self.samples, self.last_layer
-        v = direction[:, : w.shape[1]]
-        turn = v @ w.mT
+        s, v = self.samples, self._layer_of(direction[None])
+        turn = v @ self.last_layer.mT
         shift = torch.addmm(
             s.gamma * (s.features @ v.mT), self.state.residuals, turn + turn.mT, alpha=-s.kappa
         )
         return shift + direction[:, -1] if s.has_bias else shift
+
+    def _layer_of(self, rows: Rows) -> Float64[Tensor, "K n"]:
+        return rows[0, :, : self.samples.features.shape[1]]
 
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
         """Rows (1, m, d) times A = HXᵀ/N, or Aᵀ."""
