@@ -62,10 +62,11 @@ def collect_statistics(
     The layers are the modules reached from the root by opening containers: Sequential, ModuleList,
     ModuleDict, TransformerEncoder and TransformerDecoder, and the bare modules that tracing by
     torch.fx leaves. A module of another class that holds a list of two or more blocks of one class
-    (an encoder) is opened too, and stands behind its blocks. Dropout, Identity and Flatten are
-    skipped. Wrappers (parallel, compiled, sharded) have no name of their own: their inner module
-    is named; at the root, and where code is compiled, it runs uncompiled in this process. The k-th
-    call of a module within one forward pass is reported as "name#k" from k = 2 on.
+    (an encoder; blocks of more than single operations) is opened too, and stands behind its blocks.
+    Dropout, Identity and Flatten are skipped. Wrappers (parallel, compiled, sharded) have no name
+    of their own: their inner module is named; at the root, and where code is compiled, it runs
+    uncompiled in this process. The k-th call of a module within one forward pass is reported as
+    "name#k" from k = 2 on.
 
     The model runs in eval mode without gradients, on its own device, on copies of the inputs; its
     modes, the generators of random numbers and hooks are as before whatever happens. Reductions

@@ -112,9 +112,9 @@ def test_parametrised_modules_are_measured_and_their_parametrisations_are_not():
 
 def test_encoders_are_opened_whoever_wrote_them():
     class Encoder(nn.Module):
-        def __init__(self):
+        def __init__(self, block):
             super().__init__()
-            self.layers = nn.ModuleList([Block(), Block()])
+            self.layers = nn.ModuleList([block(), block()])
             self.norm = nn.LayerNorm(6)
 
         def forward(self, x):
@@ -123,9 +123,9 @@ def test_encoders_are_opened_whoever_wrote_them():
             return self.norm(x)
 
     class Whole(nn.Module):
-        def __init__(self):
+        def __init__(self, block):
             super().__init__()
-            self.body = nn.ModuleDict({"encoder": Encoder()})
+            self.body = nn.ModuleDict({"encoder": Encoder(block)})
             self.head = nn.Linear(6, K)
 
         def forward(self, x):
@@ -133,9 +133,14 @@ def test_encoders_are_opened_whoever_wrote_them():
 
     names = ["layers.0", "layers.1", "norm"]
     encoder = [*(f"body.encoder.{n}" for n in names), "body.encoder"]
-    assert list(means(Whole())) == [*encoder, "head"]
+    assert list(means(Whole(lambda: nn.Sequential(Block(), Block())))) == [
+        *(f"body.encoder.layers.{i}.{j}" for i in (0, 1) for j in (0, 1)), *encoder[2:], "head",
+    ]  # fmt: skip
+    assert list(means(Whole(lambda: Encoder(Block)))) == [*encoder, "head"]
+    # Lists of single operations, as in branches, make no encoder.
+    assert list(means(Whole(Block))) == ["body.encoder", "head"]
     # A block that holds a list of its own, as of experts, stays one layer.
-    assert list(found_layers(nn.Sequential(Encoder(), Encoder()))) == ["0", "1"]
+    assert list(found_layers(nn.Sequential(Whole(Block), Whole(Block)))) == ["0", "1"]
     layer = nn.TransformerEncoderLayer(C, 2, 8, 0.0, batch_first=True)
     model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
     found = collect_statistics(model, [labelled(T, C)])

@@ -59,6 +59,15 @@ def test_modules_that_define_their_axes_are_read():
     assert features(nn.BatchNorm1d(T)).shape == (N, T)
     assert features(nn.Linear(C, 6)).shape == (N, 6)
     assert features(nn.LayerNorm(C)).shape == (N, C)
+
+    class LayerNorm2d(nn.LayerNorm):  # of ConvNeXt
+        def forward(self, x):
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    image = torch.randn(N, 6, 3, 3)
+    assert features(LayerNorm2d(6), image).shape == (N, 6)
+    with pytest.raises(ValueError, match=r"look like \(N, C, H, W\), and reduce='tokens' is for"):
+        features(identity(), image, reduce="tokens")
     with pytest.raises(ValueError, match=r"of a Conv1d are no tokens; choose layers"):
         features(convolution, reduce="class_token")
 
