@@ -129,9 +129,7 @@ VERBS = {
         statistics(), lambda_w=[0.05], lambda_h=[0.02], beta=[0.5, 1.0], flow_times=[1.0]
     ),
     "align": lambda: pnc.align(optimum().statistics, statistics()),
-    "bootstrap_intervals": lambda: pnc.bootstrap_intervals(
-        {"a": NEAR.copy()}, np.array(LABELS), replicates=5
-    ),
+    "sampling_intervals": lambda: pnc.sampling_intervals({"a": NEAR.copy()}, np.array(LABELS)),
     "collect_statistics": lambda: pnc.collect_statistics(network(), loader()),
     "random_projection": lambda: pnc.collect_statistics(
         network(), loader(), reduce=random_projection(2)

@@ -185,7 +185,7 @@ def collect_features(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Features (N, d) of every layer, and the labels (N,): what `collect_statistics` reduces.
 
-    For what needs the samples themselves, as `perturb_nc.bootstrap_intervals`. All of them are
+    For what needs the samples themselves, as `perturb_nc.sampling_intervals`. All of them are
     kept, as copies that no model overwrites: choose layers and samples with memory in mind.
 
     Args:
