@@ -148,9 +148,7 @@ VERBS = {
         np.array(LABELS),
     ).apply(NEAR[::-1].copy()),
     "align": lambda: pnc.align(optimum().statistics, statistics()),
-    "bootstrap_intervals": lambda: pnc.bootstrap_intervals(
-        {"a": NEAR.copy()}, np.array(LABELS), replicates=5
-    ),
+    "sampling_intervals": lambda: pnc.sampling_intervals({"a": NEAR.copy()}, np.array(LABELS)),
     "collect_statistics": lambda: pnc.collect_statistics(network(), loader()),
     "random_projection": lambda: pnc.collect_statistics(
         network(), loader(), reduce=random_projection(2)
