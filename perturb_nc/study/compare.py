@@ -66,7 +66,7 @@ def compare_layers(
             connections.
         parameters: another comparison (of another network, epoch or split, with layers of the
             same names), from which all parameters are taken: nothing is fitted then.
-        intervals: of `bootstrap_intervals`, kept beside the measurements.
+        intervals: of `sampling_intervals`, kept beside the measurements.
         on_layer: called with the name of each layer that is done.
 
     Returns:
