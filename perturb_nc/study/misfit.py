@@ -16,7 +16,8 @@ from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
+from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
 

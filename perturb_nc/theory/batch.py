@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.moments import Moments
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
 from perturb_nc.theory.descent import COUNTED, Descent, Points, descend
@@ -19,7 +19,9 @@ from perturb_nc.theory.minimize import Solution, solution_at, starting_weight
 from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
+from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.regularization import settings as all_settings
+from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import outcome_tangents, point_tangent
 from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
@@ -183,7 +185,9 @@ def minimize_batch(
             of range; statistics too badly scaled for float64.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
-    settings = _settings(statistics, lambda_w, lambda_h, beta, bias)
+    check_full(statistics)
+    asked = [setting.bounded() for setting in all_settings(lambda_w, lambda_h, beta)]
+    settings = torch.stack([setting.as_tensor(statistics.means) for setting in asked])
     if initial_weight is not None:
         shape = (len(settings), *statistics.means.shape)
         initial_weight = as_matrix(initial_weight, shape, name="initial_weight").to(settings)
@@ -223,23 +227,6 @@ def minimize_batch(
 def _family(space: Compression, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
     idle = 0 if space.basis is None else 1
     return lambda index: lambda w: ReducedPoint(space.statistics, w, settings[index], bias, idle)
-
-
-def _settings(
-    statistics: ClassStatistics,
-    lambda_w: Sequence[float],
-    lambda_h: Sequence[float],
-    beta: Sequence[float],
-    bias: bool,
-) -> Float64[Tensor, "B 3"]:
-    lengths = (len(lambda_w), len(lambda_h), len(beta))
-    if not lengths[0] == lengths[1] == lengths[2] > 0:
-        raise ValueError(f"lambda_w, lambda_h and beta must have one length, got {lengths}")
-    rows = []
-    for w, h, b in zip(lambda_w, lambda_h, beta, strict=True):
-        own = NearCollapseProblem(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
-        rows.append([own.lambda_w, own.lambda_h, own.beta])
-    return statistics.means.new_tensor(rows)
 
 
 def _starts(
