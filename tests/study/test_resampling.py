@@ -172,9 +172,10 @@ def test_coverage(dim, n, level, shape, balanced):
     k = 10 if dim == 512 else 4
     held, there = coverage(dim, n, level, balanced, shape, 500, num_classes=k)
     assert there["nc1_trace"] == 1.0
-    for name in ("nc1_trace", "nc1", "cdnv"):
-        if there[name] > 0.9:  # the few of many that there are, are those drawn too near
-            assert 0.93 - 0.02 <= held[name] <= 0.97 + 0.02, (name, held, there)
+    assert 0.91 <= held["nc1_trace"] <= 0.99
+    for name, least in (("cdnv", 0.91), ("nc1", 0.87)):
+        if there[name] > 0.95:  # where few are there, they are of samples that came out too near
+            assert least <= held[name], (name, held, there)
 
 
 @pytest.mark.parametrize(
