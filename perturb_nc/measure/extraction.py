@@ -203,8 +203,15 @@ def collect_features(
         labels.setdefault(name, []).append(y.clone())
 
     walk_layers(model, loader, take, layers=layers, at=at, reduce=reduce, unpack=unpack)
-    first = next(iter(labels.values()))
-    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(first)
+    found = {name: torch.cat(parts) for name, parts in labels.items()}
+    first, y = next(iter(found.items()))
+    for name, other in found.items():
+        if not torch.equal(y, other.to(y.device)):
+            raise ValueError(
+                f"layers {first!r} and {name!r} have {len(y)} and {len(other)} samples, and other "
+                "labels; choose layers, or another reduce"
+            )
+    return {name: torch.cat(parts) for name, parts in features.items()}, y
 
 
 @dataclass(frozen=True)
