@@ -39,7 +39,7 @@ Square = Float64[Tensor, "... K K"]
 class ReducedPoint:
     """Problem (1) at `weight`, everything else at its optimum; no checks, built by the problem.
 
-    hyperparameters holds (λ_W, λ_H, β), a tensor so that the point can be differentiated in them.
+    hyperparameters holds (λ_W, λ_H, β).
     What is not finite (a weight too large for float64) is NaN.
     """
 
@@ -84,7 +84,6 @@ class ReducedPoint:
         """G = (WWᵀ + cI)⁻¹."""
         gram = self.weight @ self.weight.mT
         identity = torch.eye(len(self.reference.priors), dtype=gram.dtype, device=gram.device)
-        # Not cholesky_inverse, whose forward-mode derivative is wrong in torch (issue 196682).
         root = cholesky(gram + self.c * identity)
         inverse_root = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
         return inverse_root.mT @ inverse_root
