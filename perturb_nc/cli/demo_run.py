@@ -18,11 +18,10 @@ from perturb_nc.show.report.page import write_report
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.predict import LayerPrediction, predict_layers
-from perturb_nc.study.resampling import bootstrap_intervals
+from perturb_nc.study.resampling import sampling_intervals
 from perturb_nc.validation import nonnegative, positive
 
 WIDTH, BLOCKS = 64, 5
-REPLICATES = 60  # of the bootstrap
 TRAINING = TrainingConfig(
     epochs=200, batch_size=64, learning_rate=0.05, milestones=(100, 150), weight_decay=5e-3
 )
@@ -86,7 +85,7 @@ def run_demo(
     _write(folder, result, config)
     save_layers(statistics, folder / "statistics.safetensors", {"data": "digits, train"})
     samples = collect_features(model, batches(train_set, 512), layers=layers)
-    intervals = bootstrap_intervals(*samples, replicates=REPLICATES)
+    intervals = sampling_intervals(*samples)
     comparison = compare_layers(
         statistics, name="demo", lambda_w=lambda_w, predictions=predictions, intervals=intervals
     ).assign_attrs(parameters_from="the weight decay (λ_W) and a choice by hand (λ_H, β)")

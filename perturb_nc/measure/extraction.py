@@ -185,7 +185,7 @@ def collect_features(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Features (N, d) of every layer, and the labels (N,): what `collect_statistics` reduces.
 
-    For what needs the samples themselves, as `perturb_nc.bootstrap_intervals`. All of them are
+    For what needs the samples themselves, as `perturb_nc.sampling_intervals`. All of them are
     kept, as copies that no model overwrites: choose layers and samples with memory in mind.
 
     Args:
@@ -203,8 +203,15 @@ def collect_features(
         labels.setdefault(name, []).append(y.clone())
 
     walk_layers(model, loader, take, layers=layers, at=at, reduce=reduce, unpack=unpack)
-    first = next(iter(labels.values()))
-    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(first)
+    found = {name: torch.cat(parts) for name, parts in labels.items()}
+    first, y = next(iter(found.items()))
+    for name, other in found.items():
+        if not torch.equal(y, other.to(y.device)):
+            raise ValueError(
+                f"layers {first!r} and {name!r} have {len(y)} and {len(other)} samples, and other "
+                "labels; choose layers, or another reduce"
+            )
+    return {name: torch.cat(parts) for name, parts in features.items()}, y
 
 
 @dataclass(frozen=True)

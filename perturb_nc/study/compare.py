@@ -70,7 +70,7 @@ def compare_layers(
             same names), from which all parameters are taken: nothing is fitted then.
         predictions: of `predict_layers` for these layers: the pair's optima, at parameters that
             were chosen; they are neither fitted nor solved for again.
-        intervals: of `bootstrap_intervals`, kept beside the measurements.
+        intervals: of `sampling_intervals`, kept beside the measurements.
         on_layer: called with the name of each layer that is done.
 
     Returns:

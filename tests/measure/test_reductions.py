@@ -142,6 +142,9 @@ def test_every_token_is_a_sample_of_the_statistics_but_not_of_the_scores():
     model = Calls(lambda body, x: body(x).mean(1)[:, :K], identity())
     statistics = collect_statistics(model, [(X, Y)], reduce="all_tokens")
     assert statistics["body"].num_samples == N * T
+    both = nn.Sequential(identity(), Gives(lambda x: x.mean(1)))
+    with pytest.raises(ValueError, match=r"'0' and '1' have 120 and 24 samples"):
+        collect_features(both, [(X, Y)], reduce="all_tokens")
     with pytest.raises(ValueError, match="reduce must give one feature a sample here"):
         nearest_mean_scores(model, [(X, Y)], statistics, reduce="all_tokens")
 

@@ -191,7 +191,7 @@ def _other_heads(
     generator = torch.Generator().manual_seed(0)
     heads = [fitting, 0.5 * (fitting + single)]
     for _ in range(count - len(heads)):
-        noise = torch.randn(single.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(single.shape, generator=generator, dtype=torch.float64, device="cpu")
         heads.append(noise.to(single) * (fitting.norm() / noise.norm()))
     return heads[:count]
 
