@@ -21,7 +21,7 @@ from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import nonnegative, positive
 
 

@@ -8,6 +8,7 @@ from perturb_nc.theory.flow.integrators import NAMED, Method, Scipy
 from perturb_nc.theory.flow.path import FlowPath, checked_times, columns, events, flow_paths
 from perturb_nc.theory.flow.space import FlowSetting
 from perturb_nc.theory.flow.walk import OnStep
+from perturb_nc.theory.regularization import settings
 from perturb_nc.validation import nonnegative, positive
 
 
@@ -84,9 +85,6 @@ def central_path_flows(
         ValueError: as `central_path_flow`, and lists of different lengths.
     """
     betas = [0.0] * len(lambda_w) if beta is None else beta
-    if not len(lambda_w) == len(lambda_h) == len(betas) > 0:
-        lengths = (len(lambda_w), len(lambda_h), len(betas))
-        raise ValueError(f"lambda_w, lambda_h and beta must have one length, got {lengths}")
     return _flow(statistics, lambda_w, lambda_h, betas, times, "exponential", rtol, atol, {})
 
 
@@ -102,11 +100,9 @@ def _flow(
     watch: Mapping[str, Any],
 ) -> list[FlowPath]:
     check_full(statistics)
+    own = settings(lambda_w, lambda_h, beta)
     values = columns(
-        statistics,
-        [positive(v, "lambda_w") for v in lambda_w],
-        [nonnegative(v, "lambda_h") for v in lambda_h],
-        [nonnegative(v, "beta") for v in beta],
+        statistics, [s.lambda_w for s in own], [s.lambda_h for s in own], [s.beta for s in own]
     )
     if isinstance(method, str):
         if method not in NAMED:
