@@ -200,4 +200,4 @@ def _legend(grid: xr.Dataset, metric: str) -> list[Line2D | Patch]:
 
 
 def _crosses(values: NDArray[np.float64]) -> bool:
-    return bool(np.nanmin(values) < 0 < np.nanmax(values))
+    return bool((values < 0).any() and (values > 0).any())
