@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow wheel-test browser check figures experiments bench data docs clean
+.PHONY: help demo test test-slow wheel-test browser check figures experiments bench data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ docs: .venv/installed  ## build the documentation in build/docs; any warning is 
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build -E -W --keep-going -n -q -d build/doctrees -b html docs build/docs
 	@echo "open build/docs/index.html"
+
+command-pages: .venv/installed  ## write docs/commands/ from the help of the commands
+	$(BIN)/python -c "import runpy, pathlib; runpy.run_path('docs/conf.py')['write_commands'](pathlib.Path('docs/commands'))"
 
 clean:  ## remove the environment, the documentation and what the demo wrote
 	rm -rf .venv results build

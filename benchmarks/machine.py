@@ -12,6 +12,7 @@ import torch
 from perturb_nc.storage import replacing, write_json
 
 RESULTS = Path(__file__).parent / "results"
+QUICK = Path(__file__).parent.parent / "build" / "quick"  # not committed
 Result = dict[str, Any]
 
 
@@ -34,12 +35,13 @@ def command_line(
 ) -> None:
     """Parse --quick and --output, run(quick), write NAME.json and NAME.md, print the tables."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; writes to build/quick")
+    parser.add_argument("--output", type=Path, help="folder to write to; default: with the others")
     arguments = parser.parse_args()
+    output = arguments.output or (QUICK if arguments.quick else RESULTS)
     result = run(arguments.quick)
-    write_json(arguments.output / f"{name}.json", result)
+    write_json(output / f"{name}.json", result)
     text = as_markdown(result)
-    with replacing(arguments.output / f"{name}.md") as path:
+    with replacing(output / f"{name}.md") as path:
         path.write_text(text, encoding="utf8")
     print(text)

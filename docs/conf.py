@@ -78,6 +78,26 @@ def displayed(lines: list[str]) -> list[str]:
     return result
 
 
+def write_commands(folder: Path) -> None:
+    """A page for each command, from its own help: `make command-pages`."""
+    import click
+    from typer.cli import get_docs_for_click
+    from typer.main import get_command
+
+    from perturb_nc.cli.main import app
+
+    group = get_command(app)
+    context = click.Context(group, info_name="perturb-nc")
+    folder.mkdir(exist_ok=True)
+    for name, command in group.commands.items():
+        text = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="perturb-nc")
+        (folder / f"{name}.md").write_text(text, encoding="utf8")
+    listed = "\n".join(group.commands)
+    said = "Each prints a table, or JSON with `--json`; errors are one line and exit code 2."
+    index = f"# Commands\n\n{said}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+    (folder / "index.md").write_text(index, encoding="utf8")
+
+
 def setup(app: object) -> None:
     """Display formulas before napoleon reads the sections (priority 500); link files as files."""
 

@@ -4,10 +4,8 @@ Gradient descent, and L-BFGS, at depths 2..6 from the same Gaussian starts; the 
 above the threshold in λ; and the linear model with four classes.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,7 +14,8 @@ from rich.progress import track
 from torch import Tensor
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, finished_parts, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import finished_parts, manifest
 from perturb_nc.storage import write_json
 
 OUTPUT = RESULTS / "binary_dnc.json"
@@ -203,12 +202,9 @@ PARTS: dict[str, Callable[[Config], dict[str, Any]]] = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="depths 2 and 3, two seeds")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
+    chosen = options(__doc__, OUTPUT, "depths 2 and 3, two seeds")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(
             config,
             depths=(2, 3),
@@ -219,11 +215,10 @@ def main() -> None:
             threshold_factors=(0.8, 1.2),
             linear_samples=3,
         )
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
-    parts = finished_parts(options.output, config)
+    parts = finished_parts(chosen.output, config)
     for name in track([p for p in PARTS if p not in parts], description="parts"):
         parts[name] = PARTS[name](config)
-        write_json(options.output, {"manifest": manifest(config), "parts": parts})
+        write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
     for depth in config.depths:
         part = parts["descent"]
         runs = [i for i, d in enumerate(part["depth_of_run"]) if d == depth]
@@ -235,7 +230,7 @@ def main() -> None:
             f"L = {depth}: f* = {part['optimum'][runs[0]]:.10f}, gradient descent within 1e-6: "
             f"{near} of {len(runs)}, largest DNC1 {dnc1:.1e}; L-BFGS within 1e-8: {quick}"
         )
-    print(f"wrote {options.output}")
+    print(f"wrote {chosen.output}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ layers on the path from the first one. The statistics are kept, so that the cali
 redone without training.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
 from perturb_nc.networks import MLP, ResidualMLP, TrainingConfig, batches, load_dataset, train
 from perturb_nc.storage import replacing, write_json
-from perturb_nc.study.depth import COMPARED, MODELS, calibrate_depth
+from perturb_nc.study.depth import COMPARED, calibrate_depth
 
 FOLDER = RESULTS / "depth_calibration"
 
@@ -137,6 +137,10 @@ def calibrations(
         for lambda_w in (num_classes * network.decay_of_last_layer, None):
             c = calibrate_depth(layers, lambda_w=lambda_w, metric=metric, fit=fit, rtol=1e-5)
             judged = [name for name in held_out if name in c.placed]
+            errors = {
+                model: {m: c.predictions[model].errors(c.stage, m) for m in COMPARED}
+                for model in MODELS
+            }
             yield {
                 "network": network.name,
                 "metric": metric,
@@ -147,14 +151,15 @@ def calibrations(
                 "held_out": held_out,
                 "placed": list(c.placed),
                 "errors": {
-                    model: {m: c.errors(model, metric=m, layers=judged) for m in COMPARED}
-                    for model in MODELS
+                    model: {m: {n: found[n] for n in judged} for m, found in of.items()}
+                    for model, of in errors.items()
                 },
                 "measured": {n: m.as_dict() for n, m in c.measured.items()},
-                "path": {n: c.predicted["path"][n].as_dict() for n in c.placed},
+                "path": {n: c.path.metrics[n].as_dict() for n in c.placed},
             }
 
 
+MODELS = ("path", "shrinkage", "interpolation")
 JUDGED = ("nc1", "nc1_span", "nc1_trace", "cdnv", "nc2_etf")
 
 
@@ -181,23 +186,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two small networks, few epochs")
-    parser.add_argument("--output", type=Path, default=FOLDER)
-    options = parser.parse_args()
+    chosen = options(__doc__, FOLDER, "two small networks, few epochs")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         first = replace(config.networks[0], epochs=20)
         config = replace(config, networks=(first,), metrics=("nc1_trace",))
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
+    if is_finished(chosen.output / "calibrations.json", config):
+        return
     rows = []
     for network in config.networks:
-        layers = layers_of(network, options.output, config.seed)
+        layers = layers_of(network, chosen.output, config.seed)
         rows.extend(calibrations(network, layers, config.metrics))
         print(f"{network.name}: calibrated", flush=True)
-    path = options.output / "calibrations.json"
+    path = chosen.output / "calibrations.json"
     write_json(path, {"manifest": manifest(config), "rows": rows})
-    with replacing(options.output / "table.md") as temporary:
+    with replacing(chosen.output / "table.md") as temporary:
         temporary.write_text(table(rows), encoding="utf8")
     print(f"wrote {path} and table.md")
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, runs_folder
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import data_for
 from perturb_nc import collect_statistics
 from perturb_nc.networks import MLP, TrainingConfig, batches, train_layerwise
 from perturb_nc.storage import write_json
@@ -91,6 +92,8 @@ def main() -> None:
     if chosen.quick:
         training = replace(config.training, epochs=5, milestones=(3,))
         config = Config(("digits",), 3, 64, training=training, seeds=(0,))
+    if is_finished(chosen.output / "result.json", config):
+        return
     folder = runs_folder(chosen.output, config)
     runs = [
         kept(

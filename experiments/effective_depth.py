@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, runs_folder, trained
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import data_for, trained
 from perturb_nc.networks import MLP, TrainingConfig
 from perturb_nc.sample_metrics import effective_depth
 from perturb_nc.storage import write_json
@@ -88,6 +89,8 @@ def main() -> None:
             config, data=("digits",), depths=(2, 4), width=32, training=training, seeds=(0,),
             epsilons=(0.05, 0.1),
         )  # fmt: skip
+    if is_finished(chosen.output / "result.json", config):
+        return
     folder = runs_folder(chosen.output, config)
     runs = [
         kept(

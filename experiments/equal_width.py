@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, runs_folder, trained
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import data_for, trained
 from perturb_nc.networks import ResNet, TrainingConfig
 from perturb_nc.storage import write_json
 
@@ -78,6 +79,8 @@ def main() -> None:
     config = Config()
     if chosen.quick:
         config = replace(config, losses=("mse",), stages=(1, 2), width=4, epochs=2, samples=200)
+    if is_finished(chosen.output / "result.json", config):
+        return
     folder = runs_folder(chosen.output, config)
     runs = [
         kept(

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, runs_folder, trained
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import data_for, trained
 from perturb_nc.networks import MLP, ConvNet, Dataset, ResidualMLP, ResNet, TrainingConfig
 from perturb_nc.storage import write_json
 
@@ -122,6 +123,8 @@ def main() -> None:
     if chosen.quick:
         small = tuple(replace(n, width=16, depth=2, epochs=3) for n in config.networks[:2])
         config = replace(config, data=("digits",), networks=small)
+    if is_finished(chosen.output / "result.json", config):
+        return
     folder = runs_folder(chosen.output, config)
     runs = [
         kept(

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import BATCH, accuracy, data_for, kept, options, runs_folder, trained
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import BATCH, accuracy, data_for, trained
 from perturb_nc import collect_statistics
 from perturb_nc.metrics import collapse_depth, nc3_alignment
 from perturb_nc.networks import MLP, ConvNet, Dataset, TrainingConfig, batches, train
@@ -222,6 +223,8 @@ def main() -> None:
             config, networks=(("mlp", "digits"),), depth=4, width=32, training=training,
             trained_layers=(1, 3), fixed_epochs=4, kept="layers-mlp-digits-seed0",
         )  # fmt: skip
+    if is_finished(chosen.output / "result.json", config):
+        return
     runs = runs_folder(chosen.output, config)
     result: dict[str, Any] = {"manifest": manifest(config)}
     result |= {"layers": [], "untrained": [], "fixed": []}

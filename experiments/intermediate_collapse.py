@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, runs_folder, trained
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import data_for, trained
 from perturb_nc.networks import MLP, VGG, ResNet, TrainingConfig
 from perturb_nc.networks.convolutional import VGG_STAGES
 from perturb_nc.networks.resnet import RESNET_STAGES
@@ -118,6 +119,8 @@ def main() -> None:
         training = replace(config.training, epochs=2)
         networks = (("mlp6", "relu", "digits"), ("mlp6", "silu", "digits"))
         config = replace(config, networks=networks, width=32, training=training)
+    if is_finished(chosen.output / "result.json", config):
+        return
     folder = runs_folder(chosen.output, config)
     runs = [
         kept(

@@ -5,16 +5,15 @@ strongly-regular-graph solution where there is one. Last, many starts in narrow 
 solutions need no width, and are met more often there.
 """
 
-import argparse
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, finished_parts, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import finished_parts, manifest
 from perturb_nc.storage import write_json
 from perturb_nc.theory.status import Status
 
@@ -120,12 +119,9 @@ def search(config: Config, num_classes: int) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="K = 4 and 6, few steps")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
+    chosen = options(__doc__, OUTPUT, "K = 4 and 6, few steps")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(
             config,
             settings=((4, 20), (6, 12)),
@@ -136,14 +132,13 @@ def main() -> None:
             search_seeds=4,
             search_steps=200,
         )
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
-    parts = finished_parts(options.output, config)
+    parts = finished_parts(chosen.output, config)
     for k, width in config.settings:
         name = f"K={k},width={width}"
         if name in parts:
             continue
         parts[name] = part = run_setting(config, k, width)
-        write_json(options.output, {"manifest": manifest(config), "parts": parts})
+        write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
         ratios = [f / part["collapse"] - 1 for f in part["descent"]]
         at, below = sum(abs(r) <= 1e-3 for r in ratios), sum(r < -1e-3 for r in ratios)
         print(
@@ -157,10 +152,10 @@ def main() -> None:
         name = f"search:K={k}"
         if name not in parts:
             parts[name] = part = search(config, k)
-            write_json(options.output, {"manifest": manifest(config), "parts": parts})
+            write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
             ratio = part["best"] / part["collapse"]
             print(f"{name}: best {part['best']:.6f}, {ratio:.4f} of DNC, ranks {part['ranks']}")
-    print(f"wrote {options.output}")
+    print(f"wrote {chosen.output}")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@ For several λ_H: the exact values for this β, the paper's O(1/β) values, and 
 the block F_kk found numerically, column by column, from the linear response of the minimiser.
 """
 
-import argparse
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
 from perturb_nc.storage import write_json
 
 
@@ -81,15 +80,16 @@ def numerical_block(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two λ_H and three samples a class")
-    parser.add_argument("--output", type=Path, default=RESULTS / "near_collapse_spectrum.json")
-    options = parser.parse_args()
+    chosen = options(
+        __doc__, RESULTS / "near_collapse_spectrum.json", "two λ_H and three samples a class"
+    )
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(config, lambda_h=(0.05, 0.3), samples_per_class=3)
-    write_json(options.output, run(config))
-    print(f"wrote {options.output}")
+    if is_finished(chosen.output, config):
+        return
+    write_json(chosen.output, run(config))
+    print(f"wrote {chosen.output}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ metrics of every block; and the metrics of the first images without pooling, whe
 65,536 features, from their statistics in the span of the class means.
 """
 
-import argparse
 import resource
 import time
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
 from perturb_nc.measure.extraction import collect_statistics
 from perturb_nc.networks.public import public_inputs, public_resnet18
 from perturb_nc.storage import write_json
@@ -100,7 +100,7 @@ def unpooled(config: Config, output: Path) -> None:
     rows = slice(config.unpooled)
     batches = list(_batches(data.inputs[rows], data.labels[rows], config))
     before, start = _peak_memory(), time.perf_counter()
-    layers = collect_statistics(model, batches, covariance="span")
+    layers = collect_statistics(model, batches, reduce="flatten", covariance="span")
     record = {
         "manifest": manifest(config),
         "seconds": time.perf_counter() - start,
@@ -117,18 +117,14 @@ def _peak_memory() -> int:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the first 200 images only")
-    parser.add_argument("--output", type=Path, default=FOLDER)
-    options = parser.parse_args()
+    chosen = options(__doc__, FOLDER, "the first 200 images only")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(config, num_samples=200, piece=100, batch_size=50, unpooled=100)
-    torch.set_num_threads(1)  # two threads on a busy machine are slower than one
     for name, measure in (("metrics.json", run), ("unpooled.json", unpooled)):
-        if not (options.output / name).is_file():
-            measure(config, options.output)
-        print(f"{options.output / name}: done", flush=True)
+        if not is_finished(chosen.output / name, config):
+            measure(config, chosen.output)
+            print(f"wrote {chosen.output / name}", flush=True)
 
 
 if __name__ == "__main__":

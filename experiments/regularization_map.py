@@ -11,8 +11,8 @@ import numpy as np
 from rich.progress import Progress
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import options
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "regularization_map"
@@ -64,6 +64,8 @@ def main() -> None:
     config = Config()
     if chosen.quick:
         config = replace(config, layer="stem", points=3, beta=(1.0,))
+    if is_finished(chosen.output / "map.json", config):
+        return
     result = run(config, chosen.output / "runs" / f"{config.layer}-{config.points}.zarr")
     write_json(chosen.output / "map.json", result)
     print(f"wrote {chosen.output / 'map.json'}: {result['lambda_h_moves_more']}")

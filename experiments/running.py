@@ -1,9 +1,7 @@
-"""What the experiments on trained networks share: options, and runs that are kept and resumed."""
+"""What the experiments on trained networks share: data, and training that is measured."""
 
-import argparse
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +11,8 @@ from torch import nn
 import perturb_nc as pnc
 from perturb_nc import CollapseMonitor, collect_statistics, nearest_mean_scores, read_epochs
 from perturb_nc.networks import Dataset, TrainingConfig, batches, load_dataset, train
-from perturb_nc.storage import json_text, write_json
 
 BATCH = 250
-
-
-def options(doc: str, folder: Path, quick: str, full: str | None = None) -> argparse.Namespace:
-    """--quick, --full, --output and --device, and the settings of torch that go with them."""
-    parser = argparse.ArgumentParser(description=doc)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help=quick)
-    if full is not None:
-        size.add_argument("--full", action="store_true", help=full)
-    parser.add_argument("--output", type=Path, default=folder)
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help="cuda where there is one")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)  # on a busy machine two threads can be slower than one
-    return chosen
 
 
 def data_for(
@@ -114,32 +96,6 @@ def accuracy(model: nn.Module, data: Dataset) -> float:
     model.eval()
     hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches(data, BATCH))
     return hits / len(data)
-
-
-def runs_folder(output: Path, config: Any) -> Path:
-    """The folder of the finished runs of a configuration, for `kept`.
-
-    Raises:
-        ValueError: it holds runs of another configuration.
-    """
-    path = output / "runs" / "config.json"
-    text = json_text(asdict(config))
-    if path.is_file() and json.loads(path.read_text(encoding="utf8")) != json.loads(text):
-        raise ValueError(
-            f"{path.parent} holds runs of another configuration; delete it or give another --output"
-        )
-    write_json(path, asdict(config))
-    return path.parent
-
-
-def kept(path: Path, make: Callable[[Path], Any]) -> Any:
-    """The record in a JSON file; made by `make(path)` and written first if it is not there."""
-    if not path.is_file():
-        write_json(path, make(path))
-        for suffix in (".pt", ".jsonl"):
-            path.with_suffix(suffix).unlink(missing_ok=True)
-        print(f"{path.stem}: done", flush=True)
-    return json.loads(path.read_text(encoding="utf8"))
 
 
 def _rounded(value: Any) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 import xarray as xr
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import options
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
 from perturb_nc.storage import replacing, write_json
 
 FOLDER = RESULTS / "shipped_networks"
@@ -100,6 +100,8 @@ def main() -> None:
     if chosen.quick:
         few = ("depth_calibration/digits-res-wd0.005*.safetensors",)
         config = Config(files=few, pairs=False)
+    if is_finished(chosen.output / "result.json", config):
+        return
     files = [path for pattern in config.files for path in sorted(RESULTS.glob(pattern))]
     tables = {
         metric: pnc.error_table([compared(p, metric, config, chosen.output) for p in files])

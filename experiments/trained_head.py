@@ -5,17 +5,16 @@ the model. Full-batch Adam. The objective is then that of the deep model, bounde
 closed form, and the DNC metrics of every layer of the head are recorded over training.
 """
 
-import argparse
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, finished_parts, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import finished_parts, manifest
 from perturb_nc.networks import MLP, load_dataset
 from perturb_nc.storage import write_json
 
@@ -98,12 +97,9 @@ def run(config: Config, name: str, samples: int, depth: int, seed: int) -> dict[
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="digits, one seed, few steps")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
+    chosen = options(__doc__, OUTPUT, "digits, one seed, few steps")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(
             config,
             data=(("digits", 40),),
@@ -114,15 +110,14 @@ def main() -> None:
             records=8,
             seeds=(0,),
         )
-    torch.set_num_threads(1)
-    parts = finished_parts(options.output, config)
+    parts = finished_parts(chosen.output, config)
     for name, samples in config.data:
         for depth in config.depths:
             for seed in config.seeds:
                 key = f"{name},L={depth},seed={seed}"
                 if key not in parts:
                     parts[key] = run(config, name, samples, depth, seed)
-                    write_json(options.output, {"manifest": manifest(config), "parts": parts})
+                    write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
                 last = parts[key]["history"][-1]
                 dnc1 = " ".join(f"{layer['dnc1']:.1e}" for layer in last["layers"])
                 dnc2 = " ".join(f"{layer['dnc2']:.3f}" for layer in last["layers"])
@@ -131,7 +126,7 @@ def main() -> None:
                     f"DNC1 {dnc1}, DNC2 {dnc2}",
                     flush=True,
                 )
-    print(f"wrote {options.output}")
+    print(f"wrote {chosen.output}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch
 import xarray as xr
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import BATCH, data_for, options
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
+from experiments.running import BATCH, data_for
 from perturb_nc import collect_statistics
 from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, train
 from perturb_nc.storage import replacing, write_json
@@ -121,6 +122,8 @@ def main() -> None:
     config = Config()
     if chosen.quick:
         config = replace(config, epochs=(4, 8), width=12, blocks=1, samples=400)
+    if is_finished(chosen.output / "result.json", config):
+        return
     found = networks(config, chosen.device)
     source = pnc.compare_layers(found.pop(SOURCE), name=SOURCE)
     pnc.save_comparison(source, chosen.output / "source.json")

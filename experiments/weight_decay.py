@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import data_for, kept, options, runs_folder, trained
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import data_for, trained
 from perturb_nc.networks import ResNet, TrainingConfig
 from perturb_nc.storage import write_json
 
@@ -146,6 +147,8 @@ def main() -> None:
             config, samples=600, width=4, seeds=(0,), training=training, losses=("mse",),
             decays=("baseline", "features 0"), monitored=300,
         )  # fmt: skip
+    if is_finished(chosen.output / "result.json", config):
+        return
     folder, runs = runs_folder(chosen.output, config), []
     for seed in config.seeds:
         for loss in config.losses:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import BATCH, accuracy, data_for, kept, options, runs_folder
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from experiments.running import BATCH, accuracy, data_for
 from experiments.weight_decay import DECAYS, contrast, effects
 from perturb_nc import collect_statistics
 from perturb_nc.networks import MLP, TrainingConfig, batches, train_ensemble
@@ -121,6 +122,8 @@ def main() -> None:
     if chosen.quick:
         few = tuple(Setting("digits", loss, 4, 3, samples=400) for loss in ("mse", "cross_entropy"))
         config = replace(config, settings=few, widths=(16,), at_once=2)
+    if is_finished(chosen.output / "result.json", config):
+        return
     folder, runs, summaries = runs_folder(chosen.output, config), [], []
     for setting in config.settings:
         rows: list[dict[str, Any]] = []

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, manifest
-from experiments.running import BATCH, data_for, options
+from experiments.command import RESULTS, options
+from experiments.resume import is_finished, manifest
+from experiments.running import BATCH, data_for
 from perturb_nc import collect_statistics
 from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, train_ensemble
 from perturb_nc.storage import write_json
@@ -178,6 +179,8 @@ def main() -> None:
     config = Config()
     if chosen.quick:
         config = replace(config, epochs=8, seeds=(0, 1), samples=400, width=16, blocks=2)
+    if is_finished(chosen.output / "result.json", config):
+        return
     runs = []
     for seed in config.seeds:
         path = chosen.output / f"seed{seed}.safetensors"

@@ -4,15 +4,14 @@ Depth 4, n = 1, gradient descent from Gaussian starts finished by L-BFGS. A run 
 when its objective is within `tolerance` of the closed form, relatively; as below or above it else.
 """
 
-import argparse
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import perturb_nc as pnc
-from experiments.manifest import RESULTS, finished_parts, manifest
+from experiments.command import RESULTS, options
+from experiments.resume import finished_parts, manifest
 from perturb_nc.storage import write_json
 from perturb_nc.theory.status import Status
 
@@ -84,12 +83,9 @@ def run_setting(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two widths, K = 3, few steps")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    options = parser.parse_args()
+    chosen = options(__doc__, OUTPUT, "two widths, K = 3, few steps")
     config = Config()
-    if options.quick:
+    if chosen.quick:
         config = replace(
             config,
             seeds=4,
@@ -101,22 +97,21 @@ def main() -> None:
             steps=800,
             polish=200,
         )
-    torch.set_num_threads(1)  # the matrices are small: a second thread only waits
     settings = [
         *((f"width:K={k},d={w}", k, w, (config.decay,)) for k in config.width_classes
           for w in config.widths if w >= k),
         *((f"decay:K={k}", k, config.width, config.decays) for k in config.decay_classes),
     ]  # fmt: skip
-    parts = finished_parts(options.output, config)
+    parts = finished_parts(chosen.output, config)
     for name, k, width, decays in settings:
         if name in parts:
             continue
         parts[name] = run_setting(config, num_classes=k, width=width, decays=decays)
-        write_json(options.output, {"manifest": manifest(config), "parts": parts})
+        write_json(chosen.output, {"manifest": manifest(config), "parts": parts})
         for row in parts[name]:
             counts = f"at DNC {row['at_collapse']}, below {row['below']}, above {row['above']}"
             print(f"{name}, λ = {row['decay']:g}: {counts} of {config.seeds}", flush=True)
-    print(f"wrote {options.output}")
+    print(f"wrote {chosen.output}")
 
 
 if __name__ == "__main__":

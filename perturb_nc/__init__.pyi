@@ -14,12 +14,13 @@ from .study.compare import compare_layers
 from .study.comparison import error_table, load_comparison, save_comparison
 from .study.depth import calibrate_depth
 from .study.fit import fit_regularization
-from .study.resampling import bootstrap_intervals
+from .study.resampling import sampling_intervals
 from .study.sweep import sweep
 from .theory import deep
 from .theory.batch import minimize_batch
 from .theory.certificate import certify
 from .theory.collapse import exact_collapse
+from .theory.cross_entropy.problem import CrossEntropyProblem
 from .theory.flow.cascade import cascade
 from .theory.flow.central_path import central_path_flow
 from .theory.flow.path import FlowPath
@@ -37,7 +38,7 @@ __all__ = [  # noqa: RUF022 - by purpose
     "CollapseMetrics",
     "CollapseMonitor",
     "StatisticsBuilder",
-    "bootstrap_intervals",
+    "sampling_intervals",
     "collapse_metrics",
     "collect_features",
     "collect_statistics",
@@ -47,6 +48,7 @@ __all__ = [  # noqa: RUF022 - by purpose
     "read_epochs",
     "save_layers",
     # predict: from class statistics and regularisation to class statistics
+    "CrossEntropyProblem",
     "FlowPath",
     "NearCollapseProblem",
     "Solution",

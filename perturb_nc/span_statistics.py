@@ -14,9 +14,16 @@ from torch import Tensor
 
 from perturb_nc.moments import Moments
 from perturb_nc.statistics import check_and_copy
-from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least
+from perturb_nc.validation import (
+    ArrayLike,
+    as_features,
+    as_labels,
+    at_least,
+    check_populated,
+    checked_features,
+)
 
-_CHUNK_BYTES = 64 * 2**20  # float64 working copy of one chunk of samples
+_CHUNK_BYTES = 16 * 2**20  # float64 working copy of one chunk of samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +70,7 @@ class MeansBuilder:
         x = as_features(features, dim=self._sums.shape[1] or None)
         y = as_labels(labels, len(x), num_classes=self._fixed).to(x.device)
         if self._sums.shape[1] == 0:
-            self._counts = self._counts.to(x.device)
+            self._counts = x.new_zeros(len(self._counts), dtype=torch.int64)
             self._sums = x.new_zeros(len(self._counts), x.shape[1], dtype=torch.float64)
         grow = int(y.max()) + 1 - len(self._counts)
         if grow > 0:
@@ -88,12 +95,7 @@ class SpanBuilder:
     """
 
     def __init__(self, counts: Int64[Tensor, "K"], means: Float64[Tensor, "K d"]) -> None:
-        empty = (counts < 1).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(
-                f"every class needs a sample, but classes {empty[:10]} of {len(counts)} have none; "
-                "relabel the classes present with numpy.unique(labels, return_inverse=True)"
-            )
+        check_populated(counts)
         self._counts, self._means = counts, means
         self._basis = torch.linalg.qr(means.mT).Q
         r = self._basis.shape[1]
@@ -155,12 +157,13 @@ def span_statistics(
     features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
 ) -> SpanStatistics:
     """`SpanStatistics` of features (N, d), in O(Kd) memory."""
-    x = as_features(features)
+    x = checked_features(features)
     first = MeansBuilder(num_classes)
     rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
     y = as_labels(labels, len(x), num_classes=num_classes)
     for part, classes in zip(x.split(rows), y.split(rows), strict=True):
         first.update(part, classes)
     second = SpanBuilder(*first.result())
-    second.update(x, y)
+    for part, classes in zip(x.split(rows), y.split(rows), strict=True):
+        second.update(part, classes)
     return second.result()

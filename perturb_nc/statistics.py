@@ -1,5 +1,6 @@
 """Class statistics of features: all that the near-collapse model and the metrics depend on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -8,9 +9,17 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from perturb_nc.moments import Moments
-from perturb_nc.validation import ArrayLike, affordable, as_features, as_labels, at_least
+from perturb_nc.validation import (
+    ArrayLike,
+    affordable,
+    as_features,
+    as_labels,
+    at_least,
+    check_populated,
+    checked_features,
+)
 
-_CHUNK_BYTES = 64 * 2**20  # float64 working copy of one chunk of samples
+_CHUNK_BYTES = 16 * 2**20  # float64 working copy of one chunk of samples, of which there are six
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +60,13 @@ class ClassStatistics(Moments):
         Sums are float64 whatever the dtype of the features, on their device, chunk by chunk.
         num_classes defaults to the largest label plus one.
         """
-        x = as_features(features)
+        x = checked_features(features)
         y = as_labels(labels, len(x), num_classes=num_classes)
         if (highest := int(y.max())) >= len(x):
             raise ValueError(
                 f"labels must be 0..K-1 without empty classes, got {highest} among {len(x)} "
-                "samples; relabel with numpy.unique(labels, return_inverse=True)"
+                "samples; drop them if that stands for no class, or relabel with "
+                "numpy.unique(labels, return_inverse=True)"
             )
         if num_classes is not None and num_classes > len(x):
             raise ValueError(
@@ -64,9 +74,8 @@ class ClassStatistics(Moments):
                 f"empty, got {num_classes}"
             )
         builder = StatisticsBuilder(num_classes)
-        rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
-        for start in range(0, len(x), rows):
-            builder.update(x[start : start + rows], y[start : start + rows])
+        for rows in chunks(x):
+            builder.update(x[rows], y[rows])
         return builder.result()
 
     @property
@@ -114,12 +123,7 @@ def check_and_copy(moments: Any) -> None:
     num_classes = len(moments.counts)
     if num_classes < 2:
         raise ValueError(f"statistics need at least 2 classes, got {num_classes}")
-    empty = (moments.counts < 1).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(
-            f"every class needs a sample, but classes {empty[:10]} of {num_classes} have none; "
-            "relabel the classes present with numpy.unique(labels, return_inverse=True)"
-        )
+    check_populated(moments.counts)
     if (total := moments.counts.double().sum()) > 2**53:
         raise ValueError(f"counts must add up to 2^53 at most, got {total:.3g}")
     d = moments.means.shape[-1] if moments.means.ndim else 0
@@ -152,6 +156,13 @@ def check_full(statistics: Any, name: str = "statistics") -> None:
             "collect with covariance='full', where d×d does not fit with reduce='pool', or use "
             "ClassStatistics.from_features"
         )
+
+
+def chunks(features: Tensor) -> Iterator[slice]:
+    """Rows at a time that keep working copies small, and the product for d×d worth its while."""
+    d = features.shape[1]
+    rows = max(1, _CHUNK_BYTES // (8 * d), d // 8)
+    return (slice(start, start + rows) for start in range(0, len(features), rows))
 
 
 class StatisticsBuilder:
@@ -277,8 +288,8 @@ class StatisticsBuilder:
             )
             self._scatter = like.new_zeros(d, d)
             self._means = like.new_zeros(len(self._counts), d)
-            self._counts = self._counts.to(like.device)
-            self._class_scatter = self._class_scatter.to(like.device)
+            self._counts = like.new_zeros(len(self._counts), dtype=torch.int64)
+            self._class_scatter = like.new_zeros(len(self._class_scatter))
         grow = num_classes - len(self._counts)
         if grow > 0:
             pad = torch.nn.functional.pad

@@ -7,20 +7,68 @@ import numpy as np
 import psutil
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 ArrayLike = Any
-"""Whatever `torch.as_tensor` takes: tensors, NumPy arrays, nested sequences."""
+"""Tensors, NumPy arrays (memory-mapped ones too), nested sequences, pandas or xarray objects."""
+
+_CHUNK = 2**21  # numbers at a time: the float64 copy of a check stays at 16 MiB
 
 
 def as_tensor(value: ArrayLike, name: str) -> Tensor:
-    """`value` as a detached tensor; TypeError when torch cannot read it."""
+    """`value` as a detached tensor, on the same memory where it can be: not to be written to.
+
+    Nested sequences of floats become float64, whatever torch's default is.
+
+    Raises TypeError for what are no numbers, ValueError for a masked array with masked entries.
+    """
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"{name} must not be masked, got {np.ma.count_masked(value)} masked entries; drop such "
+            "samples, or fill them on purpose with numpy.ma.filled"
+        )
     try:
-        return torch.as_tensor(value).detach()
+        if isinstance(value, Tensor):
+            return value.detach()
+        if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
+            return torch.stack([torch.as_tensor(item) for item in value]).detach()
+        array = value.to_numpy() if hasattr(value, "to_numpy") else value
+        return torch.from_numpy(_native(np.asarray(array)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} must be an array of numbers, got {type(value).__name__}: {error}"
         ) from error
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as torch reads it without a copy or a warning."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind in "USO":
+        raise TypeError(
+            "it holds text or objects; turn names of classes into numbers with "
+            "numpy.unique(labels, return_inverse=True)[1]"
+        )
+    if kind == "u" and size > 1:
+        if array.size and array.max() > 2**63 - 1:
+            raise ValueError(f"{array.max()} does not fit into 64 bits with a sign")
+        return array.astype(np.int64)
+    if kind == "f" and size > 8:
+        return array.astype(np.float64)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    return array if array.flags.writeable else np.asarray(_Readable(array))
+
+
+class _Readable:
+    """The memory of a read-only array, for torch, which warns of those and which we only read."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array  # alive as long as a tensor reads it
+        interface = dict(array.__array_interface__)
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def as_features(
@@ -30,6 +78,14 @@ def as_features(
 
     Raises ValueError for a wrong shape, no samples, complex numbers, NaN or infinity.
     """
+    x = checked_features(features, name=name, dim=dim)
+    return x if x.is_floating_point() and x.element_size() > 1 else x.double()
+
+
+def checked_features(
+    features: ArrayLike, *, name: str = "features", dim: int | None = None
+) -> Tensor:
+    """`as_features` of any dtype, integers left as they are: nothing is copied."""
     x = as_tensor(features, name)
     if x.ndim != 2:
         raise ValueError(
@@ -42,33 +98,46 @@ def as_features(
         raise ValueError(f"{name} must have dimension {dim}, got {x.shape[1]}")
     if x.is_complex():
         raise ValueError(f"{name} must be real, got {x.dtype}; split real and imaginary parts")
-    if not x.is_floating_point() or x.element_size() == 1:  # float8 has no arithmetic
-        x = x.double()
-    # A sum is finite if every entry is (short of overflow): one pass, no N×d temporary.
-    if not math.isfinite(x.sum(dtype=torch.float64).item()):
-        bad = (~torch.isfinite(x)).nonzero()
+    if x.is_floating_point():
+        _check_finite(x, name)
+    return x
+
+
+def _check_finite(x: Float[Tensor, "N d"], name: str) -> None:
+    rows = max(1, _CHUNK // x.shape[1])
+    # A sum is finite if every entry is (short of overflow), float8 aside: no N×d temporary.
+    # Added up as plain numbers: tensors kept between the copies would keep these from being reused.
+    if math.isfinite(sum(part.double().sum().item() for part in x.split(rows))):
+        return
+    for start in range(0, len(x), rows):
+        bad = (~torch.isfinite(x[start : start + rows].double())).nonzero()
         if len(bad):
             row, column = bad[0].tolist()
+            row += start
             raise ValueError(
                 f"{name} must be finite, got {x[row, column].item()} at [{row}, {column}]; "
                 "remove or repair such samples"
             )
-    return x
 
 
 def as_labels(
     labels: ArrayLike, num_samples: int, *, num_classes: int | None = None, name: str = "labels"
 ) -> Int[Tensor, "N"]:
-    """Integer class labels (N,) in 0..K-1; integral floats are refused, as they hide mistakes.
+    """Integer class labels (N,) in 0..K-1; a column (N, 1) and one-hot rows (N, K) are read too.
 
-    Raises ValueError for a wrong shape or length, a non-integer dtype, or a label out of range.
+    Integral floats are refused, as they hide mistakes.
+
+    Raises ValueError for a wrong shape or length, a non-integer dtype, or a label out of range;
+    TypeError for text.
     """
     if labels is None:
         raise ValueError(f"{name} must be given: one integer class for each of {num_samples} rows")
     y = as_tensor(labels, name)
+    if y.ndim == 2 and len(y) == num_samples > 0:
+        y = y[:, 0] if y.shape[1] == 1 else _one_hot(y, name)
     if y.ndim != 1:
         raise ValueError(
-            f"{name} must have shape (N,), got {tuple(y.shape)}; one-hot rows: pass rows.argmax(1)"
+            f"{name} must have shape (N,), got {tuple(y.shape)}; flatten it to one class a sample"
         )
     if len(y) != num_samples:
         raise ValueError(f"{name} must have one entry per sample: got {len(y)} for {num_samples}")
@@ -78,10 +147,46 @@ def as_labels(
     if len(y):
         low, high = (int(v) for v in y.aminmax())
         if low < 0:
-            raise ValueError(f"{name} must be >= 0, got {low}; drop unlabelled samples")
+            raise ValueError(
+                f"{name} must be >= 0, got {low}; drop unlabelled samples, "
+                f"keep = {name} >= 0, from features too"
+            )
         if num_classes is not None and high >= num_classes:
-            raise ValueError(f"{name} must be < num_classes = {num_classes}, got {high}")
+            only = " (0 is not used: subtract 1 if they count from 1)" if low > 0 else ""
+            raise ValueError(f"{name} must be < num_classes = {num_classes}, got {high}{only}")
     return y
+
+
+def _one_hot(rows: Tensor, name: str) -> Int[Tensor, "N"]:
+    """The classes of one-hot rows; ValueError for rows that are none."""
+    on = rows != 0
+    if not rows.is_complex() and bool(((rows == 1) | ~on).all()):
+        several = (on.sum(1) != 1).nonzero().flatten().tolist()
+        if not several:
+            return on.long().argmax(1)
+        raise ValueError(
+            f"{name} must give every sample one class, got {int(on[several[0]].sum())} in row "
+            f"{several[0]}; choose one class, or drop such samples"
+        )
+    raise ValueError(
+        f"{name} must have shape (N,), got {tuple(rows.shape)}; scores: pass rows.argmax(1)"
+    )
+
+
+def check_populated(counts: Int[Tensor, "K"]) -> None:
+    """ValueError when a class has no sample, with the likely cause."""
+    empty = (counts < 1).nonzero().flatten().tolist()
+    if not empty:
+        return
+    last = len(counts) - 1
+    remedy = "relabel the classes present with numpy.unique(labels, return_inverse=True)"
+    if empty == [0]:
+        remedy = "subtract 1 from labels that count from 1"
+    elif last in (99, 255, 999, 65535) and len(empty) > len(counts) // 2:
+        remedy = f"drop the samples labelled {last}, if that stands for none, or {remedy}"
+    raise ValueError(
+        f"every class needs a sample, but classes {empty[:10]} of {len(counts)} have none; {remedy}"
+    )
 
 
 def as_matrix(

@@ -110,7 +110,7 @@ def bad_features(folder, marker):
         "cube": (x[None], y), "scalar": (np.float64(1), np.int64(1)),
         "empty class": (x, np.where(y == 1, 2, y)), "huge label": (x, y * HUGE),
         "one class": (x, 0 * y), "negative": (x, y - 1), "float labels": (x, y + 0.5),
-        "bool labels": (x, y > 0), "complex labels": (x, y + 1j), "one-hot": (x, np.eye(3)[y]),
+        "bool labels": (x, y > 0), "complex labels": (x, y + 1j), "multi-hot": (x, 0 * x + 1),
         "unsigned": (x, (y.astype("u8") << 62)), "text": (x.astype("U5"), y),
         "dates": (x.astype("i8").astype("M8[s]"), y), "records": (np.zeros(24, "f8,i4"), y),
     }  # fmt: skip

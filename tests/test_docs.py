@@ -16,7 +16,7 @@ import perturb_nc as pnc
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FACES = ("deep", "measure", "networks", "show", "study", "theory")
-HOW_TO = ("metric", "huge", "monitor", "report")
+HOW_TO = ("metric", "layers", "huge", "monitor", "report")
 PAGES = ["tutorial.md", "numerical.md", *(f"howto/{name}.md" for name in HOW_TO)]
 
 
@@ -150,6 +150,21 @@ def test_a_docstring_shows_its_formulas(monkeypatch):
     assert displayed(lines) == [
         r"Size \|W\|² of `|x|`:", "", "::", "", "    f = |W|", "", "Args:", r"    a,b: \|c\|.",
     ]  # fmt: skip
+
+
+def test_pages_of_commands_are_their_help(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(DOCS / "conf.py"))["write_commands"](tmp_path)
+    written = {path.name: path.read_text(encoding="utf8") for path in tmp_path.iterdir()}
+    committed = {p.name: p.read_text(encoding="utf8") for p in (DOCS / "commands").iterdir()}
+    assert written == committed, "run `make command-pages`"
+
+
+def test_every_status_has_a_row():
+    page = read("statuses.md")
+    for status in pnc.Status:
+        (row,) = re.findall(rf"^\| `{status.name}` \| (yes|no) \|", page, re.M)
+        assert (row == "yes") is status.is_done
 
 
 @pytest.mark.slow

@@ -9,16 +9,18 @@ import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
-GROUND |= {"metrics", "metric_tangents", "sample_metrics"}
+GROUND |= {"joint_statistics", "metrics", "metric_tangents", "sample_metrics", "sampling"}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "storage": {"validation"},
     "moments": set(),
     "statistics": {"validation", "moments"},
     "span_statistics": {"validation", "moments", "statistics"},
-    "layer_files": {"storage", "statistics", "span_statistics"},
+    "joint_statistics": {"statistics"},
+    "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
     "metrics": {"validation", "moments", "span_statistics"},
     "metric_tangents": {"moments", "metrics"},
+    "sampling": {"moments", "statistics", "span_statistics", "metrics"},
     "sample_metrics": {"validation", "statistics"},
     "theory": GROUND,
     "measure": GROUND,
@@ -27,7 +29,7 @@ LAYERS = {  # what each part may import from the package, beside itself
     "show": GROUND | {"theory", "measure", "study"},
     "cli": GROUND | {"theory", "measure", "networks", "study", "show"},
 }
-FACES = {"__init__": set()}  # names alone, in __init__.pyi, imported when they are asked for
+FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi, are imported later
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
     "matplotlib": {"show/plots.py", "show/maps.py"},

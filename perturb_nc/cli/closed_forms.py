@@ -1,22 +1,45 @@
-"""The command `perturb-nc deep-ufm`: closed forms of the deep unconstrained features model."""
+"""The commands that need no features: `perturb-nc spectrum` and `perturb-nc deep-ufm`."""
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from perturb_nc.show import terminal as tables
-from perturb_nc.storage import json_text
-from perturb_nc.theory.deep.collapse import DeepCollapse, deep_collapse_optimum
-from perturb_nc.theory.deep.strongly_regular import (
-    StronglyRegular,
-    graph_order,
-    strongly_regular_solution,
-)
-from perturb_nc.validation import at_most
+from perturb_nc.cli.arguments import Beta, Json, LambdaH, LambdaW
+
+if TYPE_CHECKING:
+    from perturb_nc.theory.deep.collapse import DeepCollapse
+    from perturb_nc.theory.deep.strongly_regular import StronglyRegular
 
 _MOST = 1_000_000  # singular values to work out, a minute
+
+
+def spectrum(
+    num_classes: Annotated[int, typer.Option(help="K")],
+    dim: Annotated[int, typer.Option(help="d >= K")],
+    samples_per_class: Annotated[int, typer.Option(help="n")],
+    lambda_w: LambdaW,
+    lambda_h: LambdaH,
+    beta: Beta,
+    as_json: Json = False,
+) -> None:
+    """Exact spectrum of the response at collapse (Theorem 4.2), beside the large-β form."""
+    from perturb_nc.show import terminal
+    from perturb_nc.storage import json_text
+    from perturb_nc.theory.spectrum import near_collapse_spectrum
+
+    result = near_collapse_spectrum(
+        num_classes=num_classes,
+        dim=dim,
+        samples_per_class=samples_per_class,
+        lambda_w=lambda_w,
+        lambda_h=lambda_h,
+        beta=beta,
+    )
+    if as_json:
+        print(json_text(asdict(result)))
+        return
+    terminal.show(*terminal.spectrum_tables(result))
 
 
 def deep_ufm(
@@ -27,9 +50,18 @@ def deep_ufm(
         float | None, typer.Option(help="λ_H, λ_H/2 |H_1|² (not over N); default: as --decay")
     ] = None,
     samples_per_class: Annotated[int, typer.Option(help="n")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
+    as_json: Json = False,
 ) -> None:
     """Deep neural collapse in closed form: optimum, threshold, and the low-rank rival."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from perturb_nc.show import terminal
+    from perturb_nc.storage import json_text
+    from perturb_nc.theory.deep.collapse import deep_collapse_optimum
+    from perturb_nc.theory.deep.strongly_regular import strongly_regular_solution
+    from perturb_nc.validation import at_most
+
     at_most(depth * num_classes, _MOST, "depth * num_classes")
     lambda_h = decay if feature_decay is None else feature_decay
     shape = {"depth": depth, "num_classes": num_classes, "samples_per_class": samples_per_class}
@@ -51,11 +83,11 @@ def deep_ufm(
         outputs = f"{low:.4f}..{high:.4f}"
         cells = (f"{rival.objective:.10f}", outputs, str(rival.rank))
         table.add_row("strongly regular graph (SRG)", *cells)
-    tables.show(table, *_lines(collapse, rival, depth, num_classes))
+    terminal.show(table, *_lines(collapse, rival, depth, num_classes))
 
 
 def _lines(
-    collapse: DeepCollapse, rival: StronglyRegular | None, depth: int, num_classes: int
+    collapse: "DeepCollapse", rival: "StronglyRegular | None", depth: int, num_classes: int
 ) -> list[str]:
     strength, threshold = collapse.strengths[0].item(), collapse.thresholds[0].item()
     state = "nonzero" if strength < threshold else "zero"
@@ -72,7 +104,7 @@ def _lines(
     return lines
 
 
-def _record(collapse: DeepCollapse, rival: StronglyRegular | None) -> dict[str, object]:
+def _record(collapse: "DeepCollapse", rival: "StronglyRegular | None") -> dict[str, object]:
     record: dict[str, object] = {
         "objective": collapse.objective,
         "output": collapse.outputs[0].item(),
@@ -92,6 +124,8 @@ def _record(collapse: DeepCollapse, rival: StronglyRegular | None) -> dict[str, 
 
 
 def _is_strongly_regular(num_classes: int) -> bool:
+    from perturb_nc.theory.deep.strongly_regular import graph_order
+
     try:
         graph_order(num_classes)
     except ValueError:

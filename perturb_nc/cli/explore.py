@@ -5,13 +5,11 @@ import logging
 import socket
 import sys
 import webbrowser
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from perturb_nc.layer_files import load_layers
+from perturb_nc.cli.arguments import File, layers_in
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -23,7 +21,7 @@ _HOST = (
 
 
 def explore(
-    file: Annotated[Path, typer.Argument(help="class statistics of the layers of a network")],
+    file: File,
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free")] = 8050,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="open a browser")] = False,
@@ -31,13 +29,15 @@ def explore(
     """A local page: drag λ_W, λ_H, β and the flow time and see the prediction beside the layers."""
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be 0..65535, got {port}")
-    layers = {name or file.stem: s for name, s in load_layers(file).items()}
+    layers = layers_in(file)
     try:
         from perturb_nc.show.explore.page import build_app
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("dash", "flask", "werkzeug"):
             raise
         raise ValueError("the page needs Dash: pip install 'perturb-nc[explore]'") from error
+    import torch
+
     torch.set_num_threads(1)  # of each move: its matrices are too small to share
     with _listening(host, port) as listener:
         app = build_app(layers, title=file.name)

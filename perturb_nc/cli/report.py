@@ -5,26 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from perturb_nc.layer_files import load_layers, load_metadata
-from perturb_nc.statistics import ClassStatistics
-from perturb_nc.storage import existing
-from perturb_nc.study.depth import CALIBRATING
+from perturb_nc.cli.arguments import layers_in, name_of, progress_bar, statistics_file
 
 if TYPE_CHECKING:
     import xarray as xr
 
-Statistics = tuple[dict[str, ClassStatistics], dict[str, str]]
+    from perturb_nc.statistics import ClassStatistics
+
+    Statistics = tuple[dict[str, ClassStatistics], dict[str, str]]
 
 
 def report(
@@ -41,9 +30,7 @@ def report(
         float | None, typer.Option(help="λ_W of the path, default: fitted to the layers")
     ] = None,
     lambda_h: Annotated[float | None, typer.Option(help="λ_H of the path, default: 0")] = None,
-    metric: Annotated[
-        str | None, typer.Option(help=f"places layers: {', '.join(CALIBRATING)}; default: nc1_span")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help="places the layers; default: nc1_span")] = None,
     align: Annotated[bool, typer.Option(help="rotate layers onto each other first")] = False,
     pairs: Annotated[bool, typer.Option(help="fit (1) to each pair of layers, slow")] = True,
     save: Annotated[
@@ -51,6 +38,9 @@ def report(
     ] = None,
 ) -> None:
     """One self-contained HTML page: measured, predicted, and where the prediction fails."""
+    from perturb_nc.show.report.page import write_report
+    from perturb_nc.storage import existing
+
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output must end in .html, got {output}")
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "metric": metric}
@@ -59,15 +49,12 @@ def report(
         settings["align_layers"] = True
     if not pairs:
         settings["pairs"] = False
-    runs = [run / "statistics.safetensors" if run.is_dir() else run for run in runs]
     networks: dict[str, xr.Dataset | Statistics] = {}
-    for file in map(existing, runs):
+    for file in [existing(statistics_file(run)) for run in runs]:
         name, network = _loaded(file, settings)
         if name in networks:
             raise ValueError(f"RUNs must differ in name; {file} is {name!r} again: rename it")
         networks[name] = network
-    from perturb_nc.show.report.page import write_report  # plotly loads slowly
-
     write_report(_compared(networks, settings, save), output)
     print(f"wrote {output}")
 
@@ -82,43 +69,47 @@ def _loaded(file: Path, settings: Mapping[str, Any]) -> "tuple[str, xr.Dataset |
             names = ", ".join(settings)
             raise ValueError(f"{names} must be left out: {file} is a finished comparison")
         return str(comparison.attrs["name"]), comparison
-    in_folder = file.name == "statistics.safetensors"
-    name = file.resolve().parent.name if in_folder else file.stem
-    return name, (load_layers(file), load_metadata(file))
+    from perturb_nc.layer_files import load_metadata
+
+    return name_of(file), (layers_in(file), load_metadata(file))
 
 
 def _compared(
     networks: "dict[str, xr.Dataset | Statistics]", settings: Mapping[str, Any], save: Path | None
 ) -> "list[xr.Dataset]":
     """Comparisons of all networks; statistics are compared now, with a bar for each."""
-    from perturb_nc.study.compare import compare_layers
     from perturb_nc.study.comparison import save_comparison
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
     comparisons = []
-    try:
-        for name, network in networks.items():
-            if not isinstance(network, tuple):
-                comparisons.append(network)
-                continue
-            layers, metadata = network
-            task = progress.add_task(escape(name), total=len(layers))
-
-            def on_layer(_: str, task: TaskID = task) -> None:
-                progress.start()  # with the first layer: an argument out of range shows no bar
-                progress.advance(task)
-
-            try:
-                comparison = compare_layers(layers, name=name, on_layer=on_layer, **settings)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            progress.update(task, completed=len(layers))
-            recorded = {f"recorded {key}": value for key, value in metadata.items()}
-            comparisons.append(comparison.assign_attrs(recorded))
-            if save is not None:
-                save_comparison(comparisons[-1], save / f"{name}.json")
-    finally:
-        if progress.live.is_started:
-            progress.stop()
+    for name, network in networks.items():
+        if not isinstance(network, tuple):
+            comparisons.append(network)
+            continue
+        layers, metadata = network
+        try:
+            comparison = _compare(layers, name, settings)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        recorded = {f"recorded {key}": value for key, value in metadata.items()}
+        comparisons.append(comparison.assign_attrs(recorded))
+        if save is not None:
+            save_comparison(comparisons[-1], save / f"{name}.json")
     return comparisons
+
+
+def _compare(
+    layers: "dict[str, ClassStatistics]", name: str, settings: Mapping[str, Any]
+) -> "xr.Dataset":
+    from perturb_nc.study.compare import compare_layers
+
+    finished = 0
+    with progress_bar(name, len(layers)) as update:
+
+        def on_layer(_: str) -> None:
+            nonlocal finished
+            finished += 1
+            update(finished)
+
+        comparison = compare_layers(layers, name=name, on_layer=on_layer, **settings)
+        update(len(layers))
+    return comparison

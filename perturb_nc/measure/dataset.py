@@ -56,6 +56,8 @@ def batches(
             dataset.inputs.split(batch_size), dataset.labels.split(batch_size), strict=True
         )
         return
-    order = torch.randperm(len(dataset), generator=generator).to(dataset.labels.device)
+    order = torch.randperm(len(dataset), generator=generator, device="cpu").to(
+        dataset.labels.device
+    )
     for rows in order.split(batch_size):
         yield dataset.inputs[rows], dataset.labels[rows]

@@ -1,14 +1,16 @@
 """Class statistics of every layer of a torch model, and how well their class means classify."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, overload
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
-from perturb_nc.measure.layers import walk_layers
+from perturb_nc.measure.layers import Taker, walk_layers
+from perturb_nc.measure.loading import Loader, Unpack, counts_at_hand, is_read_once
+from perturb_nc.measure.modules import Layers
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.sample_metrics import nearest_class_mean
 from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, SpanStatistics
@@ -18,91 +20,116 @@ from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 @overload
 def collect_statistics(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     at: str = "output",
-    reduce: str | Reduction = "flatten",
+    reduce: str | Reduction = "pool",
     num_classes: int | None = None,
     covariance: Literal["full"] = "full",
+    unpack: Unpack | None = None,
 ) -> dict[str, ClassStatistics]: ...
 
 
 @overload
 def collect_statistics(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     at: str = "output",
-    reduce: str | Reduction = "flatten",
+    reduce: str | Reduction = "pool",
     num_classes: int | None = None,
     covariance: Literal["span"],
+    unpack: Unpack | None = None,
 ) -> dict[str, SpanStatistics]: ...
 
 
+@torch.inference_mode(False)
 def collect_statistics(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     at: str = "output",
-    reduce: str | Reduction = "flatten",
+    reduce: str | Reduction = "pool",
     num_classes: int | None = None,
     covariance: str = "full",
+    unpack: Unpack | None = None,
 ) -> dict[str, ClassStatistics] | dict[str, SpanStatistics]:
     """Statistics of every layer of any torch model, in order of execution, in one pass.
 
-    The layers are the modules reached from the root by opening containers (Sequential, ModuleList,
-    ModuleDict, and DataParallel/DistributedDataParallel wrappers); Dropout, Identity and Flatten
-    are skipped. A wrapper at the root is left out: its inner module is run, and named, instead.
-    The k-th call of a module within one forward pass is reported as "name#k" from k = 2 on.
+    The layers are the modules reached from the root by opening containers: Sequential, ModuleList,
+    ModuleDict, TransformerEncoder and TransformerDecoder, and the bare modules that tracing by
+    torch.fx leaves. A module of another class that holds a list of two or more blocks of one class
+    (an encoder; blocks of more than single operations) is opened too, and stands behind its blocks.
+    Dropout, Identity and Flatten are skipped. Wrappers (parallel, compiled, sharded) have no name
+    of their own: their inner module is named; at the root, and where code is compiled, it runs
+    uncompiled in this process. The k-th call of a module within one forward pass is reported as
+    "name#k" from k = 2 on.
 
-    The model runs in eval mode without gradients, on its own device; training flags are restored
-    and hooks removed whatever happens. No activation outlives its layer: memory is O(Kd + d²) a
-    layer, O(Kd) with `covariance="span"`.
+    The model runs in eval mode without gradients, on its own device, on copies of the inputs; its
+    modes, the generators of random numbers and hooks are as before whatever happens. Reductions
+    and sums leave autocast out, and sums are float64 (on the CPU where the device has no float64,
+    as MPS). No activation outlives its layer: memory is O(Kd + d²) a layer, O(Kd) with
+    `covariance="span"`.
 
     Args:
-        loader: (inputs, labels) batches, inputs a tensor, labels integers 0..K-1.
-        layers: names as in `model.named_modules()` instead of those found.
-        at: "output", or "input" for the first positional input of each layer. Of a tuple or list
-            the first element is taken.
-        reduce: activations (N, ...) to features (N, d): "flatten" all trailing axes, "pool" to
-            their mean over all axes after the second (channels), or a function, see
-            `random_projection`.
+        loader: (inputs, labels) batches with labels 0..K-1; inputs are one array, a tuple of
+            tensors, or a dictionary of keywords. Dictionaries with "labels" (as of Hugging Face), a
+            `Dataset` and data sets of torch do as well. Samples that a `DistributedSampler`
+            repeats are left out.
+        layers: names as in `model.named_modules()`, patterns ("blocks.*": * stands for anything
+            but a dot, ** for anything), or modules, instead of those found.
+        at: "output", or "input" for the first input of each layer. Of a tuple or list the first
+            element is taken, of a dictionary "last_hidden_state" or "logits".
+        reduce: activations (N, ...) to features (N, d), by name or by a function (N, ...) → (N, d),
+            see `random_projection`. "pool" takes the mean over positions for each channel, what
+            the head of a network with global pooling reads; it refuses activations that may have
+            channels first or last, as (N, T, C). Then choose "channels" (mean over all axes after
+            the second), "tokens" (mean over all axes but first and last), "class_token",
+            "last_token", "all_tokens" (each a sample) or "flatten". Padding that an
+            "attention_mask" among the inputs names is left out. With batch_first=False time-first
+            activations are turned round.
         num_classes: K; None takes the largest label.
         covariance: "full" (d×d), or "span" for features too wide for that, as unpooled
             convolutions: `SpanStatistics` of dimension K + 1 with the same metrics and for
             them alone, from two passes over the loader, which must give the same samples.
+        unpack: batch → (inputs, labels), for batches of another kind, as
+            `lambda batch: batch[:2]` for (inputs, labels, index).
 
     Raises:
         ValueError: an unknown or unused layer, no batch, a first dimension that is not the batch,
-            NaN or infinity in a layer, a class without samples, or, with covariance "span", a
-            loader that gives its batches only once, or other samples the second time.
-        TypeError: a layer that gives no tensor of floats.
+            axes that "pool" would have to guess, NaN or infinity in a layer, a class without
+            samples, or, with covariance "span", a loader that gives its batches only once, or other
+            samples the second time.
+        TypeError: a model that is no module of Python (TorchScript, a function), or a layer that
+            gives no tensor of floats.
         MemoryError: d×d does not fit; reduce d, or take covariance "span".
+
+    Warns:
+        UserWarning: layers that were found, not asked for, and never ran.
     """
     if covariance not in ("full", "span"):
         raise ValueError(f"covariance must be 'full' or 'span', got {covariance!r}")
-    walk = partial(
-        walk_layers, model, loader,
-        layers=layers, at=at, reduce=reduce, num_classes=num_classes,
-    )  # fmt: skip
+    _refuse_missing(counts_at_hand(loader, num_classes, unpack))
+    options: dict[str, Any] = {"layers": layers, "at": at, "reduce": reduce, "unpack": unpack}
     if covariance == "full":
-        builders: dict[str, StatisticsBuilder] = {}
-
-        def update(name: str, x: Tensor, y: Tensor) -> None:
-            builders.setdefault(name, StatisticsBuilder(num_classes)).update(x, y)
-
-        walk(update)
+        builders, counts = collect_builders(model, loader, num_classes=num_classes, **options)
+        _refuse_missing(counts)
         return {name: builder.result() for name, builder in builders.items()}
-    if iter(loader) is loader:
+    if is_read_once(loader):
         raise ValueError(
             "loader must give its batches twice with covariance='span', and an iterator gives them "
             "once; make it a list, a DataLoader, or an object with __iter__"
         )
+
+    def walk(take: Taker) -> Tensor:
+        return walk_layers(model, loader, take, num_classes=num_classes, **options)
+
     first: dict[str, MeansBuilder] = {}
-    walk(lambda name, x, y: first.setdefault(name, MeansBuilder(num_classes)).update(x, y))
+    counts = walk(lambda name, x, y: first.setdefault(name, MeansBuilder(num_classes)).update(x, y))
+    _refuse_missing(counts)
     second = {name: SpanBuilder(*builder.result()) for name, builder in first.items()}
     walk(lambda name, x, y: second[name].update(x, y))
     return {name: _result(name, builder) for name, builder in second.items()}
@@ -115,21 +142,54 @@ def _result(name: str, builder: SpanBuilder) -> SpanStatistics:
         raise ValueError(f"layer {name!r}: {error}") from error
 
 
+def collect_builders(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    num_classes: int | None = None,
+    **options: Any,
+) -> tuple[dict[str, StatisticsBuilder], Int64[Tensor, "K"]]:
+    """What `collect_statistics` makes its full statistics of, and the samples of each class.
+
+    For more passes, or the samples of other processes. No class is refused for having none.
+    """
+    builders: dict[str, StatisticsBuilder] = {}
+
+    def update(name: str, x: Tensor, y: Tensor) -> None:
+        builders.setdefault(name, StatisticsBuilder(num_classes)).update(x, y)
+
+    counts = walk_layers(model, loader, update, num_classes=num_classes, **options)
+    return builders, counts
+
+
+def _refuse_missing(counts: Int64[Tensor, "K"] | None) -> None:
+    if counts is None:
+        return
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing:
+        raise ValueError(
+            f"every class needs a sample, but classes {missing[:10]} of {len(counts)} have none in "
+            "the loader; add some, or relabel by numpy.unique(labels, return_inverse=True)"
+        )
+
+
+@torch.inference_mode(False)
 def collect_features(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     *,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     at: str = "output",
-    reduce: str | Reduction = "flatten",
+    reduce: str | Reduction = "pool",
+    unpack: Unpack | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Features (N, d) of every layer, and the labels (N,): what `collect_statistics` reduces.
 
-    For what needs the samples themselves, as `perturb_nc.bootstrap_intervals`. All of them are
-    kept: choose layers and samples with memory in mind.
+    For what needs the samples themselves, as `perturb_nc.sampling_intervals`. All of them are
+    kept, as copies that no model overwrites: choose layers and samples with memory in mind.
 
     Args:
-        model, loader, layers, at, reduce: as for `collect_statistics`.
+        model, loader, layers, at, reduce, unpack: as for `collect_statistics`.
 
     Raises:
         ValueError, TypeError: as `collect_statistics`.
@@ -138,12 +198,20 @@ def collect_features(
     labels: dict[str, list[Tensor]] = {}
 
     def take(name: str, x: Tensor, y: Tensor) -> None:
-        features.setdefault(name, []).append(x)
-        labels.setdefault(name, []).append(y)
+        # Views of activations, and of a loader's buffers, are overwritten by what comes after.
+        features.setdefault(name, []).append(x.clone())
+        labels.setdefault(name, []).append(y.clone())
 
-    walk_layers(model, loader, take, layers=layers, at=at, reduce=reduce, num_classes=None)
-    first = next(iter(labels.values()))
-    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(first)
+    walk_layers(model, loader, take, layers=layers, at=at, reduce=reduce, unpack=unpack)
+    found = {name: torch.cat(parts) for name, parts in labels.items()}
+    first, y = next(iter(found.items()))
+    for name, other in found.items():
+        if not torch.equal(y, other.to(y.device)):
+            raise ValueError(
+                f"layers {first!r} and {name!r} have {len(y)} and {len(other)} samples, and other "
+                "labels; choose layers, or another reduce"
+            )
+    return {name: torch.cat(parts) for name, parts in features.items()}, y
 
 
 @dataclass(frozen=True)
@@ -159,23 +227,31 @@ class NearestMeanScores:
     against_network: float
 
 
+@torch.inference_mode(False)
 def nearest_mean_scores(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     statistics: Mapping[str, ClassStatistics],
     *,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     at: str = "output",
-    reduce: str | Reduction = "flatten",
+    reduce: str | Reduction = "pool",
+    unpack: Unpack | None = None,
 ) -> dict[str, NearestMeanScores]:
     """Nearest-class-mean classification at every layer in one pass.
 
     The class means are those of `statistics`, as `collect_statistics` with the same layers, `at`
-    and `reduce` gave them on the training samples; the loader may hold other samples.
+    and `reduce` gave them on the training samples; the loader may hold other samples. The
+    network's own class is the largest of its outputs (N, K): a tensor, the first of a tuple, or
+    "logits" of a dictionary.
 
     Raises:
-        ValueError: a layer without statistics, and what `collect_statistics` raises.
+        ValueError: a layer without statistics, outputs that are no (N, K), reduce "all_tokens"
+            (which has no class of the network to compare with), and what `collect_statistics`
+            raises.
     """
+    if reduce == "all_tokens":
+        raise ValueError("reduce must give one feature a sample here, got 'all_tokens'")
     num_classes = next(iter(statistics.values())).num_classes
     nearest: dict[str, Tensor] = {}
     right: dict[str, int] = {}
@@ -188,17 +264,31 @@ def nearest_mean_scores(
         nearest[name] = nearest_class_mean(statistics[name], x)
         right[name] = right.get(name, 0) + int((nearest[name] == y).sum())
 
-    def compare(outputs: Tensor, labels: Tensor) -> None:
+    def compare(outputs: Any, labels: Tensor) -> None:
         nonlocal total
         total += len(labels)
+        predicted = _logits(outputs, len(labels), num_classes).argmax(1)
         for name, classes in nearest.items():
-            differ = classes != outputs.argmax(1).to(classes.device)
+            differ = classes != predicted.to(classes.device)
             other[name] = other.get(name, 0) + int(differ.sum())
 
     walk_layers(
         model, loader, take, layers=layers, at=at, reduce=reduce, num_classes=num_classes,
-        after_batch=compare,
+        unpack=unpack, after_batch=compare,
     )  # fmt: skip
     return {
         name: NearestMeanScores(count / total, other[name] / total) for name, count in right.items()
     }
+
+
+def _logits(outputs: Any, size: int, num_classes: int) -> Tensor:
+    x = outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
+    if isinstance(outputs, Mapping):
+        x = outputs.get("logits", outputs)
+    if not isinstance(x, Tensor) or x.ndim != 2 or len(x) != size or x.shape[1] < num_classes:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"the model must give outputs ({size}, K) with K >= {num_classes}, alone, first of a "
+            f'tuple, or as "logits" of a dictionary, got {got}; wrap it in a module that does'
+        )
+    return x

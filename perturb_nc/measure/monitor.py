@@ -1,21 +1,26 @@
 """CollapseMonitor: the collapse of every layer, once per epoch, for any training loop."""
 
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
-from perturb_nc.measure.dataset import Dataset, batches
 from perturb_nc.measure.epoch_file import EpochFile
-from perturb_nc.measure.extraction import collect_statistics
+from perturb_nc.measure.extraction import collect_builders, collect_statistics
+from perturb_nc.measure.loading import Loader, Unpack, is_read_once
+from perturb_nc.measure.modules import Layers, modules_by_name, named_layers, plain_model
+from perturb_nc.measure.processes import in_group, is_first, over_processes
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 
-_BATCH = 1024
+_TAKEN = ("layers", "layer", "seconds", "share")
 
 
 @runtime_checkable
@@ -35,21 +40,22 @@ class CollapseMonitor:
             monitor(epoch, loss=loss)
 
     or `train(..., on_epoch=monitor.on_epoch)`. The model's mode, gradients and random state are as
-    before.
+    before. In a group of processes (torch.distributed) every process makes a monitor and calls it;
+    samples are reduced over them, and the first one writes.
 
     Args:
         model: any torch model.
         loader: what to measure on: a `Dataset`, or (inputs, labels) batches that can be read again
             every epoch (a list, a DataLoader).
         path: file that gets every epoch as it is measured: ".jsonl" (one JSON object a line) or
-            ".csv" (one row a layer). If it exists it is added to; a line that a kill cut off is
-            dropped, and an epoch measured again stands there twice, of which the last counts
-            (`read_epochs`). Lines of a ".jsonl" become the first `records`.
+            ".csv" (one row a layer). If a monitor wrote it, it is added to; a line that a kill cut
+            off is moved to PATH.torn, an epoch measured again stands there twice, of which the last
+            counts (`read_epochs`), and new columns are added to a ".csv". What a full disk does not
+            take is written with the next epoch. Lines of a ".jsonl" become the first `records`.
         weights: layer → module whose weight reads that layer's features, for the metrics of NC3,
             as {"blocks.5": "head"}. With at="input" every layer with a weight (m, d) reads its own.
         tensorboard: a SummaryWriter; gets "collapse/METRIC/LAYER".
-        layers, at, reduce, num_classes, covariance: as for `collect_statistics`, but pooled over
-            space unless `reduce` says otherwise.
+        layers, at, reduce, num_classes, covariance, unpack: as for `collect_statistics`.
 
     Attributes:
         records: one dictionary per epoch: "epoch", what was passed by name, "seconds" (of the
@@ -58,53 +64,65 @@ class CollapseMonitor:
         statistics: name → `ClassStatistics` of the last call.
 
     Raises:
-        ValueError: a path of another kind, a loader that can be read only once, an unknown module.
+        ValueError: a path of another kind, a file that no monitor wrote, a loader that can be read
+            only once, an unknown module or covariance.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        loader: Dataset | Iterable[Any],
+        loader: Loader,
         *,
         path: str | Path | None = None,
         weights: Mapping[str, str] | None = None,
         tensorboard: ScalarWriter | None = None,
-        layers: Sequence[str] | None = None,
+        layers: Layers | None = None,
         at: str = "output",
         reduce: str | Reduction = "pool",
         num_classes: int | None = None,
         covariance: str = "full",
+        unpack: Unpack | None = None,
     ) -> None:
-        if not isinstance(loader, Dataset) and iter(loader) is loader:
+        if covariance not in ("full", "span"):
+            raise ValueError(f"covariance must be 'full' or 'span', got {covariance!r}")
+        if is_read_once(loader):
             raise ValueError(
                 "loader must be readable every epoch, and an iterator is used up by the first; "
                 "give a Dataset, a list or a DataLoader"
             )
-        self._model, self._loader, self._tensorboard = model, loader, tensorboard
-        modules = dict(model.named_modules(remove_duplicate=False))
-        self._weights = dict(weights or {})
-        for layer, name in self._weights.items():
-            if getattr(modules.get(name), "weight", None) is None:
-                raise ValueError(f"weights must name modules with a weight, got {name!r} ({layer})")
+        self._model, self._loader = plain_model(model), loader
+        self._tensorboard = tensorboard
+        self._weights = {n: self._module(n, name) for n, name in (weights or {}).items()}
         self._own_weights = at == "input"
-        self._modules = modules
-        self._options = {
+        self._span = covariance == "span"
+        self._options: dict[str, Any] = {
             "layers": layers, "at": at, "reduce": reduce,
-            "num_classes": num_classes, "covariance": covariance,
+            "num_classes": num_classes, "unpack": unpack,
         }  # fmt: skip
         self._file = None if path is None else EpochFile(Path(path))
         self._called: float | None = None
         self.records: list[dict[str, Any]] = [] if self._file is None else self._file.read()
         self.statistics: Mapping[str, ClassStatistics | SpanStatistics] = {}
 
-    def __call__(self, epoch: int, **scalars: float) -> dict[str, CollapseMetrics]:
-        """Measure now; gives the metrics of every layer, and records them."""
+    @torch.inference_mode(False)
+    def __call__(self, epoch: int, **scalars: Any) -> dict[str, CollapseMetrics]:
+        """Measure now; gives the metrics of every layer, and records them.
+
+        Args:
+            scalars: numbers and texts to record beside, tensors with one number too.
+
+        Raises:
+            ValueError: a scalar that is none, or has the name of what is recorded anyway.
+        """
+        return self._measured(epoch, scalars, together=in_group())
+
+    def _measured(
+        self, epoch: int, scalars: Mapping[str, Any], *, together: bool
+    ) -> dict[str, CollapseMetrics]:
+        beside = {name: _scalar(name, value) for name, value in scalars.items()}
+        epoch = int(_scalar("epoch", epoch))
         start = time.perf_counter()
-        data = self._loader
-        loader = batches(data, _BATCH) if isinstance(data, Dataset) else data
-        if self._options["covariance"] == "span" and isinstance(data, Dataset):
-            loader = list(batches(data, _BATCH))  # views of the data, which the two passes share
-        self.statistics = collect_statistics(self._model, loader, **self._options)  # type: ignore[call-overload]
+        self.statistics = self._statistics(together)
         metrics = {
             name: collapse_metrics(statistics, self._weight(name, statistics))
             for name, statistics in self.statistics.items()
@@ -113,27 +131,77 @@ class CollapseMonitor:
         share = None if self._called is None else (end - start) / (end - self._called)
         self._called = end
         values = {name: m.as_dict() for name, m in metrics.items()}
-        record: dict[str, Any] = {"epoch": epoch, **scalars, "seconds": end - start, "share": share}
+        record: dict[str, Any] = {"epoch": epoch, **beside, "seconds": end - start, "share": share}
         record["layers"] = values
         self.records = [*(r for r in self.records if r["epoch"] != epoch), record]
+        if is_first():
+            self._write(record)
+        return metrics
+
+    def _statistics(self, together: bool) -> Mapping[str, ClassStatistics | SpanStatistics]:
+        if self._span:
+            if together:
+                raise ValueError(
+                    "covariance='span' is of one process; in a group take reduce='pool' or "
+                    "random_projection(512)"
+                )
+            return collect_statistics(self._model, self._loader, covariance="span", **self._options)
+        if not together:
+            return collect_statistics(self._model, self._loader, **self._options)
+        builders = over_processes(
+            lambda: collect_builders(self._model, self._loader, **self._options)[0]
+        )
+        return {name: builder.result() for name, builder in builders.items()}
+
+    def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
             self._file.append(record)
         if self._tensorboard is not None:
-            for layer, of_layer in values.items():
+            for layer, of_layer in record["layers"].items():
                 for metric, value in of_layer.items():
-                    self._tensorboard.add_scalar(f"collapse/{metric}/{layer}", value, epoch)
-        return metrics
+                    tag = f"collapse/{metric}/{layer}"
+                    self._tensorboard.add_scalar(tag, value, record["epoch"])
 
     def on_epoch(self, record: Any) -> None:
-        """For `train(on_epoch=...)`: measures, and records loss and accuracy beside."""
-        self(record.epoch, loss=record.loss, accuracy=record.accuracy)
+        """For `train(on_epoch=...)`: measures, and records loss and accuracy beside.
+
+        `train` calls it in the first process alone, which measures all by itself.
+        """
+        scalars = {"loss": record.loss, "accuracy": record.accuracy}
+        self._measured(record.epoch, scalars, together=False)
+
+    def _module(self, layer: str, name: str) -> nn.Module:
+        try:
+            module = named_layers(self._model, [name])[0].popitem()[1]
+        except ValueError as error:
+            raise ValueError(
+                f"weights must name modules, got {name!r} ({layer}): {error}"
+            ) from error
+        if getattr(module, "weight", None) is None:
+            raise ValueError(f"weights must name modules with a weight, got {name!r} ({layer})")
+        return module
 
     def _weight(self, layer: str, statistics: ClassStatistics | SpanStatistics) -> Any:
         if isinstance(statistics, SpanStatistics):
             return None  # no coordinates that a weight reads
-        own = layer if self._own_weights else ""
-        module: Any = self._modules.get(self._weights.get(layer, own))
+        module: Any = self._weights.get(layer)
+        if module is None and self._own_weights:
+            module = modules_by_name(self._model).get(re.sub(r"#\d+$", "", layer))
         weight = getattr(module, "weight", None)
         if weight is None or (layer not in self._weights and weight.shape[1:] != (statistics.dim,)):
             return None
-        return weight.detach()
+        return weight.detach().to(statistics.means.device)
+
+
+def _scalar(name: str, value: Any) -> Any:
+    """A number or text of what may be a tensor or array of one."""
+    if name in _TAKEN:
+        raise ValueError(f"{name!r} is recorded by the monitor itself; give {name!r} another name")
+    if hasattr(value, "item"):
+        with suppress(ValueError, RuntimeError):  # more than one number: refused below
+            value = value.item()
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError(
+            f"{name} must be a number or a text, got {type(value).__name__}; pass its parts by name"
+        )
+    return value

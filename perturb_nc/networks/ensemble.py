@@ -61,7 +61,9 @@ def train_ensemble(
     history: list[list[EpochRecord]] = [[] for _ in models]
     steps = -(-len(data) // common.batch_size)
     for epoch in range(1, common.epochs + 1):
-        orders = torch.stack([torch.randperm(len(data), generator=g) for g in generators])
+        orders = torch.stack(
+            [torch.randperm(len(data), generator=g, device="cpu") for g in generators]
+        )
         totals = torch.zeros(2, len(models), dtype=torch.float64, device=data.labels.device)
         for step, rows in enumerate(orders.to(totals.device).split(common.batch_size, dim=1)):
             rate = optimizer.param_groups[0]["lr"] = rate_at(common, epoch, step, steps)

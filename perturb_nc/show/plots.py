@@ -1,38 +1,24 @@
 """Figures from results; nothing is computed here."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from perturb_nc.show.labels import LABELS, SIDES, Side, literal
 from perturb_nc.study.depth import COMPARED, DepthCalibration
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.theory.flow.path import FlowPath
 
-MEASURED, PREDICTED = "#1b3a5c", "#d1495b"
-_RIVALS = {"shrinkage": ("s--", "#8d99ae"), "interpolation": ("^:", "#2a9d8f")}
-_PANELS = {
-    "nc1_trace": r"$\widetilde{\mathrm{NC1}} = \mathrm{tr}\,\Sigma_W / \mathrm{tr}\,\Sigma_B$",
-    "nc1": r"$\mathrm{NC1} = \mathrm{tr}(\Sigma_W \Sigma_B^\dagger) / K$",
-    "nc2_etf": "NC2: distance to a simplex ETF",
-    "cdnv": "CDNV: class-distance normalised variance",
-}
-_COMPARED_PANELS = {
-    "nc1_span": r"$\widetilde{\mathrm{NC1}}$ in the span of the means",
-    "nc2_equiangular": r"NC2: mean $|\cos + 1/(K-1)|$",
-    "cdnv": "CDNV",
-}
+_MEASURED, _OPTIMUM, _PATH = SIDES["measured"], SIDES["optimum"], SIDES["path"]
+_ALONG = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
 _TRACES = {
     "within": r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_W$",
     "between": r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_B$",
 }
-
-
-def literal(text: str) -> str:
-    """A name as text of a figure, where dollars would enclose mathematics."""
-    return text.replace("$", r"\$")
 
 
 def plot_layers(predictions: Mapping[str, LayerPrediction], *, title: str) -> Figure:
@@ -45,15 +31,15 @@ def plot_layers(predictions: Mapping[str, LayerPrediction], *, title: str) -> Fi
     places = range(len(names) + 1)
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True).flat
-    for axis, (metric, name) in zip(axes, _PANELS.items(), strict=True):
+    for axis, metric in zip(axes, _ALONG, strict=True):
         measured = [getattr(p.measured, metric) for p in predictions.values()]
         predicted = [getattr(p.predicted, metric) for p in predictions.values()]
         for place, (start, end) in enumerate(zip(measured, predicted, strict=True)):
-            axis.plot([place, place + 1], [start, end], color=PREDICTED, lw=1, alpha=0.6)
-        axis.plot(places[:-1], measured, "o-", color=MEASURED, ms=5, label="measured")
+            axis.plot([place, place + 1], [start, end], color=_OPTIMUM.light, lw=1, alpha=0.6)
+        axis.plot(places[:-1], measured, **_drawn(_MEASURED), label="measured")
         label = "predicted from the layer before"
-        axis.plot(places[1:], predicted, "D", color=PREDICTED, ms=5, label=label)
-        _style(axis, name)
+        axis.plot(places[1:], predicted, **(_drawn(_OPTIMUM) | {"ls": ""}), label=label)
+        _style(axis, LABELS[metric].title)
         axis.set_xticks(
             places, [*map(literal, names), "(next)"], rotation=30, ha="right", fontsize=8
         )
@@ -69,7 +55,7 @@ def plot_flow(
     *,
     title: str,
 ) -> Figure:
-    """Metrics and the two traces of Theorem 3.1 along a path, with the layers placed on it.
+    """Metrics and `scaled_traces` along a path, with the layers placed on it.
 
     Args:
         path: from t = 0 on.
@@ -78,14 +64,14 @@ def plot_flow(
         title: of the figure.
     """
     figure = Figure(figsize=(12, 6.8), layout="constrained")
-    axes = dict(zip((*_PANELS, *_TRACES), figure.subplots(2, 3).T.flat, strict=True))
+    axes = dict(zip((*_ALONG, *_TRACES), figure.subplots(2, 3).T.flat, strict=True))
     times = path.times.tolist()
-    for metric, name in _PANELS.items():
+    for metric in _ALONG:
         values = [getattr(m, metric) for m in path.metrics]
-        axes[metric].plot(times, values, color=PREDICTED, lw=1.8, label="central path")
-        _style(axes[metric], name)
+        axes[metric].plot(times, values, color=_PATH.light, lw=1.8, label="central path")
+        _style(axes[metric], LABELS[metric].title)
     for trace, name in _TRACES.items():
-        axes[trace].plot(times, traces[trace], color=PREDICTED, lw=1.8)
+        axes[trace].plot(times, traces[trace], color=_PATH.light, lw=1.8)
         _style(axes[trace], name)
     for axis in axes.values():
         # Logarithmic, but with the start at t = 0 on it.
@@ -105,7 +91,7 @@ def _mark_layers(axes: Mapping[str, Axes], calibration: DepthCalibration, last: 
     shown = {name: time for name, time in calibration.times.items() if time <= ceiling}
     for number, (name, time) in enumerate(shown.items()):
         color = colormaps["viridis"](number / len(shown))
-        for metric in _PANELS:
+        for metric in _ALONG:
             value = getattr(calibration.measured[name], metric)
             label = f"{literal(name)}, measured"
             axes[metric].plot(time, value, "o", color=color, ms=6, mec="white", label=label)
@@ -119,20 +105,20 @@ def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
     names = list(c.measured)
     for axis, metric in zip(axes, COMPARED, strict=False):
         measured = [getattr(m, metric) for m in c.measured.values()]
-        axis.plot(range(len(names)), measured, "o-", color=MEASURED, ms=6, label="measured")
-        for model, (line, color) in _RIVALS.items():
-            values = [getattr(c.predicted[model][name], metric) for name in names[1:]]
-            axis.plot(range(1, len(names)), values, line, color=color, ms=4, label=model)
+        axis.plot(range(len(names)), measured, **_drawn(_MEASURED), label="measured")
+        for model in ("shrinkage", "interpolation"):
+            values = [getattr(c.predictions[model].metrics[name], metric) for name in names[1:]]
+            axis.plot(range(1, len(names)), values, **_drawn(SIDES[model]), label=model)
         places = [names.index(name) for name in c.placed]
-        values = [getattr(c.predicted["path"][name], metric) for name in c.placed]
-        axis.plot(places, values, "D-", color=PREDICTED, ms=5, label="central path")
+        values = [getattr(c.path.metrics[name], metric) for name in c.placed]
+        axis.plot(places, values, **_drawn(_PATH), label="central path")
         drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
         if drawn.max() > 10 * drawn.min() > 0:
             axis.set_yscale("log")
         chosen = " (places)" if metric == c.metric else ""
-        _style(axis, (_PANELS | _COMPARED_PANELS)[metric] + chosen)
+        _style(axis, LABELS[metric].title + chosen)
     times = [0.0, *c.times.values()]
-    axes[-1].plot(range(len(names)), times, "D-", color=PREDICTED, ms=5)
+    axes[-1].plot(range(len(names)), times, **_drawn(_PATH))
     _style(axes[-1], "flow time t of the layers")
     for axis in axes:
         axis.set_xticks(
@@ -143,6 +129,10 @@ def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
     decays = rf"$\lambda_W$ = {c.lambda_w:.3g}, $\lambda_H$ = {c.lambda_h:.3g}"
     figure.suptitle(f"{title} ({decays})", fontsize=11)
     return figure
+
+
+def _drawn(side: Side) -> dict[str, Any]:
+    return {"color": side.light, "marker": side.marker, "ls": side.line, "ms": 5}
 
 
 def _style(axis: Axes, title: str) -> None:

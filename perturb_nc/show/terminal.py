@@ -11,22 +11,14 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.show.labels import number, symbol
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.study.depth import COMPARED, MODELS, DepthCalibration
+from perturb_nc.study.depth import COMPARED, DepthCalibration
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.theory.status import Status
 
-_SYMBOLS = {
-    "nc1_trace": "ÑC1",
-    "nc1_span": "ÑC1 span",
-    "nc1": "NC1",
-    "nc2_etf": "NC2",
-    "nc2_equiangular": "NC2 angles",
-    "nc3_duality": "NC3",
-    "cdnv": "CDNV",
-}
 _OF_A_LAYER = ("nc1_trace", "nc1", "nc2_etf", "nc3_duality", "cdnv")
 _ALONG_A_PATH = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
 _ROWS = 8  # times of a path in its table
@@ -62,7 +54,7 @@ def metrics_tables(records: Mapping[str, Mapping[str, float]], *, title: str) ->
         for name in layers:
             table.add_column(name, justify="right", overflow="fold")
         for metric in records[layers[0]]:
-            table.add_row(metric, *(_number(records[name][metric]) for name in layers))
+            table.add_row(metric, *(number(records[name][metric]) for name in layers))
         tables.append(table)
     return tables
 
@@ -71,7 +63,7 @@ def prediction_table(
     predictions: Mapping[str, LayerPrediction], hyperparameters: Mapping[str, float]
 ) -> Table:
     """Two rows a layer: its own metrics, and the model's for the features that follow."""
-    table = _layer_table(_title(hyperparameters), [_SYMBOLS[m] for m in _OF_A_LAYER])
+    table = _layer_table(_title(hyperparameters), [symbol(m) for m in _OF_A_LAYER])
     for label in ("r", "gap"):
         table.add_column(label, justify="right")
     table.add_column("optimum")
@@ -84,7 +76,7 @@ def prediction_table(
         if p.solution.status is not Status.CONVERGED:
             proof += f"; {p.solution.status.value}"
         gap = "–" if math.isnan(c.gap) else f"{max(c.gap, 0.0):.0e}"  # rounding may be below 0
-        numbers = (_number(c.spectral_ratio), gap)
+        numbers = (number(c.spectral_ratio), gap)
         table.add_row(" after it", "predicted", *_cells(p.predicted, _OF_A_LAYER), *numbers, proof)
     return table
 
@@ -106,17 +98,17 @@ def spectrum_tables(result: NearCollapseSpectrum) -> tuple[Table, Table, str]:
 
 
 def flow_table(path: FlowPath, traces: Mapping[str, Sequence[float]]) -> Table:
-    """A few times of a path, first and last among them: metrics, and traces of Theorem 3.1."""
+    """A few times of a path, first and last among them: metrics, and `scaled_traces`."""
     values = {"lambda_w": path.lambda_w, "lambda_h": path.lambda_h, "beta": path.beta}
     table = Table(title=_title(values), box=SIMPLE_HEAD)
-    symbols = [_SYMBOLS[m] for m in _ALONG_A_PATH]
+    symbols = [symbol(m) for m in _ALONG_A_PATH]
     for label in ("t", *symbols, "e^(2λ_H t) trΣ_W", "e^(2λ_H t) trΣ_B"):
         table.add_column(label, justify="right")
     last = len(path) - 1
     for i in sorted({round(row * last / (_ROWS - 1)) for row in range(_ROWS)}):
-        numbers = [_number(traces[name][i]) for name in ("within", "between")]
+        numbers = [number(traces[name][i]) for name in ("within", "between")]
         cells = _cells(path.metrics[i], _ALONG_A_PATH)
-        table.add_row(_number(float(path.times[i])), *cells, *numbers)
+        table.add_row(number(float(path.times[i])), *cells, *numbers)
     return table
 
 
@@ -128,10 +120,10 @@ def flow_lines(
     lines = [f"{path.status.value}: {cost.steps} steps, {cost.rejected} rejected"]
     if calibration is not None:
         places = [
-            f"{name} not on the path" if math.isnan(time) else f"{name} t = {_number(time)}"
+            f"{name} not on the path" if math.isnan(time) else f"{name} t = {number(time)}"
             for name, time in calibration.times.items()
         ]
-        lines.append("placed by ÑC1: " + ", ".join(places))
+        lines.append(f"placed by {symbol(calibration.metric)}: " + ", ".join(places))
     return lines + _left_out(left_out)
 
 
@@ -164,13 +156,15 @@ def depth_table(calibration: DepthCalibration, *, title: str) -> Table:
     """Two rows a layer: metrics measured, and those of the path at the layer's time."""
     c = calibration
     values = {"lambda_w": c.lambda_w, "lambda_h": c.lambda_h}
-    labels = ["t", *(_SYMBOLS[m] for m in COMPARED)]
-    table = _layer_table(f"{title}: {_title(values)}, times by {_SYMBOLS[c.metric]}", labels)
+    labels = ["t", *(symbol(m) for m in COMPARED)]
+    table = _layer_table(f"{title}: {_title(values)}, times by {symbol(c.metric)}", labels)
+    if not c.status.is_done:
+        table.caption = c.status.value
     for name, measured in c.measured.items():
         time = c.times.get(name, 0.0)  # of the start layer, which is not among them
-        table.add_row(name, "measured", _number(time), *_cells(measured, COMPARED))
+        table.add_row(name, "measured", number(time), *_cells(measured, COMPARED))
         if name != c.start:
-            path = c.predicted["path"].get(name)  # none where the path does not come by
+            path = c.path.metrics.get(name)  # none where the path does not come by
             predicted = ["–"] * len(COMPARED) if path is None else _cells(path, COMPARED)
             table.add_row("", "path", "", *predicted)
     return table
@@ -186,17 +180,11 @@ def median_errors(
     """
     last = list(calibration.measured)[-1]
     judged = [name for name in calibration.placed if name not in (*fit, last)]
-    errors = {}
-    for model in MODELS:
-        pairs = [
-            (getattr(calibration.predicted[model][name], m), getattr(calibration.measured[name], m))
-            for name in judged
-            for m in COMPARED
-            if m != calibration.metric
-        ]
-        # A metric may be 0 (the angle of two classes) or undefined: no ratio to take then.
-        logs = [abs(math.log(p / q)) for p, q in pairs if p > 0 and q > 0]
-        errors[model] = median(logs) if logs else math.nan
+    others, errors = [m for m in COMPARED if m != calibration.metric], {}
+    for model, prediction in calibration.predictions.items():
+        found = [prediction.errors(calibration.stage, m)[name] for m in others for name in judged]
+        known = [error for error in found if not math.isnan(error)]
+        errors[model] = median(known) if known else math.nan
     return errors, judged
 
 
@@ -204,7 +192,7 @@ def depth_lines(
     errors: Mapping[str, float], judged: Sequence[str], left_out: Sequence[str]
 ) -> list[str]:
     """The median errors, the layers they were taken over, and those left out."""
-    values = ", ".join(f"{model} {_number(value)}" for model, value in errors.items())
+    values = ", ".join(f"{model} {number(value)}" for model, value in errors.items())
     layers = ", ".join(judged) or "no layer"
     return [f"median |log error| over {layers}: {values}", *_left_out(left_out)]
 
@@ -217,16 +205,18 @@ def depth_record(
 ) -> dict[str, Any]:
     """A calibration in plain values."""
     c = calibration
+    models = {model: prediction.metrics for model, prediction in c.predictions.items()}
     return {
         "lambda_w": c.lambda_w,
         "lambda_h": c.lambda_h,
         "metric": c.metric,
         "start": c.start,
+        "status": c.status.name,
         "times": c.times,
         "measured": {name: m.as_dict() for name, m in c.measured.items()},
         "predicted": {
             model: {name: m.as_dict() for name, m in layers.items()}
-            for model, layers in c.predicted.items()
+            for model, layers in models.items()
         },
         "median_log_error": dict(errors),
         "judged": list(judged),
@@ -248,11 +238,7 @@ def _title(values: Mapping[str, float]) -> str:
 
 
 def _cells(metrics: CollapseMetrics, names: Sequence[str]) -> list[str]:
-    return [_number(getattr(metrics, name)) for name in names]
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3g}"
+    return [number(getattr(metrics, name)) for name in names]
 
 
 def _left_out(names: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from .depth import DepthCalibration
 from .explorer import Explorer, LayerView, Optimum
 from .fit import RegularizationFit
 from .predict import LayerPrediction, predict_layers
+from .rivals import Prediction, Stage
 from .sweep_store import open_sweep
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "LayerPrediction",
     "LayerView",
     "Optimum",
+    "Prediction",
     "RegularizationFit",
+    "Stage",
     "errors",
     "open_sweep",
     "predict_layers",

@@ -7,20 +7,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
-import numpy as np
 import xarray as xr
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
-from perturb_nc.study.comparison import empty_comparison, stages
-from perturb_nc.study.depth import CALIBRATING, calibrate_depth
+from perturb_nc.study.comparison import empty_comparison
+from perturb_nc.study.depth import CALIBRATING, PLACING, calibrate_stage
 from perturb_nc.study.fit import fit_regularization
 from perturb_nc.study.misfit import misfit
-from perturb_nc.study.quantities import QUANTITIES, quantities, top_spectrum
+from perturb_nc.study.predict import LayerPrediction
+from perturb_nc.study.quantities import QUANTITIES, quantities
+from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import nonnegative, positive
 
 
@@ -28,13 +29,14 @@ def compare_layers(
     layers: Mapping[str, ClassStatistics],
     *,
     name: str,
-    metric: str = "nc1_span",
+    metric: str = PLACING,
     lambda_w: float | None = None,
     lambda_h: float = 0.0,
     fit: Sequence[str] = (),
     pairs: bool = True,
     align_layers: bool = False,
     parameters: xr.Dataset | None = None,
+    predictions: Mapping[str, LayerPrediction] | None = None,
     intervals: xr.DataArray | None = None,
     on_layer: Callable[[str], None] | None = None,
 ) -> xr.Dataset:
@@ -51,6 +53,8 @@ def compare_layers(
     - "interpolation": everything linear in its log between the stage's first and last layer.
     - "unchanged": the layer before.
 
+    The rivals are those of `perturb_nc.study.rivals`.
+
     Args:
         layers: name → class statistics in order of depth, one set of classes.
         name: of the network, for tables and figures.
@@ -64,16 +68,18 @@ def compare_layers(
             connections.
         parameters: another comparison (of another network, epoch or split, with layers of the
             same names), from which all parameters are taken: nothing is fitted then.
-        intervals: of `bootstrap_intervals`, kept beside the measurements.
+        predictions: of `predict_layers` for these layers: the pair's optima, at parameters that
+            were chosen; they are neither fitted nor solved for again.
+        intervals: of `sampling_intervals`, kept beside the measurements.
         on_layer: called with the name of each layer that is done.
 
     Returns:
         A dataset with dimensions layer, model, quantity, index (of eigenvalues of Σ_W/tr Σ_B),
         parameter: `measured`, `predicted`, `spectrum`, `predicted_spectrum`, `held_out`, `reason`
-        (why there is no prediction, or ""), `flow_time`, `path_lambda_w`, and for the pair
-        `regularization`, `standard_error` (of its log; NaN: not determined), `residual` beside
-        `unchanged_residual` (`misfit`), `spectral_ratio`, `gap`, `fit_status`. NaN where there is
-        none.
+        (why there is no prediction, or ""), `flow_time`, `path_lambda_w`, `path_status` (how its
+        fit ended), and for the pair `regularization`, `standard_error` (of its log; NaN: not
+        determined), `residual` beside `unchanged_residual` (`misfit`), `spectral_ratio`, `gap`,
+        `fit_status`. NaN where there is none.
 
     Raises:
         ValueError: no layers, classes that differ, an unknown metric or layer, parameters out of
@@ -82,7 +88,9 @@ def compare_layers(
     Source: DESIGN §4.2, 4.6.
     """
     _check(layers, metric, lambda_w, lambda_h, fit, parameters)
-    table = empty_comparison(layers)
+    _check_predictions(layers, parameters, predictions)
+    runs = stages(layers, metric)
+    table = empty_comparison(runs)
     table.attrs |= {
         "name": name,
         "metric": metric,
@@ -92,16 +100,21 @@ def compare_layers(
     }
     if intervals is not None:
         table["interval"] = intervals.reindex(layer=list(layers), quantity=list(QUANTITIES))
-    for stage in stages(layers):
-        if len(stage) > 1:
+    for stage in runs:
+        later = stage.names[1:]
+        if not stage.is_alone:
+            for model, rival in RIVALS.items():
+                _fill(table, model, later, rival(stage))
             fixed = lambda_w if parameters is None else _path_lambda_w(parameters, stage)
-            chosen = [n for n in stage[1:] if n in fit] or sorted({*stage[2::2], stage[-1]})
-            _fill_path(table, {n: layers[n] for n in stage}, fixed, chosen)
-        for before, layer in pairwise(stage):
-            _fill(table, "unchanged", layer, layers[before])
+            chosen = [n for n in later if n in fit] or sorted({*later[1::2], later[-1]})
+            _fill_path(table, stage, fixed, chosen)
+        for before, layer in pairwise(stage.names):
             observed = align(layers[layer], layers[before]) if align_layers else layers[layer]
             table["unchanged_residual"].loc[layer] = misfit(layers[before], observed)
-            if pairs:
+            if predictions is not None:
+                table["fit_status"].loc[layer] = "given"
+                _fill_optimum(table, layer, predictions[before].solution, observed, True)
+            elif pairs:
                 _fill_pair(table, layer, layers[before], observed, parameters)
             else:
                 table["reason"].loc["pair", layer] = "pairs were not asked for"
@@ -110,53 +123,35 @@ def compare_layers(
     return table
 
 
-def _fill(table: xr.Dataset, model: str, layer: str, predicted: ClassStatistics) -> None:
-    at = {"model": model, "layer": layer}
-    table["predicted"].loc[at] = quantities(predicted)
-    table["predicted_spectrum"].loc[at] = top_spectrum(predicted)
-    table["held_out"].loc[at] = model not in ("path", "pair")
+def _fill(table: xr.Dataset, model: str, later: Sequence[str], prediction: Prediction) -> None:
+    for layer, metrics in prediction.metrics.items():
+        at = {"model": model, "layer": layer}
+        table["predicted"].loc[at] = quantities(metrics)
+        table["predicted_spectrum"].loc[at] = prediction.spectra[layer]
+    held_out = [layer not in prediction.given for layer in later]
+    table["held_out"].loc[{"model": model, "layer": list(later)}] = held_out
 
 
-def _fill_path(
-    table: xr.Dataset,
-    stage: Mapping[str, ClassStatistics],
-    lambda_w: float | None,
-    fit: Sequence[str],
-) -> None:
-    """The path and the two rivals that know what it knows, at every layer but the first."""
-    names, metric = list(stage), table.attrs["metric"]
-    later = names[1:]
+def _fill_path(table: xr.Dataset, stage: Stage, lambda_w: float | None, fit: Sequence[str]) -> None:
+    """The path, at every layer but the first."""
+    later = stage.names[1:]
     try:
-        found = calibrate_depth(
-            stage,
-            lambda_w=lambda_w,
-            lambda_h=table.attrs["lambda_h"],
-            metric=metric,
-            fit=fit if lambda_w is None else None,
-        )
+        found = calibrate_stage(stage, lambda_w=lambda_w, lambda_h=table.attrs["lambda_h"], fit=fit)
     except (ValueError, LinAlgError) as error:  # of these features: the other stages go on
-        table["reason"].loc[{"model": ["path", "shrinkage", "interpolation"], "layer": later}] = (
-            " ".join(str(error).split())
-        )
+        reason = " ".join(str(error).split())
+        table["reason"].loc[{"model": "path", "layer": later}] = reason
         return
-    for model, predictions in found.statistics.items():
-        for layer, statistics in predictions.items():
-            _fill(table, model, layer, statistics)
-    place = {"layer": later}
-    table["flow_time"].loc[place] = [found.times[n] for n in later]
-    table["path_lambda_w"].loc[place] = found.lambda_w
-    for layer in later:
-        at = {"model": "path", "layer": layer}
-        table["held_out"].loc[at] = lambda_w is not None or layer not in fit
-        if layer not in found.placed:
-            table["reason"].loc[at] = f"the path does not come by its {metric}"
-    share = np.arange(1, len(names))[:, None] / (len(names) - 1)
-    for measured, predicted in (("measured", "predicted"), ("spectrum", "predicted_spectrum")):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ends = np.log(table[measured].sel(layer=[names[0], names[-1]]).values)
-            values = np.exp(ends[0] + share * (ends[1] - ends[0]))
-        table[predicted].loc[{"model": "interpolation", **place}] = values
-    table["held_out"].loc[{"model": "interpolation", **place}] = [n != names[-1] for n in later]
+    _fill(table, "path", later, found.path)
+    table["flow_time"].loc[{"layer": later}] = [found.times[n] for n in later]
+    table["path_lambda_w"].loc[{"layer": later}] = found.lambda_w
+    table["path_status"].loc[{"layer": later}] = found.status.name.lower()
+    missing = [n for n in later if n not in found.placed]
+    reason = f"the path does not come by its {stage.metric}"
+    if math.isnan(found.lambda_w):
+        reason = (
+            f"no layer that λ_W could be fitted to: the path comes by the {stage.metric} of none"
+        )
+    table["reason"].loc[{"model": "path", "layer": missing}] = reason
 
 
 def _fill_pair(
@@ -176,9 +171,17 @@ def _fill_pair(
     except (ValueError, LinAlgError) as error:
         table["reason"].loc[at] = " ".join(str(error).split())
         return
-    _fill(table, "pair", layer, solution.statistics)
+    _fill_optimum(table, layer, solution, observed, parameters is not None)
+
+
+def _fill_optimum(
+    table: xr.Dataset, layer: str, solution: Solution, observed: ClassStatistics, held_out: bool
+) -> None:
+    given = frozenset() if held_out else frozenset({layer})
+    _fill(table, "pair", [layer], Prediction.of({layer: solution.statistics}, given))
+    problem = solution.problem
+    table["regularization"].loc[layer] = [getattr(problem, name) for name in HYPERPARAMETERS]
     table["residual"].loc[layer] = misfit(solution.statistics, observed)
-    table["held_out"].loc[at] = parameters is not None
     table["spectral_ratio"].loc[layer] = solution.certificate.spectral_ratio
     table["gap"].loc[layer] = solution.certificate.gap
 
@@ -189,7 +192,6 @@ def _fitted(
     found = fit_regularization(before, observed)
     errors = found.standard_error
     for name in HYPERPARAMETERS:
-        table["regularization"].loc[layer, name] = getattr(found, name)
         # Infinite where the statistics do not determine it; a JSON file has no infinity.
         error = errors[name]
         table["standard_error"].loc[layer, name] = error if math.isfinite(error) else math.nan
@@ -203,14 +205,30 @@ def _transferred(
     if bool(values.isnull().any()):
         raise ValueError("the other comparison has no parameters for this layer")
     w, h, b = (float(values.sel(parameter=name)) for name in HYPERPARAMETERS)
-    table["regularization"].loc[layer] = values.values
     table["fit_status"].loc[layer] = "transferred"
     return minimize(NearCollapseProblem(before, lambda_w=w, lambda_h=h, beta=b))
 
 
-def _path_lambda_w(parameters: xr.Dataset, stage: Sequence[str]) -> float:
+def _path_lambda_w(parameters: xr.Dataset, stage: Stage) -> float:
     """λ_W of the other comparison's path over these layers."""
-    return float(parameters["path_lambda_w"].sel(layer=list(stage[1:])).max())
+    return float(parameters["path_lambda_w"].sel(layer=stage.names[1:]).max())
+
+
+def _check_predictions(
+    layers: Mapping[str, ClassStatistics],
+    parameters: xr.Dataset | None,
+    predictions: Mapping[str, LayerPrediction] | None,
+) -> None:
+    """ValueError when predictions are not those of these layers."""
+    if predictions is None:
+        return
+    if parameters is not None:
+        raise ValueError("predictions have parameters of their own; leave parameters out")
+    for name, statistics in layers.items():
+        if name not in predictions:
+            raise ValueError(f"predictions must hold every layer, {name!r} is missing")
+        if predictions[name].solution.problem.statistics is not statistics:
+            raise ValueError(f"predictions must be made from these layers; {name!r} is another")
 
 
 def _check(
@@ -243,6 +261,6 @@ def _check(
     theirs = parameters["layer"].values.tolist()
     if missing := [name for name in layers if name not in theirs]:
         raise ValueError(f"parameters must hold the same layers, but {missing} are not in {theirs}")
-    for stage in stages(layers):
-        if len(stage) > 1 and math.isnan(_path_lambda_w(parameters, stage)):
-            raise ValueError(f"parameters holds no λ_W of a path over {stage}")
+    for stage in stages(layers, metric):
+        if not stage.is_alone and math.isnan(_path_lambda_w(parameters, stage)):
+            raise ValueError(f"parameters holds no λ_W of a path over {stage.names}")

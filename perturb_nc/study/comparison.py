@@ -1,51 +1,49 @@
 """The dataset of `compare_layers`: what it holds, the errors in it, and its file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from perturb_nc.layer_files import statistics_sha256
-from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import existing, write_json
-from perturb_nc.study.quantities import EIGENVALUES, QUANTITIES, quantities, top_spectrum
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.study.quantities import EIGENVALUES, QUANTITIES, log_ratio, quantities
+from perturb_nc.study.rivals import RIVALS, Stage
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 
-RIVALS = ("shrinkage", "interpolation", "unchanged")
 MODELS = ("path", "pair", *RIVALS)
 TOP = 5  # eigenvalues of Σ_W that the errors count
 _FORMAT = "perturb_nc.comparison/1"
-_ZERO = 1e-12  # a value below this is rounding
+_WORDS = ("reason", "fit_status", "path_status")
 _PER_LAYER = (
     "flow_time", "path_lambda_w", "residual", "unchanged_residual", "spectral_ratio", "gap",
 )  # fmt: skip
 
 
-def stages(layers: Mapping[str, ClassStatistics]) -> list[list[str]]:
-    """Names of layers that follow each other with one width."""
-    return [list(names) for _, names in groupby(layers, key=lambda name: layers[name].dim)]
-
-
-def empty_comparison(layers: Mapping[str, ClassStatistics]) -> xr.Dataset:
-    """Measurements, and predictions still to come."""
-    runs = stages(layers)
-    names, sizes = list(layers), {"parameter": len(HYPERPARAMETERS), "quantity": len(QUANTITIES)}
+def empty_comparison(stages: Sequence[Stage]) -> xr.Dataset:
+    """Measurements of layers, stage by stage, and predictions still to come."""
+    names, layers = (
+        [n for stage in stages for n in stage.names],
+        [s for stage in stages for s in stage.layers.values()],
+    )
+    measured = [quantities(m) for stage in stages for m in stage.measured.values()]
+    spectra = [v for stage in stages for v in stage.spectra.values()]
+    sizes = {"parameter": len(HYPERPARAMETERS), "quantity": len(QUANTITIES)}
     sizes |= {"model": len(MODELS), "layer": len(names), "index": EIGENVALUES}
-    alone = {stage[0]: "no other layer of its width" for stage in runs if len(stage) == 1}
-    reasons = {stage[0]: "the first layer of its width" for stage in runs} | alone
+    alone = {stage.names[0]: "no other layer of its width" for stage in stages if stage.is_alone}
+    reasons = {stage.names[0]: "the first layer of its width" for stage in stages} | alone
 
     def unknown(*dims: str) -> tuple[tuple[str, ...], object]:
         return dims, np.full([sizes[d] for d in dims], np.nan)
 
-    first = next(iter(layers.values()))
+    first = layers[0]
     return xr.Dataset(
         {
-            "measured": (("layer", "quantity"), np.array([quantities(s) for s in layers.values()])),
-            "spectrum": (("layer", "index"), np.array([top_spectrum(s) for s in layers.values()])),
+            "measured": (("layer", "quantity"), np.array(measured)),
+            "spectrum": (("layer", "index"), np.array(spectra)),
             "predicted": unknown("model", "layer", "quantity"),
             "predicted_spectrum": unknown("model", "layer", "index"),
             "held_out": (("model", "layer"), np.zeros((len(MODELS), len(names)), bool)),
@@ -56,12 +54,13 @@ def empty_comparison(layers: Mapping[str, ClassStatistics]) -> xr.Dataset:
             "regularization": unknown("layer", "parameter"),
             "standard_error": unknown("layer", "parameter"),
             "fit_status": ("layer", np.array([""] * len(names), dtype=object)),
+            "path_status": ("layer", np.array([""] * len(names), dtype=object)),
             **{variable: unknown("layer") for variable in _PER_LAYER},
         },
         coords={
             "layer": names,
-            "stage": ("layer", [i for i, stage in enumerate(runs) for _ in stage]),
-            "dim": ("layer", [s.dim for s in layers.values()]),
+            "stage": ("layer", [i for i, stage in enumerate(stages) for _ in stage.names]),
+            "dim": ("layer", [s.dim for s in layers]),
             "model": list(MODELS),
             "quantity": list(QUANTITIES),
             "index": np.arange(1, EIGENVALUES + 1),
@@ -71,7 +70,7 @@ def empty_comparison(layers: Mapping[str, ClassStatistics]) -> xr.Dataset:
             "num_classes": first.num_classes,
             "num_samples": first.num_samples,
             "perturb_nc_version": version("perturb-nc"),
-            "statistics_sha256": statistics_sha256(*layers.values()),
+            "statistics_sha256": statistics_sha256(*layers),
         },
     )
 
@@ -134,7 +133,7 @@ def load_comparison(path: str | Path) -> xr.Dataset:
             raise ValueError("it has another format")
         table = xr.Dataset.from_dict(record)
         for name, variable in table.data_vars.items():
-            if variable.dtype == object and name not in ("reason", "fit_status"):
+            if variable.dtype == object and name not in _WORDS:
                 table[name] = variable.astype(float)  # null for NaN
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
@@ -143,5 +142,4 @@ def load_comparison(path: str | Path) -> xr.Dataset:
 
 
 def _log_error(predicted: xr.DataArray, measured: xr.DataArray) -> xr.DataArray:
-    ratio = predicted.where(predicted > _ZERO) / measured.where(measured > _ZERO)
-    return xr.ufuncs.abs(xr.ufuncs.log(ratio))
+    return xr.ufuncs.abs(xr.apply_ufunc(log_ratio, predicted, measured))

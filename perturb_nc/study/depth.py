@@ -3,67 +3,78 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 from numpy.typing import NDArray
 
-from perturb_nc import metrics as metric_functions
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.quantities import log_ratio
+from perturb_nc.study.rivals import RIVALS, Prediction, Stage
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.status import Status
 
 CALIBRATING = ("nc1_trace", "nc1_span", "nc1", "cdnv")
+PLACING = "nc1_span"  # by default: docs/depth.md has the evidence
 COMPARED = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf", "nc2_equiangular")
-MODELS = ("path", "shrinkage", "interpolation")
 _HORIZON = 300.0  # flow time after which a layer counts as out of reach
+_BOUNDS = (1e-6, 1e2)  # of a fitted λ_W
+_AT_END = 1e-2  # of its log: a fit as near to a bound as this is at it
+_STARTS = (0.05, 1e-3, 1e-2, 0.5, 5.0)  # the later ones only where the first places no layer
+
+_Places = dict[str, FlowPath | None]
 
 
 @dataclass(frozen=True, eq=False)
 class DepthCalibration:
-    """Layers on the path, and what the path and two rivals predict for them.
+    """Layers on the path, and what path and rivals predict for them.
 
     Attributes:
-        metric: the one metric by which every layer was placed.
-        lambda_w, lambda_h: of the path.
-        start: the layer the path starts from.
+        stage: the layers from the start on, with the metric that placed them.
+        lambda_w, lambda_h: of the path; λ_W is NaN where nothing could be fitted to.
         times: layer → flow time; NaN where the path does not come by its value of the metric,
             and then there is no prediction of the path.
-        measured: layer → metrics measured.
-        predicted: model → layer → metrics, for "path", "shrinkage" (Σ_W of the start layer times
-            one factor, by the same metric) and "interpolation" (linear in the log of each metric
-            between the start and the last layer, both measured).
-        statistics: model → layer → class statistics predicted, for "path" and "shrinkage".
+        path: what the path predicts, at the layers placed.
+        at_bound: {"lambda_w": "low" or "high"} where the fit ran to that end of its range, 1e-6 to
+            1e2.
+        status: CONVERGED, or why the fit is none: AT_BOUND, MAX_STEPS, NOT_PLACED.
     """
 
-    metric: str
+    stage: Stage
     lambda_w: float
     lambda_h: float
-    start: str
     times: dict[str, float]
-    measured: dict[str, CollapseMetrics]
-    predicted: dict[str, dict[str, CollapseMetrics]]
-    statistics: dict[str, dict[str, ClassStatistics]]
+    path: Prediction
+    at_bound: dict[str, str]
+    status: Status
+
+    @property
+    def metric(self) -> str:
+        """The one metric by which every layer was placed."""
+        return self.stage.metric
+
+    @property
+    def start(self) -> str:
+        """The layer that the path starts from."""
+        return self.stage.names[0]
+
+    @property
+    def measured(self) -> dict[str, CollapseMetrics]:
+        """Metrics of the layers, from the start on."""
+        return self.stage.measured
 
     @property
     def placed(self) -> list[str]:
         """Layers that the path comes by."""
         return [name for name, time in self.times.items() if not math.isnan(time)]
 
-    def errors(
-        self, model: str = "path", *, metric: str, layers: Sequence[str] | None = None
-    ) -> dict[str, float]:
-        """|log(predicted/measured)| of a metric at every layer placed (or those named).
-
-        NaN where either is 0, as angles between two classes are.
-        """
-        return {
-            name: abs(_log_ratio(self.predicted[model][name], self.measured[name], metric))
-            for name in (self.placed if layers is None else layers)
-        }
+    @cached_property
+    def predictions(self) -> dict[str, Prediction]:
+        """Of the "path", and of the rivals, which know the same layers."""
+        return {"path": self.path} | {name: rival(self.stage) for name, rival in RIVALS.items()}
 
 
 def calibrate_depth(
@@ -71,7 +82,7 @@ def calibrate_depth(
     *,
     lambda_w: float | None = None,
     lambda_h: float = 0.0,
-    metric: str = "nc1_trace",
+    metric: str = PLACING,
     start: str | None = None,
     fit: Sequence[str] | None = None,
     rtol: float = 1e-6,
@@ -87,8 +98,8 @@ def calibrate_depth(
         layers: name → class statistics in order of depth, one dimension and one set of classes.
         lambda_w: λ_W > 0, or None to fit it.
         lambda_h: λ_H >= 0.
-        metric: "nc1_trace", "nc1_span", "nc1" or "cdnv". The first and the last include the
-            variability outside the span of the class means, which in networks need not fall.
+        metric: "nc1_span", "nc1", "nc1_trace" or "cdnv". The last two include the variability
+            outside the span of the class means, which in networks need not fall.
         start: layer the path starts from; the first by default. Earlier layers are left out.
         fit: layers whose other metrics decide λ_W; all by default.
 
@@ -99,63 +110,59 @@ def calibrate_depth(
     Source: DESIGN §4.6.
     """
     names = _checked(layers, metric, start, fit)
-    later = names[1:]
-    measured = {name: collapse_metrics(layers[name]) for name in names}
-    statistics = layers[names[0]]
+    stage = Stage({name: layers[name] for name in names}, metric)
+    return calibrate_stage(stage, lambda_w=lambda_w, lambda_h=lambda_h, fit=fit, rtol=rtol)
 
-    def place(value: float, tolerance: float = rtol) -> dict[str, FlowPath | None]:
-        targets = {name: measured[name] for name in later}
-        return _place(statistics, value, lambda_h, metric, targets, tolerance)
 
+def calibrate_stage(
+    stage: Stage,
+    *,
+    lambda_w: float | None,
+    lambda_h: float,
+    fit: Sequence[str] | None = None,
+    rtol: float = 1e-6,
+) -> DepthCalibration:
+    """`calibrate_depth` of layers that have been measured."""
+    later, status, ends = stage.names[1:], Status.CONVERGED, dict[str, str]()
+    given: frozenset[str] = frozenset()
     if lambda_w is None:
-        place_roughly = partial(place, tolerance=max(rtol, 1e-4))
-        lambda_w = _fit(place_roughly, measured, list(fit or later), metric)
-    placed = place(lambda_w)
+        given = frozenset(fit or later)
+        place_roughly = partial(_place, stage, lambda_h=lambda_h, rtol=max(rtol, 1e-4))
+        lambda_w, status = _fit(place_roughly, stage, [n for n in later if n in given])
+        if status is Status.AT_BOUND:
+            ends = {"lambda_w": "low" if lambda_w < 1 else "high"}
+    placed: _Places = dict.fromkeys(later)
+    if not math.isnan(lambda_w):
+        placed = _place(stage, lambda_w, lambda_h=lambda_h, rtol=rtol)
+    reached = {name: path for name, path in placed.items() if path is not None}
     times = {
-        name: math.nan if path is None else float(path.times[-1]) for name, path in placed.items()
-    }
-    found = {
-        "path": {name: p.statistics(-1) for name, p in placed.items() if p is not None},
-        "shrinkage": {name: _shrunk(statistics, measured[name], metric) for name in later},
-    }
-    predicted = {
-        model: {name: collapse_metrics(s) for name, s in of.items()} for model, of in found.items()
+        name: float(reached[name].times[-1]) if name in reached else math.nan for name in later
     }
     return DepthCalibration(
-        metric=metric,
+        stage=stage,
         lambda_w=lambda_w,
         lambda_h=lambda_h,
-        start=names[0],
         times=times,
-        measured=measured,
-        predicted={**predicted, "interpolation": _interpolated(measured, names)},
-        statistics=found,
+        path=Prediction.of({name: p.statistics(-1) for name, p in reached.items()}, given),
+        at_bound=ends,
+        status=status if reached else Status.NOT_PLACED,
     )
 
 
-_ZERO = 1e-12  # a metric below this is rounding
-
-
-def _place(
-    statistics: ClassStatistics,
-    lambda_w: float,
-    lambda_h: float,
-    metric: str,
-    targets: Mapping[str, CollapseMetrics],
-    rtol: float,
-) -> dict[str, FlowPath | None]:
+def _place(stage: Stage, lambda_w: float, *, lambda_h: float, rtol: float) -> _Places:
     """The path up to each layer's value of the metric, or None where it does not get there."""
-    placed: dict[str, FlowPath | None] = dict.fromkeys(targets)
+    first, *later = stage.names
+    placed: _Places = dict.fromkeys(later)
     path = central_path_flow(
-        statistics, lambda_w=lambda_w, lambda_h=lambda_h, times=[0.0], rtol=rtol
+        stage.layers[first], lambda_w=lambda_w, lambda_h=lambda_h, times=[0.0], rtol=rtol
     )
-    here = getattr(path.metrics[0], metric)
+    here = stage.value(first)
     # The metric falls along the path: largest values first, each from the one before.
-    for name in sorted(targets, key=lambda n: -getattr(targets[n], metric)):
-        value = getattr(targets[name], metric)
+    for name in sorted(later, key=stage.value, reverse=True):
+        value = stage.value(name)
         if value >= here:
             continue
-        path = path.from_last([_HORIZON], until={metric: value})
+        path = path.from_last([_HORIZON], until={stage.metric: value})
         if path.status is not Status.EVENT:
             break
         placed[name], here = path, value
@@ -163,15 +170,21 @@ def _place(
 
 
 def _fit(
-    place: Callable[[float], dict[str, FlowPath | None]],
-    measured: Mapping[str, CollapseMetrics],
-    fit: Sequence[str],
-    metric: str,
-) -> float:
-    """λ_W by least squares on log(predicted/measured) of all other metrics compared."""
+    place: Callable[[float], _Places], stage: Stage, fit: Sequence[str]
+) -> tuple[float, Status]:
+    """λ_W by least squares on log(predicted/measured) of all other metrics compared; NaN if none.
+
+    A layer out of reach counts as wrong by a factor e. Where all are, there is nothing to descend:
+    other starts are tried, and without one that places a layer there is no fit.
+    """
     # A metric that is 0 (angles between two classes) or undefined says nothing.
     others = [
-        m for m in COMPARED if m != metric and all(getattr(measured[n], m) > _ZERO for n in fit)
+        m
+        for m in COMPARED
+        if m != stage.metric
+        and all(
+            math.isfinite(log_ratio(v, v)) for v in (getattr(stage.measured[n], m) for n in fit)
+        )
     ]
 
     def residuals(log_lambda: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -179,46 +192,31 @@ def _fit(
         values = []
         for name in fit:
             path = placed[name]
-            # A layer out of reach counts as wrong by a factor e.
             values += [
-                1.0 if path is None else _log_ratio(path.metrics[-1], measured[name], other)
-                for other in others
+                1.0
+                if path is None
+                else float(
+                    log_ratio(getattr(path.metrics[-1], m), getattr(stage.measured[name], m))
+                )
+                for m in others
             ]
         return np.array(values)
 
-    bounds = (math.log(1e-6), math.log(1e2))
+    first = stage.value(stage.names[0])
+    if not others or all(stage.value(name) >= first for name in fit):
+        return math.nan, Status.NOT_PLACED
+    start = next((w for w in _STARTS if any(place(w)[name] is not None for name in fit)), None)
+    if start is None:
+        return math.nan, Status.NOT_PLACED
+    low, high = np.log(_BOUNDS)
     found = scipy.optimize.least_squares(
-        residuals, [math.log(0.05)], bounds=bounds, diff_step=1e-3, xtol=1e-4
+        residuals, [math.log(start)], bounds=(low, high), diff_step=1e-3, xtol=1e-4
     )
-    return float(np.exp(found.x[0]))
-
-
-def _log_ratio(predicted: CollapseMetrics, measured: CollapseMetrics, metric: str) -> float:
-    above, below = getattr(predicted, metric), getattr(measured, metric)
-    return math.log(above / below) if above > _ZERO and below > _ZERO else math.nan
-
-
-def _shrunk(statistics: ClassStatistics, target: CollapseMetrics, metric: str) -> ClassStatistics:
-    """The start layer with Σ_W times one factor, so that the metric is the target's."""
-    now = getattr(metric_functions, metric)(statistics)
-    factor = getattr(target, metric) / now
-    return statistics.moved(statistics.means, factor * statistics.within)
-
-
-def _interpolated(
-    measured: Mapping[str, CollapseMetrics], names: Sequence[str]
-) -> dict[str, CollapseMetrics]:
-    """Each metric linear in its log between the first and the last layer, by layer number."""
-    first, last = (measured[name].as_dict() for name in (names[0], names[-1]))
-    result = {}
-    for number, name in enumerate(names[1:], start=1):
-        share = number / (len(names) - 1)
-        values = {
-            m: first[m] ** (1 - share) * last[m] ** share if first[m] > 0 else math.nan
-            for m in first
-        }
-        result[name] = CollapseMetrics(**values)
-    return result
+    at = float(found.x[0])
+    if found.status <= 0:
+        return math.exp(at), Status.MAX_STEPS
+    at_end = min(at - low, high - at) < _AT_END
+    return math.exp(at), Status.AT_BOUND if at_end else Status.CONVERGED
 
 
 def _checked(

@@ -8,7 +8,9 @@ import torch
 
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.misfit import Misfit, misfit
+from perturb_nc.study.profile import profile_interval
 from perturb_nc.theory.minimize import Solution
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, nonnegative, positive
 
@@ -19,8 +21,10 @@ class RegularizationFit:
 
     Attributes:
         lambda_w, lambda_h, beta: fitted or as given.
+        observed: what was fitted.
         covariance: parameter → parameter → covariance of their logs, for the parameters fitted.
-            Infinite variance: not determined.
+            Infinite variance: not determined, or at an end of its range.
+        at_bound: parameter → "low" or "high", for those that ran to that end of their range.
         means_error: √(Σ_k π_k |μ_k - μ_k^obs|² / Σ_k π_k |μ_k^obs|²) at the fit.
         within_error: |Σ_W - Σ_W^obs| / |Σ_W^obs| at the fit.
         residual: root mean square of these two; 0 is a perfect fit.
@@ -33,7 +37,9 @@ class RegularizationFit:
     lambda_w: float
     lambda_h: float
     beta: float
+    observed: ClassStatistics
     covariance: dict[str, dict[str, float]]
+    at_bound: dict[str, str]
     means_error: float
     within_error: float
     residual: float
@@ -44,8 +50,34 @@ class RegularizationFit:
 
     @property
     def standard_error(self) -> dict[str, float]:
-        """Standard error of the log of every parameter fitted; 0.1 is known within 10 %."""
+        """Standard error of the log of every parameter fitted; 0.1 is known within 10 %.
+
+        A local statement, to trust where it is small (below .3, say); `interval` holds beyond.
+        """
         return {name: math.sqrt(row[name]) for name, row in self.covariance.items()}
+
+    def interval(self, name: str, *, level: float = 0.95) -> tuple[float, float]:
+        """The values of a fitted parameter that the statistics do not exclude.
+
+        As wide to either side as the misfit says, the other parameters fitted anew: an end is 0 or
+        infinite where nothing is excluded up to the end of the range. It costs a few fits.
+
+        Args:
+            name: "lambda_w", "lambda_h" or "beta", one that was fitted.
+            level: confidence, if the misfit is sampling error.
+
+        Raises:
+            ValueError: a parameter that was not fitted, or a level out of range.
+        """
+        if name not in self.covariance:
+            raise ValueError(f"name must be a fitted parameter, {[*self.covariance]}, got {name!r}")
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, got {level}")
+        values = {other: getattr(self, other) for other in HYPERPARAMETERS}
+        fixed = {other: v for other, v in values.items() if other not in self.covariance}
+        problem = self.solution.problem
+        misfit = Misfit(problem.statistics, self.observed, fixed, problem.bias)
+        return profile_interval(misfit, np.log([values[n] for n in misfit.free]), name, level)
 
 
 def fit_regularization(
@@ -73,7 +105,8 @@ def fit_regularization(
     observed statistics (cov μ_k ∝ Σ_W/π_k, cov Σ_W that of Gaussian features), its size from the
     residual: cov = φ (JᵀJ)⁻¹JᵀCJ(JᵀJ)⁻¹, φ = |r|²/tr((I - J(JᵀJ)⁻¹Jᵀ)C). If a correct model is
     fitted to a sample that is the sampling error (N cancels); 0 for a perfect fit. If the misfit is
-    that of a wrong model it says only how sharply the misfit rises.
+    that of a wrong model it says only how sharply the misfit rises. Where a standard error is large
+    (or infinite, a parameter being at an end of its range) take `RegularizationFit.interval`.
 
     Args:
         reference: class statistics of H0.
@@ -98,14 +131,21 @@ def fit_regularization(
     residuals = problem.residuals(best.x)
     between = residuals[: reference.means.numel()]
     covariance = problem.covariance(best.x, residuals)
-    status = Status.CONVERGED if best.status > 0 else Status.MAX_STEPS
-    if not np.isfinite(covariance.diagonal()).all():
+    names, at_bound = problem.free, problem.at_end(best.x)
+    flat = [n for n, v in zip(names, covariance.diagonal(), strict=True) if not math.isfinite(v)]
+    status = Status.CONVERGED
+    if best.status <= 0:
+        status = Status.MAX_STEPS
+    elif set(flat) - set(at_bound):
         status = Status.NOT_DETERMINED
-    names = problem.free
+    elif at_bound:
+        status = Status.AT_BOUND
     rows = [dict(zip(names, row, strict=True)) for row in covariance.tolist()]
     return RegularizationFit(
         **problem.values(best.x),
+        observed=observed,
         covariance=dict(zip(names, rows, strict=True)),
+        at_bound=at_bound,
         means_error=math.sqrt(2) * float(np.linalg.norm(between)),
         within_error=math.sqrt(2) * float(np.linalg.norm(residuals[len(between) :])),
         residual=float(np.linalg.norm(residuals)),

@@ -1,7 +1,6 @@
 """How far the optimum of (1) is from observed statistics, in the logs of its parameters."""
 
 import math
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -17,8 +16,10 @@ from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
+from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.tangents import point_tangent
 
 Vector = NDArray[np.float64]
 
@@ -31,6 +32,7 @@ _STARTS = {
 _BOUNDS = {"lambda_w": (1e-5, 1e2), "lambda_h": (1e-5, 1e2), "beta": (1e-2, 1e4)}
 _DESCENTS = 2  # from the best points of the grid, roughly; then from the best end
 _NEWTON_STEPS = 50  # where the optimum takes more, the descent turns back
+_PROFILE_STEPS = 20  # beside a parameter that is held
 _FLAT = 1e-7  # relative change of the statistics for a factor e that counts as none
 
 
@@ -81,7 +83,9 @@ class Misfit:
             for n in HYPERPARAMETERS
         ]
         settings = list(product(*axes))
-        columns = dict(zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True))
+        columns: dict[str, Any] = dict(
+            zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True)
+        )
         found = minimize_batch(
             self._reference, **columns, bias=self._bias, tol=1e-6, max_steps=_NEWTON_STEPS
         )
@@ -137,11 +141,16 @@ class Misfit:
             [(self._means_scale * means).flatten(), (self._within_scale * within).flatten()]
         )
 
+    def at_end(self, x: Vector) -> dict[str, str]:
+        """Parameter → "low" or "high", for those at that end of their range."""
+        low, high = (np.abs(x - limit) < 1e-2 for limit in self.bounds)
+        ends = zip(self.free, low.tolist(), high.tolist(), strict=True)
+        return {name: "low" if down else "high" for name, down, up in ends if down or up}
+
     def covariance(self, x: Vector, residuals: Vector) -> Vector:
         """The sandwich of `fit_regularization`; infinite variances where nothing is determined."""
         jacobian = self.jacobian(x)
-        low, high = self.bounds
-        jacobian[:, np.minimum(x - low, high - x) < 1e-2] = 0.0
+        jacobian[:, [name in self.at_end(x) for name in self.free]] = 0.0
         _, sizes, directions = np.linalg.svd(jacobian, full_matrices=False)
         seen = sizes > _FLAT
         bread = (directions[seen].T / sizes[seen] ** 2) @ directions[seen]
@@ -153,11 +162,38 @@ class Misfit:
         result[lost, lost] = np.inf
         return result
 
+    def rise(self, x: Vector, residuals: Vector) -> Vector:
+        """cov_ii / ((JᵀJ)⁻¹)_ii of every free parameter; NaN for one that changes nothing.
+
+        A ratio, so that a parameter near the end of its range, where its log changes little, has
+        one as well.
+        """
+        jacobian, (filling, total) = self.jacobian(x), self._noise(x)
+        sizes = np.linalg.norm(jacobian, axis=0)
+        units = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 1e-12)
+        bread = np.linalg.pinv((jacobian * units).T @ (jacobian * units), 1e-12, hermitian=True)
+        filling = units * filling * units[:, None]
+        size = residuals @ residuals / (total - np.trace(bread @ filling))
+        with np.errstate(invalid="ignore"):  # 0/0 of a parameter without effect
+            return size * (bread @ filling @ bread).diagonal() / bread.diagonal()
+
+    def held(self, name: str, at: float, near: Vector) -> tuple[Vector, float]:
+        """The best point with one parameter held at exp(at), from one near it, and its |r|²."""
+        index = self.free.index(name)
+        rest = np.delete(near, index)
+        fixed = {**self._fixed, name: math.exp(at)}
+        if len(fixed) == len(HYPERPARAMETERS):
+            residuals = self.residuals(np.array([at]))
+            return np.array([at]), float(residuals @ residuals)
+        other = Misfit(self._reference, self._observed, fixed, self._bias)
+        found = other.descend(np.clip(rest, *other.bounds), 1e-4, _PROFILE_STEPS)
+        return np.insert(found.x, index, at), 2 * float(found.cost)
+
     def _noise(self, x: Vector) -> tuple[Vector, float]:
         """JᵀCJ and tr C of the sampling covariance C of the residuals, times N."""
         covariance = self._observed.within
         if not covariance.any():  # nothing to tell the shape of noise
-            covariance = torch.eye(len(covariance)).to(covariance)
+            covariance = torch.diag(covariance.new_ones(len(covariance)))
         means, within = self._slopes(x)
         between = self._means_scale * means
         turned = self._within_scale * (within @ covariance)
@@ -182,13 +218,8 @@ class Misfit:
             self._bias,
         )
         slope, _ = weight_response(point, change)
-
-        def moved(w: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-            at = replace(point, weight=w, hyperparameters=h)
-            return at.means, at.within
-
-        inputs = (point.weight, point.hyperparameters)
-        return torch.func.jvp(moved, inputs, (slope, change))[1]
+        moved = point_tangent(point, slope, change)
+        return moved.means, moved.within
 
     def _errors(
         self, means: Float64[Tensor, "K d"], within: Float64[Tensor, "d d"]

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import fields
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -26,11 +25,10 @@ from perturb_nc.study.sweep_plan import (
 from perturb_nc.study.sweep_store import SweepStore
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.flow.central_path import central_path_flows
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike
 
 Values = dict[str, NDArray[np.generic]]
-_FORWARD_MODE = Lock()  # torch's forward-mode differentiation is not safe in several threads
 _PENDING, _FAILED = STATUSES.index("pending"), STATUSES.index("failed")
 
 
@@ -133,7 +131,7 @@ def _remote_piece(
 ) -> Values:
     """`_piece` in a worker, of which there is one per core."""
     torch.set_num_threads(1)
-    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     return _piece(ClassStatistics(**tensors), settings, flow_settings, plan)
 
 
@@ -168,8 +166,7 @@ def _solve(
 ) -> Values:
     w, h, b = settings.T.tolist()
     batch = minimize_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias, tol=tol)
-    with _FORWARD_MODE:
-        derivatives = batch.derivatives()
+    derivatives = batch.derivatives()
     tensors = {name: batch.metrics[name] for name in METRICS}
     for name in _PER_SETTING:
         tensors[name] = getattr(batch, name)

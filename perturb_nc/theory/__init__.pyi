@@ -4,9 +4,18 @@ from . import deep
 from .batch import SolutionBatch
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
-from .flow.cascade import effective_complexity
+from .cross_entropy.collapse import (
+    CrossEntropyCollapse,
+    CrossEntropySpectrum,
+    cross_entropy_collapse,
+    cross_entropy_spectrum,
+)
+from .cross_entropy.minimize import CrossEntropySolution
+from .cross_entropy.response import CrossEntropyResponse
+from .flow.cascade import Cascade, effective_complexity
 from .flow.central_path import central_path_flows
-from .flow.integrators import Exponential, FlowCost, Scipy
+from .flow.integrators import Exponential, Scipy
+from .flow.walk import FlowCost
 from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
@@ -21,7 +30,12 @@ from .vicinity.insights import (
 from .vicinity.prediction import SmallVicinity
 
 __all__ = [
+    "Cascade",
     "Certificate",
+    "CrossEntropyCollapse",
+    "CrossEntropyResponse",
+    "CrossEntropySolution",
+    "CrossEntropySpectrum",
     "ExactCollapse",
     "Exponential",
     "FlowCost",
@@ -37,6 +51,8 @@ __all__ = [
     "SolutionBatch",
     "central_path_flows",
     "collapse_under_noise",
+    "cross_entropy_collapse",
+    "cross_entropy_spectrum",
     "decay_effects",
     "deep",
     "effective_complexity",

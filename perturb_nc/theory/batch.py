@@ -1,7 +1,8 @@
 """The optimum of (1) for many settings of the hyper-parameters at once."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -10,18 +11,24 @@ from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.moments import Moments
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
-from perturb_nc.theory.minimize import Solution, descend, solution_at, starting_weight
+from perturb_nc.theory.descent import COUNTED, Descent, Points, descend
+from perturb_nc.theory.minimize import Solution, solution_at, starting_weight
+from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HYPERPARAMETERS, differentiable, weight_response
+from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.regularization import settings as all_settings
+from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.tangents import outcome_tangents, point_tangent
 from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
 _MATRICES = 6  # of them for a setting
+_CACHED = 16  # settings whose derivatives a CPU takes at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +56,8 @@ class SolutionBatch:
     Attributes:
         statistics, bias: of the problems.
         lambda_w, lambda_h, beta: the settings.
-        objective, gradient_norm, steps, products, status: as in `Solution`.
+        objective, gradient_norm, steps, products, status, lowest_curvature, curvature_tolerance: as
+            in `Solution`.
         spectral_ratio, lower_bound, gap, is_global: as in `Certificate`.
         singular_values: of W, decreasing, (B, K).
         metrics: every field of CollapseMetrics, of the features H* read by the last layer W*.
@@ -65,6 +73,8 @@ class SolutionBatch:
     steps: Int64[Tensor, "B"]
     products: Int64[Tensor, "B"]
     status: list[Status]
+    lowest_curvature: Float64[Tensor, "B"]
+    curvature_tolerance: Float64[Tensor, "B"]
     spectral_ratio: Float64[Tensor, "B"]
     lower_bound: Float64[Tensor, "B"]
     gap: Float64[Tensor, "B"]
@@ -91,7 +101,10 @@ class SolutionBatch:
         own = {name: float(getattr(self, name)[i]) for name in HYPERPARAMETERS}
         problem = NearCollapseProblem(self.statistics, **own, bias=self.bias)
         return solution_at(
-            problem, self.weight(i), int(self.steps[i]), self.status[i], int(self.products[i])
+            problem,
+            self.weight(i),
+            status=self.status[i],
+            **{name: getattr(self, name)[i].item() for name in COUNTED},
         )
 
     def derivatives(self) -> dict[str, dict[str, Float64[Tensor, "B"]]]:
@@ -100,21 +113,21 @@ class SolutionBatch:
         Exact, as `hyperparameter_response` (times the parameter). NaN where that raises (no
         convergence, β = 0, a continuum of optima) and where the metric is undefined or 0.
         """
-        names = [*self.metrics, "objective"]
         found = {
             name: {p: torch.full_like(self.objective, torch.nan) for p in HYPERPARAMETERS}
-            for name in names
+            for name in (*self.metrics, "objective")
         }
         for part, rows, point in self._points():
             index = part.index[rows]
-            for p, parameter in enumerate(HYPERPARAMETERS):
-                for name, values in _logarithmic(point, p).items():
-                    found[name][parameter][index] = values
+            values = {name: metric[index] for name, metric in self.metrics.items()}
+            for name, slopes in _logarithmic(point, values).items():
+                for parameter, slope in zip(HYPERPARAMETERS, slopes, strict=True):
+                    found[name][parameter][index] = slope
         unusable = self.beta == 0
-        unusable |= torch.tensor([s is not Status.CONVERGED for s in self.status]).to(unusable)
-        for slopes in found.values():
-            for values in slopes.values():
-                values[unusable] = torch.nan
+        unusable |= unusable.new_tensor([s is not Status.CONVERGED for s in self.status])
+        for derivatives in found.values():
+            for slope in derivatives.values():
+                slope[unusable] = torch.nan
         return found
 
     def predicted_weight(self, beta: Sequence[float]) -> Float64[Tensor, "B K d"]:
@@ -128,7 +141,7 @@ class SolutionBatch:
         result = self.statistics.means.new_empty(len(self), *self.statistics.means.shape)
         for part, rows, point in self._points():
             index = part.index[rows]
-            change, isolated = weight_response(point, _unit(point, HYPERPARAMETERS.index("beta")))
+            change, isolated = weight_response(point, _logs(point)[HYPERPARAMETERS.index("beta")])
             shift = torch.where(isolated, (wanted / self.beta).log()[index], 0.0)
             moved = point.weight + shift[:, None, None] * change
             result[index] = part.space.lifted(moved)
@@ -149,6 +162,8 @@ def minimize_batch(
     tol: float = 1e-10,
     max_steps: int = 200,
     initial_weight: ArrayLike | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> SolutionBatch:
     """`minimize` for B settings of the hyper-parameters, on the device of the statistics.
 
@@ -158,46 +173,47 @@ def minimize_batch(
 
     Args:
         statistics: of H0.
-        lambda_w, lambda_h, beta: the settings, of one length.
-        bias: whether the last layer has a bias.
+        lambda_w, lambda_h, beta, bias: the settings, lists of one length; one bias for all.
         tol: the relative gradient norm to reach, in all d dimensions.
         max_steps: Newton steps at most, in every subspace.
         initial_weight: (B, K, d), from `SolutionBatch.predicted_weight`, say; by default W*(H0).
+        time_limit: seconds after which what has been reached is returned, with TIME_LIMIT.
+        progress: called as progress(steps, gradient_norm) with the largest of those still moving.
 
     Raises:
-        ValueError: settings out of range or of different lengths; tol or max_steps out of range;
-            statistics too badly scaled for float64.
+        ValueError: settings out of range or of different lengths; tol, max_steps or time_limit out
+            of range; statistics too badly scaled for float64.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
-    settings = _settings(statistics, lambda_w, lambda_h, beta, bias)
+    check_full(statistics)
+    asked = [setting.bounded() for setting in all_settings(lambda_w, lambda_h, beta)]
+    settings = torch.stack([setting.as_tensor(statistics.means) for setting in asked])
     if initial_weight is not None:
         shape = (len(settings), *statistics.means.shape)
         initial_weight = as_matrix(initial_weight, shape, name="initial_weight").to(settings)
+    clock = Clock.of(time_limit, progress)
     space = compress(statistics, settings)
-    steps = torch.zeros(len(settings), dtype=torch.int64, device=settings.device)
-    products = torch.zeros_like(steps)
-    status = [Status.CONVERGED] * len(settings)
     parts: list[_Part] = []
     rest = torch.arange(len(settings), device=settings.device)
     if initial_weight is None:
         weight = _starts(space.statistics, settings, bias)
     else:
         weight = space.compressed(initial_weight)
+    counted = Descent.begun(weight)
     while True:
         rough = torch.zeros_like(rest, dtype=torch.bool)
         for rows in _chunks(len(rest), space.statistics.dim):
             index = rest[rows]
             own = settings[index]
-            found = descend(
-                space.statistics, weight[rows], own, bias, tol, max_steps, space.neglected
-            )
-            steps[index] += found.steps
-            products[index] += found.products
-            for i, ended in zip(index.tolist(), found.status, strict=True):
-                status[i] = ended
+            family = _family(space, own, bias)
+            found = descend(family, weight[rows], tol, max_steps, space.neglected, clock)
+            counted.add(index, found)
             weight[rows] = found.weight
             point = ReducedPoint(space.statistics, found.weight, own, bias)
             rough[rows] = (_norm(space, point) > tol) & (space.basis is not None)
+        if clock.expired():
+            counted.end(rest[rough], Status.TIME_LIMIT)
+            rough[:] = False
         parts.append(_Part(rest[~rough], space, weight[~rough]))
         if not rough.any():
             break
@@ -205,25 +221,12 @@ def minimize_batch(
         point = ReducedPoint(space.statistics, weight[rough], settings[rest], bias)
         wider = space.grown(statistics, point)
         space, weight = wider, wider.compressed(space.lifted(point.weight))
-    counted = {"steps": steps, "products": products, "status": status}
     return _collect(statistics, settings, bias, parts, counted)
 
 
-def _settings(
-    statistics: ClassStatistics,
-    lambda_w: Sequence[float],
-    lambda_h: Sequence[float],
-    beta: Sequence[float],
-    bias: bool,
-) -> Float64[Tensor, "B 3"]:
-    lengths = (len(lambda_w), len(lambda_h), len(beta))
-    if not lengths[0] == lengths[1] == lengths[2] > 0:
-        raise ValueError(f"lambda_w, lambda_h and beta must have one length, got {lengths}")
-    rows = []
-    for w, h, b in zip(lambda_w, lambda_h, beta, strict=True):
-        own = NearCollapseProblem(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
-        rows.append([own.lambda_w, own.lambda_h, own.beta])
-    return statistics.means.new_tensor(rows)
+def _family(space: Compression, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
+    idle = 0 if space.basis is None else 1
+    return lambda index: lambda w: ReducedPoint(space.statistics, w, settings[index], bias, idle)
 
 
 def _starts(
@@ -242,8 +245,9 @@ def _starts(
     return torch.stack(starts)
 
 
-def _chunks(size: int, dim: int) -> Iterator[slice]:
+def _chunks(size: int, dim: int, most: int | None = None) -> Iterator[slice]:
     rows = max(1, _BYTES // (_MATRICES * 8 * dim**2))
+    rows = rows if most is None else min(rows, most)
     return (slice(start, start + rows) for start in range(0, size, rows))
 
 
@@ -252,7 +256,7 @@ def _collect(
     settings: Float64[Tensor, "B 3"],
     bias: bool,
     parts: list[_Part],
-    counted: dict[str, Any],
+    counted: Descent,
 ) -> SolutionBatch:
     values: dict[str, Any] = {}
 
@@ -284,16 +288,18 @@ def _collect(
         metrics=metrics,
         _parts=parts,
         **own,
-        **counted,
+        status=counted.status,
+        **{name: getattr(counted, name) for name in COUNTED},
     )
 
 
 def _points(
     parts: list[_Part], settings: Float64[Tensor, "B 3"], bias: bool
 ) -> Iterator[tuple[_Part, slice, ReducedPoint]]:
-    """The optima of every part, as many at a time as fit into memory."""
+    """The optima of every part, as many at a time as fit into memory, or into a CPU's cache."""
     for part in parts:
-        for rows in _chunks(len(part.index), part.space.statistics.dim):
+        most = _CACHED if settings.device.type == "cpu" else None
+        for rows in _chunks(len(part.index), part.space.statistics.dim, most):
             own = settings[part.index[rows]]
             yield part, rows, ReducedPoint(part.space.statistics, part.weight[rows], own, bias)
 
@@ -305,28 +311,28 @@ def _norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
 
 def _outcome(point: ReducedPoint) -> dict[str, Float64[Tensor, "b"]]:
     """All metrics and the objective at points."""
+    return {**metric_tensors(_moved(point), point.weight), "objective": point.objective}
+
+
+def _moved(point: ReducedPoint) -> StatisticsBatch:
+    """Class statistics of the features at points."""
     s = point.reference
     reference = StatisticsBatch(s.means, s.within, s.class_variance)
-    moved = reference.moved(point.means, point.within)
-    return {**metric_tensors(moved, point.weight), "objective": point.objective}
+    return reference.moved(point.means, point.within)
 
 
-def _logarithmic(point: ReducedPoint, parameter: int) -> dict[str, Float64[Tensor, "b"]]:
-    """Derivatives of the outcome in the log of a hyper-parameter, NaN where not defined."""
-    unit = _unit(point, parameter)
-    slope, isolated = weight_response(point, unit)
-    values, slopes = torch.func.jvp(
-        lambda w, p: _outcome(replace(point, weight=w, hyperparameters=p)),
-        (point.weight, point.hyperparameters),
-        (slope, unit),
-    )[:2]
-    return {
-        name: torch.where(isolated & differentiable(values[name]), slope, torch.nan)
-        for name, slope in slopes.items()
-    }
+def _logarithmic(
+    point: ReducedPoint, values: dict[str, Float64[Tensor, "b"]]
+) -> dict[str, Float64[Tensor, "3 b"]]:
+    """Derivatives of metrics (with their values) and the objective in the logs of λ_W, λ_H, β."""
+    logs = _logs(point)
+    weight, isolated = weight_response(point, logs)
+    change = point_tangent(point, weight, logs)
+    found = outcome_tangents(point, _moved(point), values, weight, change)
+    found["objective"] = change.objective
+    return {n: torch.where(isolated, v, torch.nan) for n, v in found.items()}
 
 
-def _unit(point: ReducedPoint, parameter: int) -> Float64[Tensor, "b 3"]:
-    unit = torch.zeros_like(point.hyperparameters)
-    unit[:, parameter] = point.hyperparameters[:, parameter]
-    return unit
+def _logs(point: ReducedPoint) -> Float64[Tensor, "3 b 3"]:
+    """Unit changes of the logs of λ_W, λ_H and β."""
+    return torch.diag_embed(point.hyperparameters).movedim(-2, 0)

@@ -6,6 +6,8 @@ With E = WH - T at the optimal H for W, c = λ_H + β, the dual slack of the lif
 
 import math
 from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64
@@ -39,6 +41,7 @@ class Certificate:
     is_global: bool
 
 
+@singledispatch
 def certify(problem: NearCollapseProblem, weight: ArrayLike) -> Certificate:
     """Certificate of a weight (K, d), stationary or not; the bound holds for any.
 
@@ -85,8 +88,9 @@ class CertificateBatch:
     is_global: Bool[Tensor, "..."]
 
 
-def certify_batch(point: ReducedPoint) -> CertificateBatch:
-    """`certify_point` with leading batch dimensions."""
+@singledispatch
+def certify_batch(point: Any) -> CertificateBatch:
+    """`certify_point` with leading batch dimensions; other models' points register their own."""
     limit = (point.c * point.lambda_w / len(point.reference.priors))[..., 0]
     dual = DualTerms(point)
     # Without the constant βλ_H/(2cN) |H0|², which f and D share.
@@ -103,11 +107,7 @@ class DualTerms:
     """D(R) - βλ_H/(2cN) |H0|² term by term, as a function of the shares φ_i of σ_i."""
 
     def __init__(self, point: ReducedPoint) -> None:
-        moment = point.residual_moment
-        defined = moment.isfinite().all(-1).all(-1)[..., None]  # eigh raises for others
-        squares, vectors = torch.linalg.eigh(torch.where(defined[..., None], moment, 0.0))
-        # Of a Gram matrix: below zero is rounding.
-        self.squares = torch.where(defined, squares.clamp(min=0.0), torch.nan)
+        self.squares, vectors = point.residual_spectrum
         priors = point.reference.priors[:, None]
         # In the eigenbasis u_i of EEᵀ/N: <u_iu_iᵀE, Y>/N and |u_iᵀEH0ᵀ/N|².
         self._fit = (vectors * ((priors * point.residuals).mT @ vectors)).sum(-2)

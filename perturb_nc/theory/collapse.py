@@ -16,7 +16,7 @@ def orthogonal_frame(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Te
     k = at_least(num_classes, 2, "num_classes")
     at_least(dim, k, "dim")
     generator = torch.Generator().manual_seed(seed)
-    draw = torch.randn(dim, k, generator=generator, dtype=torch.float64)
+    draw = torch.randn(dim, k, generator=generator, dtype=torch.float64, device="cpu")
     return torch.linalg.qr(draw).Q.mT.contiguous()
 
 
@@ -25,8 +25,10 @@ def simplex_etf(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Tensor,
     k = at_least(num_classes, 2, "num_classes")
     at_least(dim, k - 1, "dim")
     generator = torch.Generator().manual_seed(seed)
-    draw = torch.randn(dim, k - 1, generator=generator, dtype=torch.float64)
-    eigenvectors = torch.linalg.eigh(torch.full((k, k), 1.0 / k, dtype=torch.float64)).eigenvectors
+    draw = torch.randn(dim, k - 1, generator=generator, dtype=torch.float64, device="cpu")
+    eigenvectors = torch.linalg.eigh(
+        torch.full((k, k), 1.0 / k, dtype=torch.float64, device="cpu")
+    ).eigenvectors
     return eigenvectors[:, :-1] @ torch.linalg.qr(draw).Q.mT  # all but the direction of 1
 
 
@@ -54,8 +56,8 @@ class ExactCollapse:
         """Class statistics of n collapsed features per class."""
         n = at_least(samples_per_class, 1, "samples_per_class")
         k, d = self.means.shape
-        counts = torch.full((k,), n)
-        variance = torch.zeros(k, dtype=torch.float64)
+        counts = torch.full((k,), n, device="cpu")
+        variance = torch.zeros(k, dtype=torch.float64, device="cpu")
         return ClassStatistics(counts, self.means, self.means.new_zeros(d, d), variance)
 
 
@@ -69,6 +71,10 @@ def exact_collapse(
     seed: int = 0,
 ) -> ExactCollapse:
     """The optimum of (1) for balanced classes at β = 0, and at any β when H0 is this optimum.
+
+    Holds for classes of one size, λ_W, λ_H > 0 and d >= K (d >= K-1 with bias). Classes of several
+    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` at depth 1. With
+    d < K the optimum is no frame.
 
     With c0 = √(λ_W λ_H) and ρ = max(0, 1 - c0) √(λ_W/λ_H) the class means are √ρ R with R an
     orthogonal frame (a simplex ETF with bias) and W = √(λ_H/λ_W) √ρ R. The frame is free up to
@@ -97,6 +103,6 @@ def exact_collapse(
         c0=c0,
         means=means,
         weight=math.sqrt(lambda_h / lambda_w) * means,
-        bias=torch.full((k,), 1.0 / k, dtype=torch.float64) if bias else None,
+        bias=torch.full((k,), 1.0 / k, dtype=torch.float64, device="cpu") if bias else None,
         objective=0.5 * (1 - shrunk**2) * ((k - 1) / k if bias else 1.0),
     )

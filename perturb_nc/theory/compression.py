@@ -92,7 +92,7 @@ def compress(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"
     core = basis.mT @ image
     largest = torch.linalg.matrix_norm(within)
     moved = within - image @ basis.mT - basis @ image.mT
-    moved = moved + basis @ (core + 2 * largest * torch.eye(len(core)).to(core)) @ basis.mT
+    moved = moved + basis @ (core + 2 * largest * torch.diag(core.new_ones(len(core)))) @ basis.mT
     least = torch.linalg.eigh(0.5 * (moved + moved.mT)).eigenvectors[:, :k]
     return _on_basis(statistics, torch.cat([basis, _orthonormal(least, basis)], dim=1))
 
@@ -107,7 +107,7 @@ def _poles(
     largest = torch.linalg.matrix_norm(statistics.within, 2).clamp(min=1e-300)
     wanted = torch.minimum(sigma.clamp(min=1e-7 * largest), largest)
     ends = torch.stack([wanted.min(), wanted.max()]).log()
-    shares = torch.linspace(0, 1, _POLES).to(ends)
+    shares = torch.linspace(0, 1, _POLES, dtype=ends.dtype, device=ends.device)
     return ((1 - shares) * ends[0] + shares * ends[1]).exp()
 
 
@@ -118,7 +118,7 @@ def _continued(
     poles: Float64[Tensor, "p"],
 ) -> Float64[Tensor, "d n"]:
     """The basis with (Σ_W0 + σI)⁻¹ of the last block, for pole after pole."""
-    identity = torch.eye(statistics.dim).to(basis)
+    identity = torch.diag(basis.new_ones(statistics.dim))
     roots = {
         p: torch.linalg.cholesky(statistics.within + p * identity) for p in set(poles.tolist())
     }

@@ -1,20 +1,94 @@
 """Truncated Newton steps on g(W), for many hyper-parameters at once.
 
-Conjugate gradients and a line search on ReducedPoints with one leading batch dimension; the members
-of a batch do not see each other.
+Conjugate gradients and a line search on points with one leading batch dimension; the members of a
+batch do not see each other.
 """
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.reduced import Rows, Scalar, Square, total
+from perturb_nc.validation import positive
 
-Evaluate = Callable[[Rows], ReducedPoint]
-Mask = Bool[Tensor, "B"]
+Mask = Bool[Tensor, "..."]
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time limit in seconds from now on, and who is told of every step."""
+
+    limit: float = math.inf
+    progress: Progress | None = None
+    start: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, time_limit: float, progress: Progress | None) -> "Clock":
+        """From the arguments of a solver; infinity is no limit."""
+        if time_limit != math.inf:
+            time_limit = positive(time_limit, "time_limit")
+        return cls(time_limit, progress)
+
+    def expired(self) -> bool:
+        """Whether the limit has passed."""
+        return time.monotonic() - self.start >= self.limit
+
+    def report(self, steps: int, gradient_norm: Tensor) -> None:
+        """Tell of steps taken and the largest gradient norm left."""
+        if self.progress is not None:
+            self.progress(steps, gradient_norm.max().item())
+
+
+@runtime_checkable
+class Point(Protocol):
+    """What is minimised, at a batch of weights (a last layer, and whatever joins it)."""
+
+    @property
+    def weight(self) -> Rows:
+        """What varies."""
+
+    @property
+    def layer(self) -> Rows:
+        """Its leading columns: W alone, which turns with the features."""
+
+    @property
+    def excess(self) -> Scalar:
+        """The objective, less a constant, >= 0."""
+
+    @property
+    def gradient(self) -> Rows:
+        """Its gradient."""
+
+    @property
+    def gradient_norm(self) -> Scalar:
+        """Of that, relative to a bound."""
+
+    @property
+    def residual_moment(self) -> Square:
+        """QQᵀ/N, with Q the gradient of the loss in the logits."""
+
+    @property
+    def scale(self) -> str:
+        """Sizes to name where float64 does not suffice."""
+
+    def precondition(self, rows: Rows) -> Rows:
+        """V through the inverse of the Hessian at fixed H, or what comes near it."""
+
+    def hessian_vector_product(self, direction: Rows) -> Rows:
+        """The Hessian along V."""
+
+    def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
+        """Rows times HH0ᵀ/N, or its transpose."""
+
+
+Evaluate = Callable[[Rows], Point]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,28 +105,29 @@ class HessianSolve:
     solution: Rows
     negative: Rows
     bent: Mask
-    products: Int64[Tensor, "B"]
+    products: Int64[Tensor, "..."]
 
 
 def solve_hessian(
-    point: ReducedPoint, right: Rows, relative: Float64[Tensor, "B"] | float
+    point: Point, right: Rows, relative: Float64[Tensor, "..."] | float, clock: Clock | None = None
 ) -> HessianSolve:
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
     residual is measured. A direction of negative curvature ends the solve; if it is the first one,
-    it serves as the solution too. NaN where that Hessian is not definite in float64.
+    it serves as the solution too. NaN where that Hessian is not definite in float64. `right` may
+    have one more leading dimension than the points: several right-hand sides at each.
     """
     residual, direction = right, point.precondition(right)
     inner = total(residual * direction)
-    solution = negative = torch.where(_wide(inner.isnan()), torch.nan, torch.zeros_like(right))
+    solution = negative = torch.where(wide(inner.isnan()), torch.nan, torch.zeros_like(right))
     stiffness = inner  # of `direction` at fixed H, by the recurrence below
     target = relative**2 * inner
     active = inner > 0
     bent, products = torch.zeros_like(active), torch.zeros_like(active, dtype=torch.int64)
-    limit = 2 * right[0].numel() + 10  # twice the exact-arithmetic bound, for rounding
+    limit = 2 * right.shape[-2] * right.shape[-1] + 10  # twice the exact bound, for rounding
     for _ in range(limit):
-        if not active.any():
+        if not active.any() or (clock is not None and clock.expired()):
             break
         product = point.hessian_vector_product(direction)
         products = products + active
@@ -61,61 +136,53 @@ def solve_hessian(
         noise = 1e-12 * stiffness
         flat = active & ~(curvature > noise)
         below = flat & (curvature < -noise)
-        negative = torch.where(_wide(below), direction, negative)
-        solution = torch.where(_wide(flat & (products == 1)), direction, solution)
+        if flat.any():
+            negative = torch.where(wide(below), direction, negative)
+            solution = torch.where(wide(flat & (products == 1)), direction, solution)
         bent, active = bent | below, active & ~flat
         step = torch.where(active, inner / curvature, 0.0)
-        solution = solution + _wide(step) * direction
-        residual = residual - _wide(step) * product
+        solution = torch.addcmul(solution, wide(step), direction)
+        residual = torch.addcmul(residual, wide(step), product, value=-1)
         scaled = point.precondition(residual)
         previous, inner = inner, total(residual * scaled)
         active = active & (inner > target)
         ratio = torch.where(active, inner / previous, 0.0)
-        direction = scaled + _wide(ratio) * direction
+        direction = torch.addcmul(scaled, wide(ratio), direction)
         stiffness = inner + ratio**2 * stiffness
     return HessianSolve(solution, negative, bent, products)
 
 
-def seek_negative_curvature(point: ReducedPoint) -> HessianSolve:
-    """Look for a direction of negative curvature at a stationary point.
-
-    Conjugate gradients on a right-hand side that points where the certificate fails: the top left
-    singular vector of E times a random row, which has a part in unused feature dimensions. If the
-    Hessian has negative curvature they meet it.
-    """
-    top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
-    generator = torch.Generator().manual_seed(0)
-    row = torch.randn(point.weight.shape[-1], generator=generator, dtype=torch.float64)
-    return solve_hessian(point, top * row.to(top.device), 1e-8)
-
-
-def realigned(evaluate: Evaluate, point: ReducedPoint, wanted: Mask) -> ReducedPoint:
+def realigned(evaluate: Evaluate, point: Point, wanted: Mask) -> Point:
     """The point after the best joint rotation of W and H, where `wanted` and where it gains.
 
     Only the anchor term of f sees W → WQᵀ, H → QH; it is least at the polar factor of H0Hᵀ. Where β
     is small the optimum lies along a curved valley of such rotations, which Newton's steps follow
     slowly. Q acts on the span of W, WA and WAᵀ, A = HH0ᵀ/N, which keeps this at O(Kd²).
     """
-    w = point.weight
+    w = point.layer
     reach = (w, *(point.anchor_overlap(w, transposed=t) for t in (False, True)))
     basis = torch.linalg.qr(torch.cat(reach, dim=-2).mT).Q.mT
     overlap = point.anchor_overlap(basis, transposed=False) @ basis.mT
     u, _, vh = torch.linalg.svd(overlap)
     rotation = (u @ vh).mT
     read = w @ basis.mT
-    trial = evaluate(w + (read @ rotation.mT - read) @ basis)
+    turned = (read @ rotation.mT - read) @ basis
+    others = point.weight.shape[-1] - w.shape[-1]
+    trial = evaluate(point.weight + torch.nn.functional.pad(turned, (0, others)))
     better = wanted & (trial.excess < point.excess * (1 - _ROUNDING))
     if better.all():
         return trial
-    return evaluate(torch.where(_wide(better), trial.weight, w)) if better.any() else point
+    return (
+        evaluate(torch.where(wide(better), trial.weight, point.weight)) if better.any() else point
+    )
 
 
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 
 
 def line_search(
-    evaluate: Evaluate, point: ReducedPoint, direction: Rows, expand: Mask
-) -> tuple[ReducedPoint, Mask]:
+    evaluate: Evaluate, point: Point, direction: Rows, expand: Mask
+) -> tuple[Point, Mask]:
     """The next point along descent directions; False where rounding hides any decrease.
 
     Halves the step from 1 until g falls enough (Armijo). Where `expand` - along negative curvature,
@@ -126,10 +193,10 @@ def line_search(
     rounding = _ROUNDING * start
     step = torch.ones_like(start)
 
-    def along(step: Float64[Tensor, "B"]) -> ReducedPoint:
-        return evaluate(point.weight + _wide(step) * direction)
+    def along(step: Float64[Tensor, "B"]) -> Point:
+        return evaluate(point.weight + wide(step) * direction)
 
-    def accepts(trial: ReducedPoint) -> Mask:
+    def accepts(trial: Point) -> Mask:
         value = _excess(trial)
         # Near the optimum the decrease drowns in the rounding of g, but not that of its gradient.
         flat = (step == 1) & (value <= start * (1 + 1e-8)) & (trial.gradient_norm <= 0.5 * norm)
@@ -156,11 +223,11 @@ def line_search(
     return trial, good & gained
 
 
-def _excess(point: ReducedPoint) -> Float64[Tensor, "B"]:
+def _excess(point: Point) -> Float64[Tensor, "B"]:
     """The excess, infinite where a weight is so large that WWᵀ + cI is no longer definite."""
     return torch.where(point.excess.isfinite(), point.excess, torch.inf)
 
 
-def _wide(values: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1)."""
-    return values[:, None, None]
+def wide(values: Tensor) -> Tensor:
+    """(...) as (..., 1, 1)."""
+    return values[..., None, None]

@@ -6,7 +6,9 @@ With c = λ_H + β, P = WᵀW + cI, targets T and reference features H0 (columns
 
 so that the class means of H, its within-class covariance, the objective and its first two
 derivatives in W depend on H0 through its class statistics alone (DESIGN §4.1). P is never formed:
-with G = (WWᵀ + cI_K)⁻¹ and F = GW (K×d), P⁻¹Wᵀ = Fᵀ and P⁻¹ = (I - WᵀF)/c.
+with G = (WWᵀ + cI_K)⁻¹ and F = GW (K×d), P⁻¹Wᵀ = Fᵀ and P⁻¹ = (I - WᵀF)/c. Along W, where P⁻¹ is
+small, that difference cancels: it is followed by one correction towards WP⁻¹ = F, which is 0 in
+exact arithmetic and divides the error along a singular vector of W by 1 + σ(W)²/c.
 
 With a bias the mean of the samples decouples: it is (β/c)h̄0 at the optimum, b = π - (β/c)Wh̄0, and
 what is left is the problem without bias for the centred H0 - h̄01ᵀ and T = Y - π1ᵀ. That is how it
@@ -16,7 +18,8 @@ Matrices of means and perturbations are stored as rows, (K, d), as everywhere in
 Weight and hyper-parameters may have leading batch dimensions, and then everything has them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -36,7 +39,8 @@ Square = Float64[Tensor, "... K K"]
 class ReducedPoint:
     """Problem (1) at `weight`, everything else at its optimum; no checks, built by the problem.
 
-    hyperparameters holds (λ_W, λ_H, β), a tensor so that the point can be differentiated in them.
+    hyperparameters holds (λ_W, λ_H, β). The last `idle` feature directions are for features alone:
+    weights are to stay 0 there.
     What is not finite (a weight too large for float64) is NaN.
     """
 
@@ -44,6 +48,22 @@ class ReducedPoint:
     weight: Rows
     hyperparameters: Float64[Tensor, "... 3"]
     has_bias: bool
+    idle: int = 0
+
+    def members(self, rows: slice | Tensor) -> "ReducedPoint":
+        """Some of the points of a batch."""
+        return replace(self, weight=self.weight[rows], hyperparameters=self.hyperparameters[rows])
+
+    @property
+    def layer(self) -> Rows:
+        """W."""
+        return self.weight
+
+    @property
+    def scale(self) -> str:
+        """Sizes to name where float64 does not suffice."""
+        size = self.reference.means.abs().max().item()
+        return f"class means of size {size:.1e}, lambda_w = {self.lambda_w.min().item():g}"
 
     @property
     def lambda_w(self) -> Factor:
@@ -70,7 +90,6 @@ class ReducedPoint:
         """G = (WWᵀ + cI)⁻¹."""
         gram = self.weight @ self.weight.mT
         identity = torch.eye(len(self.reference.priors), dtype=gram.dtype, device=gram.device)
-        # Not cholesky_inverse, whose forward-mode derivative is wrong in torch (issue 196682).
         root = cholesky(gram + self.c * identity)
         inverse_root = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
         return inverse_root.mT @ inverse_root
@@ -82,7 +101,9 @@ class ReducedPoint:
 
     def solve(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
         """Rows times P⁻¹."""
-        return (rows - (rows @ self.weight.mT) @ self.lift) / self.c
+        read = rows @ self.weight.mT
+        found = (rows - read @ self.lift) / self.c
+        return found + (read @ self.gain - found @ self.weight.mT) @ self.lift
 
     @cached_property
     def _mean(self) -> Float64[Tensor, "1 d"]:
@@ -108,7 +129,7 @@ class ReducedPoint:
     @cached_property
     def targets(self) -> Float64[Tensor, "K K"]:
         """Row k is e_k - π with bias, e_k without."""
-        identity = torch.eye(len(self.reference.priors)).to(self.weight)
+        identity = torch.diag(self.weight.new_ones(len(self.reference.priors)))
         return identity - self.reference.priors if self.has_bias else identity
 
     @cached_property
@@ -147,27 +168,29 @@ class ReducedPoint:
         return self._reference_rows @ self.weight.mT
 
     @cached_property
-    def _trimmed(self) -> Rows:
-        """Z = WΣ_W0 - ½WΣ_W0WᵀF, for which P⁻¹Σ_W0P⁻¹ = (Σ_W0 - FᵀZ - ZᵀF)/c²."""
-        return self._reference_rows - 0.5 * (self._reference_gram @ self.lift)
-
-    @cached_property
     def weight_within(self) -> Rows:
-        """WΣ_W = β²/c · F(Σ_W0 - Σ_W0WᵀF)."""
-        filtered = self._reference_rows - self._reference_gram @ self.lift
-        return (self.beta**2 / self.c) * (self.gain @ filtered)
+        """WΣ_W = β²F Σ_W0 P⁻¹."""
+        return self.beta**2 * (self.gain @ self.solve(self._reference_rows))
 
     @cached_property
     def within(self) -> Float64[Tensor, "... d d"]:
-        """Σ_W = β²P⁻¹Σ_W0P⁻¹."""
-        half = 0.5 * self.reference.within - self.lift.mT @ self._trimmed
-        return (self.beta / self.c) ** 2 * (half + half.mT)
+        """Σ_W = β²P⁻¹Σ_W0P⁻¹: (β/c)²(Σ_W0 - FᵀZ - ZᵀF), corrected on both sides towards WΣ_W."""
+        trimmed = self._reference_rows - 0.5 * (self._reference_gram @ self.lift)
+        rough = (self.beta / self.c) ** 2 * self._shifted(self.reference.within, -trimmed)
+        missing = self.weight_within - self.weight @ rough
+        return self._shifted(rough, missing - 0.5 * (missing @ self.weight.mT) @ self.lift)
+
+    def _shifted(
+        self, matrix: Float64[Tensor, "... d d"], rows: Rows
+    ) -> Float64[Tensor, "... d d"]:
+        """The matrix and FᵀR + RᵀF, exactly symmetric."""
+        half = 0.5 * matrix + self.lift.mT @ rows
+        return half + half.mT
 
     @cached_property
     def within_trace(self) -> Scalar:
-        """tr Σ_W without forming Σ_W."""
-        shrunk = self.reference.within.trace() - 2 * total(self.lift * self._trimmed)
-        return (self.beta / self.c)[..., 0, 0] ** 2 * shrunk
+        """tr Σ_W."""
+        return trace(self.within)
 
     @cached_property
     def residual_moment(self) -> Square:
@@ -175,6 +198,15 @@ class ReducedPoint:
         means = self.residuals.mT @ (self.reference.priors[:, None] * self.residuals)
         gram = self.beta**2 * (self.gain @ self._reference_gram @ self.gain)
         return means + 0.5 * (gram + gram.mT)
+
+    @cached_property
+    def residual_spectrum(self) -> tuple[Float64[Tensor, "... K"], Square]:
+        """Eigenvalues of EEᵀ/N, increasing, and its eigenvectors; NaN where it is not finite."""
+        moment = self.residual_moment
+        defined = moment.isfinite().all(-1).all(-1)[..., None]  # eigh raises for others
+        squares, vectors = torch.linalg.eigh(torch.where(defined[..., None], moment, 0.0))
+        # Of a Gram matrix: below zero is rounding.
+        return torch.where(defined, squares.clamp(min=0.0), torch.nan), vectors
 
     @cached_property
     def residual_overlap(self) -> Rows:
@@ -201,7 +233,7 @@ class ReducedPoint:
         between = total(priors * (self._pull @ self.lift).square())
         within = total(self.lift * (self._reference_gram @ self.lift))
         c, beta = self.c[..., 0, 0], self.beta[..., 0, 0]
-        penalty = self._ridge[..., 0, 0] * total(self.weight.square())
+        penalty = self.ridge[..., 0, 0] * total(self.weight.square())
         return 0.5 * (fit + penalty + c * between + beta**2 / c * within)
 
     @property
@@ -214,14 +246,23 @@ class ReducedPoint:
         return self.reference.priors[:, None] * self.own_means
 
     @cached_property
+    def overlap(self) -> Rows:
+        """X = EHᵀ/N."""
+        return self.residuals.mT @ self._weighted_means + self.weight_within
+
+    @cached_property
     def gradient(self) -> Rows:
         """∇g = EHᵀ/N + (λ_W/K)W."""
-        return self.residuals.mT @ self._weighted_means + self.weight_within + self._decay
+        return self.overlap + self._decay
 
     @cached_property
     def gradient_bound(self) -> Scalar:
         """|E||H|/N + (λ_W/K)|W|, which bounds ‖∇g‖_F."""
-        size = total(self._weighted_means * self.own_means) + self.within_trace
+        # |(β/c)H0|² within classes, less what W takes off: no Σ_W at every step of a line search.
+        taken = total(self.lift * (2 * self._reference_rows - self._reference_gram @ self.lift))
+        left = (self.reference.within.trace() - taken).clamp(min=0.0)  # below 0 is rounding
+        size = total(self._weighted_means * self.own_means)
+        size = size + (self.beta / self.c)[..., 0, 0] ** 2 * left
         fit = trace(self.residual_moment)
         return (fit * size).sqrt() + total(self._decay.square()).sqrt()
 
@@ -231,41 +272,43 @@ class ReducedPoint:
         return relative(self.gradient, self.gradient_bound)
 
     @property
-    def _ridge(self) -> Factor:
+    def ridge(self) -> Factor:
+        """λ_W/K."""
         return self.lambda_w / len(self.reference.priors)
 
     @property
     def _decay(self) -> Rows:
-        return self._ridge * self.weight
+        return self.ridge * self.weight
 
     @cached_property
-    def _stiffness(self) -> Float64[Tensor, "... d d"]:
-        """Cholesky factor of S_H + (λ_W/K)I, the Hessian at fixed H."""
-        moment = self.within + self._weighted_means.mT @ self.own_means
-        moment.diagonal(dim1=-2, dim2=-1).add_(self._ridge[..., 0])
-        return cholesky(moment)
+    def moment(self) -> Float64[Tensor, "... d d"]:
+        """S = HHᵀ/N, centred with bias."""
+        return self.within + self._weighted_means.mT @ self.own_means
+
+    @cached_property
+    def stiffness(self) -> Float64[Tensor, "... d d"]:
+        """Cholesky factor of S + (λ_W/K)I, the Hessian at fixed H."""
+        matrix = self.moment.clone()
+        matrix.diagonal(dim1=-2, dim2=-1).add_(self.ridge[..., 0])
+        return cholesky(matrix)
 
     def precondition(self, rows: Rows) -> Rows:
-        """V(S_H + (λ_W/K)I)⁻¹."""
-        return torch.cholesky_solve(rows.mT, self._stiffness).mT
+        """V(S + (λ_W/K)I)⁻¹."""
+        return together(
+            lambda v: torch.cholesky_solve(v.mT, self.stiffness).mT, rows, self.stiffness
+        )
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
-        """∇²g[V], exact: one product with Σ_W and K×d work (DESIGN §4.1)."""
-        v, w = direction, self.weight
-        v_solved = self.solve(v)
-        outputs_change = self.own_means @ v.mT
-        means_change = -self.residuals @ v_solved - outputs_change @ self.lift
-        residuals_change = outputs_change + means_change @ w.mT
-        between = residuals_change.mT @ self._weighted_means
-        between += self.residuals.mT @ (self.reference.priors[:, None] * means_change)
-        v_within = v @ self.within
-        within = (
-            self.c * (self.gain @ v_within)
-            - (self.lift @ v.mT) @ self.weight_within
-            - (self.weight_within @ v.mT) @ self.lift
-            - (self.weight_within @ w.mT) @ v_solved
-        )
-        return between + within + self._ridge * v
+        """∇²g[V] = cGVS - (EEᵀ/N)VP⁻¹ + (λ_W/K)V - GWVᵀX - XVᵀF, exact.
+
+        DESIGN §4.1 with P⁻¹ written out: one product with S = HHᵀ/N and K×d work.
+        """
+        v, c = direction, self.c
+        read = v @ self.weight.mT
+        pulled = self.residual_moment @ v
+        at_gain = c * together(lambda r: r @ self.moment, v, self.moment) - read.mT @ self.overlap
+        at_lift = self.overlap @ v.mT - self.residual_moment @ (read / c)
+        return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self.ridge * v
 
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
         """Rows times A = HH0ᵀ/N (or Aᵀ), within and between classes, both centred with bias."""
@@ -280,6 +323,19 @@ def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
     """Cholesky factors, NaN where a matrix of the batch is not positive definite."""
     root, failed = torch.linalg.cholesky_ex(matrix)
     return torch.where((failed == 0)[..., None, None], root, torch.nan)
+
+
+def together(
+    through: Callable[[Rows], Rows], rows: Float64[Tensor, "... K d"], matrix: Tensor
+) -> Float64[Tensor, "... K d"]:
+    """Rows through a map with a d×d matrix (of a batch of them), which is read once for all.
+
+    Rows may have one more leading dimension than the matrix.
+    """
+    if rows.ndim == matrix.ndim:
+        return through(rows)
+    side_by_side = rows.movedim(0, -3).flatten(-3, -2)
+    return through(side_by_side).unflatten(-2, (len(rows), -1)).movedim(-3, 0)
 
 
 def total(matrix: Float64[Tensor, "... m n"]) -> Scalar:

@@ -1,8 +1,7 @@
 """First-order response of the optimum of (1) (Tirer et al. 2023, Theorem 4.1)."""
 
-import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, singledispatch
 from typing import Literal
 
 import torch
@@ -14,15 +13,19 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.tangents import gradient_tangent, outcome_tangents, point_tangent
 from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
 
 _TOLERANCE = 1e-12
 _STATIONARY = 1e-6  # a derivative at a point less stationary than this would mislead
-_ZERO = 1e-12  # a metric below this is rounding, and a distance has no derivative at 0
 _DENSE_LIMIT = 1024  # K·d up to which the Hessian of g is formed, for speed
 
-HYPERPARAMETERS = ("lambda_w", "lambda_h", "beta")
+NOT_ISOLATED = (
+    "solution must be an isolated optimum, but the Hessian is singular there (a family of optima, "
+    "such as rotations of unseparated class means); change beta or the features"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ class LinearResponse:
     def _weight(self, fixed: Float64[Tensor, "N d"]) -> Rows:
         """δW for the change `fixed` of H at fixed W."""
         change = (fixed @ self._point.weight.mT).mT @ self._own + self._errors.mT @ fixed
-        return _solve(self.solution, -change / len(fixed))
+        return _solve(self._point, -change[None] / len(fixed))[0]
 
     def _path_hessian(self, change: Float64[Tensor, "N d"]) -> Float64[Tensor, "N d"]:
         """N∇²L[Δ] for L(H) = min_{W,b} f(W, H) at β = 0, at this H and W."""
@@ -111,6 +114,7 @@ class LinearResponse:
         return x.to(self.features)
 
 
+@singledispatch
 def linear_response(
     solution: Solution, reference_features: ArrayLike, labels: ArrayLike
 ) -> LinearResponse:
@@ -118,6 +122,10 @@ def linear_response(
 
     Applying it costs O(NKd) and one K·d linear system (dense when small, conjugate gradients
     otherwise); the dN×dN matrix F of the paper is never formed. The remainder is second order.
+
+    Holds at every isolated optimum (∇²g ≻ 0) with β > 0, at any distance from collapse, for classes
+    of any sizes, with and without bias. Where it is no isolated optimum - β = 0, or class means
+    that do not tell rotations apart - there is no derivative.
 
     Args:
         solution: a converged Solution.
@@ -130,7 +138,7 @@ def linear_response(
 
     Source: Tirer et al. 2023, Theorem 4.1; DESIGN §4.3.
     """
-    _check_isolated(solution)
+    check_isolated(solution)
     h0 = as_features(reference_features, name="reference_features", dim=solution.weight.shape[1])
     y = as_labels(labels, len(h0)).to(solution.weight.device)
     given = ClassStatistics.from_features(h0, y).to(solution.weight.device)
@@ -167,99 +175,76 @@ class HyperparameterResponse:
     objective: dict[str, float]
 
 
+@singledispatch
 def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
     """Derivatives of the optimum, its statistics and all metrics in λ_W, λ_H and β.
 
-    dW = -∇²g⁻¹ ∂∇g, then forward-mode differentiation of statistics and metrics along
-    (dW, dλ). Metrics that are undefined, or 0 (distances and standard deviations have no derivative
-    there), give NaN. cdnv is that of `ClassStatistics.moved`.
+    dW = -∇²g⁻¹ ∂∇g, then the formulas of `perturb_nc.theory.tangents` and, for the metrics, of
+    `perturb_nc.metric_tangents` along (dW, dλ). Metrics that are undefined, or not differentiable
+    (distances and standard deviations at 0), give NaN. cdnv is that of `ClassStatistics.moved`.
 
     Raises:
         ValueError: a solution that has not converged or sits on a continuum of optima (β = 0).
 
     Source: implicit function theorem; DESIGN §4.3.
     """
-    _check_isolated(solution)
-    problem, w = solution.problem, solution.weight
-    values = torch.tensor([getattr(problem, name) for name in HYPERPARAMETERS]).to(w)
-
-    def point(weight: Tensor, parameters: Tensor) -> ReducedPoint:
-        return ReducedPoint(problem.statistics, weight, parameters, problem.bias)
-
-    def outcome(weight: Tensor, parameters: Tensor) -> dict[str, Tensor]:
-        at = point(weight, parameters)
-        statistics = problem.statistics.moved(at.means, at.within)
-        return {
-            "means": statistics.means,
-            "within": statistics.within,
-            "objective": at.objective,
-            **metric_tensors(statistics, weight),
-        }
-
-    result = HyperparameterResponse({}, {}, {}, {}, {})
-    for i, name in enumerate(HYPERPARAMETERS):
-        unit = torch.zeros_like(values)
-        unit[i] = 1.0
-        forcing = torch.func.jvp(lambda p: point(w, p).gradient, (values,), (unit,))[1]
-        dw = _solve(solution, -forcing)
-        primals, tangents = torch.func.jvp(outcome, (w, values), (dw, unit))[:2]
-        result.weight[name] = dw
-        result.means[name] = tangents.pop("means")
-        result.within[name] = tangents.pop("within")
-        result.objective[name] = tangents.pop("objective").item()
-        # torch differentiates the constant NaN of an undefined metric to 0.
-        result.metrics[name] = {
-            metric: tangent.item() if differentiable(primals[metric]) else math.nan
-            for metric, tangent in tangents.items()
-        }
-    return result
-
-
-def differentiable(metric: Float64[Tensor, "..."]) -> Bool[Tensor, "..."]:
-    """Whether a metric is defined, and not a distance that is 0 (which has no derivative)."""
-    return metric.abs() > _ZERO
+    check_isolated(solution)
+    point = solution.problem.at(solution.weight)
+    units = torch.diag(torch.ones_like(point.hyperparameters))
+    weight = _solve(point, -gradient_tangent(point, units))
+    change = point_tangent(point, weight, units)
+    statistics = solution.problem.statistics.moved(point.means, point.within)
+    values = metric_tensors(statistics, point.weight)
+    metrics = outcome_tangents(point, statistics, values, weight, change)
+    rows = {m: tangents.tolist() for m, tangents in metrics.items()}
+    return HyperparameterResponse(
+        weight=dict(zip(HYPERPARAMETERS, weight, strict=True)),
+        means=dict(zip(HYPERPARAMETERS, change.means, strict=True)),
+        within=dict(zip(HYPERPARAMETERS, change.within, strict=True)),
+        metrics={p: {m: row[i] for m, row in rows.items()} for i, p in enumerate(HYPERPARAMETERS)},
+        objective=dict(zip(HYPERPARAMETERS, change.objective.tolist(), strict=True)),
+    )
 
 
 def weight_response(
-    point: ReducedPoint, change: Float64[Tensor, "b 3"]
-) -> tuple[Float64[Tensor, "b K d"], Bool[Tensor, "b"]]:
+    point: ReducedPoint, change: Float64[Tensor, "... b 3"]
+) -> tuple[Float64[Tensor, "... b K d"], Bool[Tensor, "... b"]]:
     """dW* = -∇²g⁻¹ ∂∇g along changes of (λ_W, λ_H, β), at a batch of optima.
 
-    Also whether each optimum is isolated; where it is not, dW* does not exist.
+    Also whether each optimum is isolated; where it is not, dW* does not exist. A leading dimension
+    of the changes is one of several directions at every optimum.
     """
-    forcing = torch.func.jvp(
-        lambda p: replace(point, hyperparameters=p).gradient, (point.hyperparameters,), (change,)
-    )[1]
+    forcing = gradient_tangent(point, change)
     found = solve_hessian(point, -forcing, _TOLERANCE).solution
     residual = total((forcing + point.hessian_vector_product(found)).square())
     return found, residual <= 1e-12 * total(forcing.square())
 
 
-def _solve(solution: Solution, right: Rows) -> Rows:
-    """∇²g⁻¹[right] at the solution; ValueError where ∇²g is singular."""
-    point = solution.problem.at(solution.weight)
-    if right.numel() > _DENSE_LIMIT:
+def _solve(point: ReducedPoint, right: Float64[Tensor, "p K d"]) -> Float64[Tensor, "p K d"]:
+    """∇²g⁻¹ of every right-hand side at an optimum; ValueError where ∇²g is singular."""
+    if right[0].numel() > _DENSE_LIMIT:
         family = ReducedPoint(
             point.reference, point.weight[None], point.hyperparameters[None], point.has_bias
         )
-        found = solve_hessian(family, right[None], _TOLERANCE).solution[0]
+        found = solve_hessian(family, right[:, None], _TOLERANCE).solution[:, 0]
         residual = right - point.hessian_vector_product(found)
-        isolated = bool(residual.norm() <= 1e-6 * right.norm())
+        isolated = bool(
+            (residual.flatten(1).norm(dim=1) <= 1e-6 * right.flatten(1).norm(dim=1)).all()
+        )
     else:
-        units = torch.eye(right.numel()).to(right).unflatten(1, right.shape)
-        hessian = torch.stack([point.hessian_vector_product(unit).flatten() for unit in units])
+        size = right[0].numel()
+        units = torch.diag(right.new_ones(size)).unflatten(1, right.shape[1:])
+        hessian = point.hessian_vector_product(units).flatten(1)
         values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
         isolated = bool(values[0] > 1e-12 * values[-1])
-        found = (vectors @ ((vectors.mT @ right.flatten()) / values)).unflatten(0, right.shape)
+        found = ((right.flatten(1) @ vectors / values) @ vectors.mT).view_as(right)
     if not isolated:
-        raise ValueError(
-            "solution must be an isolated optimum, but the Hessian is singular there (a family of "
-            "optima, such as rotations of unseparated class means); change beta or the features"
-        )
+        raise ValueError(NOT_ISOLATED)
     return found
 
 
-def _check_isolated(solution: Solution) -> None:
+def check_isolated(solution: Solution) -> None:
+    """ValueError unless the optimum has derivatives, as far as that can be told at sight."""
     if solution.status is not Status.CONVERGED:
         raise ValueError(f"solution must have converged; it {solution.status.value}")
     if solution.gradient_norm > _STATIONARY:

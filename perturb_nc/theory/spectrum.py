@@ -50,7 +50,11 @@ def near_collapse_spectrum(
     lambda_h: float,
     beta: float,
 ) -> NearCollapseSpectrum:
-    """Spectrum of the first-order response at the collapsed optimum, balanced and without bias.
+    """Spectrum of the first-order response at the collapsed optimum.
+
+    Holds for classes of one size, no bias, c0 = √(λ_W λ_H) < 1, d >= K, any β > 0, and H0 = H*
+    exactly collapsed. With bias or classes of several sizes there are other eigenvalues, and away
+    from collapse F is not symmetric and can have singular values above 1: `linear_response`.
 
     Args:
         num_classes: K >= 2.

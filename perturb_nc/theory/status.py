@@ -19,12 +19,23 @@ class Status(Enum):
         "or rescale the features so that |H0|²/N is near 1"
     )
     STEP_TOO_SMALL = "the step size underflowed; rescale the features, or loosen rtol"
+    DECAYED = (
+        "the features have decayed to nothing (below 1e-139 of H0) at the last time kept; ask for "
+        "earlier times, or lower lambda_h: λ_W λ_H < 1 keeps balanced class means"
+    )
     DIVERGED = "the objective rose a thousandfold or is not finite; lower learning_rate"
     NOT_DETERMINED = (
         "the statistics do not determine the parameters with infinite standard error: they change "
-        "nothing, another parameter makes up for them, or they ran to the end of their range (1e-5 "
-        "to 1e2 |H0|²/N for λ_W, 1e-5 to 1e2 N/|H0|² for λ_H, 1e-2 to 1e4 N/|H0|² for β); fix one "
-        "of them (λ_H at 0 if it ran to its lower end)"
+        "nothing, or another parameter makes up for them; fix one of them"
+    )
+    AT_BOUND = (
+        "the fit is best at the end of a parameter's range (see at_bound): the statistics set no "
+        "limit there; hold it fixed (λ_H at 0 at its lower end), or take it that the model does "
+        "not fit"
+    )
+    NOT_PLACED = (
+        "the path comes by none of the layers (of those to be fitted, whatever λ_W), and predicts "
+        "nothing; place layers by another metric (nc1), or start from a later layer"
     )
 
     NOT_SMALL = (

@@ -38,7 +38,7 @@ CASES = {
     ],
     "sweep": [
         ("statistics", ("BAD", *AXES, "-o", "OUT")),
-        ("old store", ("LAYERS", "--layer", "a", *AXES, "-o", "BAD")),
+        ("old store", ("LAYERS", "--reference", "a", *AXES, "-o", "BAD")),
     ],
     "plot": [("store", ("BAD", "-o", "OUT.png"))],
     "spectrum": [("nothing", (*SHAPE, *MODEL))],
@@ -198,8 +198,8 @@ FLAT = ("deep-ufm", "--depth", 1, "--num-classes", 2)
         ("deep-ufm", "--depth", 3, "--num-classes", 10**9, "--decay", "0.01"),
         (*FLAT, "--decay", "1e308", "--samples-per-class", 2**50),
         ("spectrum", *SHAPE, *MODEL, "--dim", 10**18),
-        ("sweep", "LAYERS", "-o", "OUT", "--layer", "a", *(["1:2:10000"] * 3)),
-        ("sweep", "LAYERS", "-o", "OUT", "--layer", "a", *AXES, "--workers", 10**4),
+        ("sweep", "LAYERS", "-o", "OUT", "--reference", "a", *(["1:2:10000"] * 3)),
+        ("sweep", "LAYERS", "-o", "OUT", "--reference", "a", *AXES, "--workers", 10**4),
         ("flow", "LAYERS", *LAMBDAS, "-o", "OUT", "--points", 10**9),
         ("flow", "LAYERS", *LAMBDAS, "-o", "OUT", "--until-time", "1e-320"),
         ("stats", "X", "-o", "OUT", "--labels", "X"),
@@ -237,7 +237,7 @@ def test_names_are_text_and_nothing_else(run, tmp_path, unchecked):
         run("predict", file, *MODEL, "-o", folder / "$^{.p"),
         run("flow", file, *LAMBDAS, "--points", 5, "-o", folder),
         run("depth", file, *LAMBDAS, "-o", folder),
-        run("sweep", file, "--layer", NAMES[1], *AXES, "-o", folder / "$^{ [b].zarr"),
+        run("sweep", file, "--reference", NAMES[1], *AXES, "-o", folder / "$^{ [b].zarr"),
         run("plot", folder / "$^{ [b].zarr", "-o", folder / "$^{ [x].png"),
     ]
     assert [result[0] for result in results] == [0] * len(results), results

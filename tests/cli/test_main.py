@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.cli import demo
-from perturb_nc.cli import main as cli
+from perturb_nc.cli import demo_run as demo
 from perturb_nc.networks import TrainingConfig
+from perturb_nc.study import predict
+from perturb_nc.study.depth import PLACING
 
 
 @pytest.fixture
@@ -50,12 +51,14 @@ def test_metrics_prints_every_metric(layer, run, tmp_path):
     expected = pnc.collapse_metrics(pnc.load_layers(layer)[""]).as_dict()
     code, out, _ = run("metrics", layer)
     assert code == 0
+    assert "layer: few samples for their spread (n >= 20 a class, d = 5)" in out
     for name, value in expected.items():
         assert any(line.split()[:1] == [name] for line in out.splitlines()), name
         assert (f"{value:.3g}" if value == value else "–") in out
     code, out, _ = run("metrics", layer, "--json")
     record = json.loads(out)["layer"]
     assert record["nc1"] == expected["nc1"]
+    assert record["nc1_trace_debiased"] > expected["nc1_trace"]
     assert record["nc3_duality"] is None
     np.save(tmp_path / "w.npy", np.ones((3, 5)))
     code, out, _ = run("metrics", layer, "--weight", tmp_path / "w.npy", "--json")
@@ -116,7 +119,7 @@ def test_spectrum(run):
         (("flow", "LAYER", "--until-time", "0"), "until_time must be > 0, got 0.0"),
         (("flow", "LAYER", "--points", "2"), "points must be >= 3, got 2"),
         (("flow", "LAYER", "--lambda-w", "0"), "lambda_w must be > 0, got 0.0"),
-        (("flow", "LAYER", "--layer", "b"), "there is no layer 'b'; the layers are ['layer']"),
+        (("flow", "LAYER", "--reference", "b"), "there is no layer 'b'; the layers are ['layer']"),
         (("flow", "LAYER", "-o", "LAYER"), "--output must be a folder, got the file"),
         (("depth", "LAYER"), "layers must hold at least two from start on"),
         (("depth", "LAYER", "--lambda-w", "1", "--fit", "b"), "leave out --lambda-w 1 or --fit"),
@@ -173,7 +176,7 @@ def test_a_failed_factorisation_is_one_line(layer, run, monkeypatch):
     def fail(*_, **__):
         torch.linalg.cholesky(-torch.eye(2))
 
-    monkeypatch.setattr(cli, "predict_layers", fail)
+    monkeypatch.setattr(predict, "predict_layers", fail)
     code, _, err = run("predict", layer, "--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     assert code == 2
     assert err.startswith("perturb-nc: the features are badly scaled or offset: centre and rescale")
@@ -181,14 +184,14 @@ def test_a_failed_factorisation_is_one_line(layer, run, monkeypatch):
 
 
 def test_a_gap_that_is_undefined_is_a_dash(layer, run, monkeypatch):
-    predict_layers = cli.predict_layers
+    predict_layers = predict.predict_layers
 
     def without_a_gap(*args, **kwargs):
         (name, p), *_ = predict_layers(*args, **kwargs).items()
         certificate = replace(p.solution.certificate, gap=float("nan"), is_global=False)
         return {name: replace(p, solution=replace(p.solution, certificate=certificate))}
 
-    monkeypatch.setattr(cli, "predict_layers", without_a_gap)
+    monkeypatch.setattr(predict, "predict_layers", without_a_gap)
     code, out, _ = run("predict", layer, "--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5)
     assert code == 0
     assert "nan" not in out
@@ -226,14 +229,14 @@ def test_flow_is_central_path_flow_with_the_layers_on_it(network, run, tmp_path)
     assert {n: v["time"] for n, v in record["layers"].items()} == pytest.approx(
         {"b": 0.5, "c": 1.0, "d": 40.0}, rel=1e-3
     )
-    assert "placed by ÑC1: b t = 0.5, c t = 1, d t = 40" in out
+    assert "placed by ÑC1 in the span: b t = 0.5, c t = 1, d t = 40" in out
     assert "left out, not of the start layer's dimension: head" in out
     assert f"{path.metrics[-1].nc1:.3g}" in out
     assert (tmp_path / "o" / "flow.png").stat().st_size > 10_000
     code, out, _ = run("flow", network, *options, "-o", tmp_path / "o", "--json")
     assert json.loads(out) == record
     code, out, _ = run(
-        "flow", network, *options, "--beta", 1, "--layer", "b", "--json", "-o", tmp_path
+        "flow", network, *options, "--beta", 1, "--reference", "b", "--json", "-o", tmp_path
     )
     record = json.loads(out)
     assert (record["layer"], record["beta"], record["layers"]) == ("b", 1.0, {})
@@ -245,6 +248,8 @@ def test_depth_is_calibrate_depth(network, run, tmp_path):
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "o" / "depth.json").read_text())["network"]
     assert record["times"] == pytest.approx({"b": 0.5, "c": 1.0, "d": 40.0}, rel=1e-3)
+    assert record["metric"] == PLACING
+    assert record["status"] == "CONVERGED"
     assert record["left_out"] == ["head"]
     assert record["judged"] == ["b", "c"]  # the last is given to one of the rivals
     errors = record["median_log_error"]
@@ -276,7 +281,6 @@ def test_depth_fits_starts_and_marks_what_is_not_on_the_path(network, run, tmp_p
 
 def test_demo_writes_what_it_names_and_resumes(run, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "BLOCKS", 2)
-    monkeypatch.setattr(demo, "REPLICATES", 3)
     monkeypatch.setattr(demo, "TRAINING", TrainingConfig(epochs=4, weight_decay=5e-3))
     code, out, _ = run("demo", "-o", tmp_path)
     assert code == 0

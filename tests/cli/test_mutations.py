@@ -152,7 +152,7 @@ def test_files_that_lie_about_their_size_take_no_memory(good, tmp_path_factory, 
     stores = [p for p in stores if p.name in ("huge.zarr", "all huge.zarr")]
     calls += [["plot", str(path), "-o", f"{out}.png"] for path in stores]
     axes = [word for o in ("--lambda-w", "--lambda-h", "--beta") for word in (o, "1:2:10000")]
-    calls.append(["sweep", str(good["LAYERS"]), "--layer", "a", *axes, "-o", out])
+    calls.append(["sweep", str(good["LAYERS"]), "--reference", "a", *axes, "-o", out])
     calls.append(
         [
             "stats",

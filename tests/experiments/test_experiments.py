@@ -22,6 +22,7 @@ from experiments import (  # noqa: E402
     feature_learning,
     intermediate_collapse,
     public_resnet,
+    resume,
     running,
     weight_decay,
     weight_decay_paired,
@@ -46,16 +47,22 @@ def test_layerwise_training_lowers_the_trace_ratio_with_every_layer(monkeypatch,
     assert values == sorted(values, reverse=True)
     # A finished run is read, not made again.
     path = tmp_path / "runs" / "digits-seed0.json"
-    changed = {**run, "seed": 7}
-    path.write_text(json.dumps(changed), encoding="utf8")
-    assert quick(depthwise_layerwise, monkeypatch, tmp_path)["runs"] == [changed]
+    (tmp_path / "result.json").unlink()
+    before = path.stat().st_mtime_ns
+    assert quick(depthwise_layerwise, monkeypatch, tmp_path)["runs"] == [run]
+    assert path.stat().st_mtime_ns == before
+    # One that was changed is refused by name.
+    (tmp_path / "result.json").unlink()
+    path.write_text(path.read_text(encoding="utf8").replace('"seed": 0', '"seed": 7'), "utf8")
+    with pytest.raises(ValueError, match=r"digits-seed0.json is not as it was written; delete it"):
+        quick(depthwise_layerwise, monkeypatch, tmp_path)
 
 
 def test_runs_of_another_configuration_are_not_taken_over(tmp_path):
     config = effective_depth.Config()
-    assert running.runs_folder(tmp_path, config) == running.runs_folder(tmp_path, config)
-    with pytest.raises(ValueError, match="holds runs of another configuration; delete it"):
-        running.runs_folder(tmp_path, effective_depth.full())
+    assert resume.runs_folder(tmp_path, config) == resume.runs_folder(tmp_path, config)
+    with pytest.raises(ValueError, match=r"runs was made with other .*depths.*; delete it"):
+        resume.runs_folder(tmp_path, effective_depth.full())
 
 
 def test_effective_depth_is_the_first_layer_below_the_error(monkeypatch, tmp_path):
@@ -197,7 +204,9 @@ def test_an_interrupted_measurement_of_the_public_network_goes_on(
     public_resnet.unpooled(replace(config, unpooled=50), whole)
     record = json.loads((whole / "unpooled.json").read_text(encoding="utf8"))
     data = public_resnet.public_inputs()
-    wide = collect_statistics(model, [(data.inputs[:50], data.labels[:50])], layers=["blocks.2"])
+    wide = collect_statistics(
+        model, [(data.inputs[:50], data.labels[:50])], layers=["blocks.2"], reduce="flatten"
+    )
     wanted = pnc.collapse_metrics(wide["blocks.2"])
     assert wide["blocks.2"].dim == 8 * 16 * 16
     assert record["layers"]["blocks.2"]["nc1"] == pytest.approx(wanted.nc1, rel=1e-3)

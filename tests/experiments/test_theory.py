@@ -45,6 +45,7 @@ def test_predicted_effects_of_weight_decay_are_those_of_the_model(monkeypatch, t
     assert summary["mean"] == pytest.approx(np.mean(seeds))
     assert summary["error"] == pytest.approx(np.std(seeds, ddof=1) / 2**0.5)
     # Statistics that are there are read; those of another configuration are refused.
+    (tmp_path / "result.json").unlink()
     monkeypatch.setattr(sys, "argv", ["weight_decay_theory", "--output", str(tmp_path)])
     with pytest.raises(ValueError, match="is of another configuration; delete it"):
         weight_decay_theory.main()

@@ -174,7 +174,8 @@ def test_containers_are_opened_and_shape_only_modules_skipped():
             x = x.flatten(1)
             return self.tail(self.block(self.stack(self.branches["b"](x) + self.branches["a"](x))))
 
-    found = collect_statistics(Model(), loader())
+    with pytest.warns(UserWarning, match=r"layers \['unused'\] never ran in the forward pass"):
+        found = collect_statistics(Model(), loader())
     assert list(found) == ["branches.b", "branches.a", "stack.1.0", "stack.1.1", "block", "tail"]
 
 
@@ -333,14 +334,14 @@ def test_bad_arguments_are_named():
     model = MLP(32, (6, 5), K)
     with pytest.raises(ValueError, match="at must be 'output' or 'input', got 'before'"):
         collect_statistics(model, loader(), at="before")
-    with pytest.raises(ValueError, match="reduce must be 'flatten', 'pool' or a function"):
+    with pytest.raises(ValueError, match=r"reduce must be one of 'flatten', 'pool', .* got 'mean'"):
         collect_statistics(model, loader(), reduce="mean")
     with pytest.raises(ValueError, match=r"got 'block.0'; there are \['blocks.0'"):
         collect_statistics(model, loader(), layers=["block.0"])
     with pytest.raises(ValueError, match=r"got 'zzz'; there are \['blocks', 'blocks.0'"):
         collect_statistics(model, loader(), layers=["zzz"])
-    with pytest.raises(ValueError, match="layers must be a list of at least one name, got 'head'"):
-        collect_statistics(model, loader(), layers="head")
+    with pytest.raises(ValueError, match=r"layers must hold at least one name, got \[\]"):
+        collect_statistics(model, loader(), layers=[])
     with pytest.raises(ValueError, match="num_classes must be >= 2, got 1"):
         collect_statistics(model, loader(), num_classes=1)
 
@@ -361,7 +362,8 @@ def test_bad_batches_are_named():
 def test_layers_that_do_not_run_are_named():
     model = Returns(lambda h: h)
     model.unused = nn.Linear(1, 1)
-    assert list(collect_statistics(model, loader())) == ["first", "odd"]
+    with pytest.warns(UserWarning, match=r"layers \['unused'\] never ran"):
+        assert list(collect_statistics(model, loader())) == ["first", "odd"]
     with pytest.raises(ValueError, match=r"\['unused'\] never ran"):
         collect_statistics(model, loader(), layers=["first", "unused"])
     # A ModuleList is no call of its own.

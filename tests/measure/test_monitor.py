@@ -1,6 +1,6 @@
-import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,40 +97,6 @@ def test_json_lines_hold_what_the_records_hold_and_are_added_to(tmp_path):
     assert len(path.read_text().splitlines()) == 4
 
 
-def test_a_line_cut_off_by_a_kill_is_dropped_wherever_it_was_cut(tmp_path):
-    data, path = clusters(), tmp_path / "run.jsonl"
-    monitor = CollapseMonitor(fresh(), data, path=path)
-    monitor(1)
-    monitor(2)
-    content = path.read_bytes()
-    first = content.index(b"\n") + 1
-    for cut in (0, 1, first - 1, first, first + 40, len(content) - 1):
-        path.write_bytes(content[:cut])
-        left = [1] if cut >= first else []
-        assert [r["epoch"] for r in read_epochs(path)] == left
-        resumed = CollapseMonitor(fresh(), data, path=path)
-        assert [r["epoch"] for r in resumed.records] == left
-        resumed(2)
-        assert [r["epoch"] for r in read_epochs(path)] == [*left, 2]
-
-
-def test_csv_has_a_row_for_every_layer_and_one_header(tmp_path):
-    data, path = clusters(), tmp_path / "run.csv"
-    monitor = CollapseMonitor(fresh(), data, path=path)
-    monitor(1, loss=0.5)
-    CollapseMonitor(fresh(), data, path=path)(2, loss=0.25)
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(r["epoch"], r["layer"]) for r in rows] == [
-        (epoch, layer) for epoch in "12" for layer in ("blocks.0", "blocks.1", "head")
-    ]
-    wanted = monitor.records[0]["layers"]["blocks.1"]["nc1"]
-    assert float(rows[1]["nc1"]) == pytest.approx(wanted)
-    assert float(rows[0]["loss"]) == 0.5
-    with pytest.raises(ValueError, match=r"has columns .* give a new path"):
-        CollapseMonitor(fresh(), data, path=path)(3, error=0.5)
-
-
 def test_a_tensorboard_writer_gets_every_value():
     class Writer:
         def __init__(self):
@@ -168,11 +134,49 @@ def test_in_the_span_of_the_means_a_data_set_is_read_twice():
     assert found["blocks.0"].nc1 == pytest.approx(wanted["blocks.0"]["nc1"], rel=1e-6)
 
 
+def test_scalars_may_be_tensors_and_arrays_of_one_number(tmp_path, unchecked):
+    data, path = clusters(), tmp_path / "run.jsonl"
+    monitor = CollapseMonitor(fresh(), data, path=path)
+    loss = torch.tensor(0.5, requires_grad=True) * 2
+    monitor(np.int64(1), loss=loss, error=np.float32(0.25), rates=np.ones(1), note="a\u2028b")
+    (record,) = read_epochs(path)
+    assert (record["epoch"], record["loss"], record["error"]) == (1, 1.0, 0.25)
+    assert (record["rates"], record["note"]) == (1.0, "a\u2028b")
+    with pytest.raises(ValueError, match="losses must be a number or a text, got Tensor"):
+        monitor(2, losses=torch.ones(3))
+    with pytest.raises(ValueError, match="'seconds' is recorded by the monitor itself"):
+        monitor(2, seconds=3)
+    assert len(monitor.records) == 1
+
+
+def test_wrapped_models_have_the_names_and_weights_of_the_plain_one():
+    data, model = clusters(), fresh()
+    weights = {"blocks.1": "head"}
+    wanted = CollapseMonitor(model, data, weights=weights)(1)
+    wrapped = nn.DataParallel(model)
+    for names in (weights, {"blocks.1": "module.head"}):
+        found = CollapseMonitor(wrapped, data, weights=names)(1)
+        assert found["blocks.1"].nc3_duality == wanted["blocks.1"].nc3_duality
+    at_inputs = CollapseMonitor(wrapped, data, at="input", layers="head")(1)
+    assert at_inputs["head"].nc3_duality == pytest.approx(wanted["blocks.1"].nc3_duality)
+
+
+def test_other_batches_are_unpacked():
+    data, model = clusters(), fresh()
+    loader = [(data.inputs, data.labels, torch.arange(60))]
+    found = CollapseMonitor(model, loader, unpack=lambda batch: batch[:2])(1)
+    same({name: m.as_dict() for name, m in found.items()}, measured(model, data))
+
+
 def test_bad_arguments_are_named(tmp_path):
     data, model = clusters(), fresh()
     with pytest.raises(ValueError, match=r"path must end in .jsonl or .csv, got .*run\.txt"):
         CollapseMonitor(model, data, path=tmp_path / "run.txt")
     with pytest.raises(ValueError, match="loader must be readable every epoch"):
         CollapseMonitor(model, batches(data, 8))
+    with pytest.raises(ValueError, match="covariance must be 'full' or 'span', got 'none'"):
+        CollapseMonitor(model, data, covariance="none")
+    with pytest.raises(ValueError, match=r"modules with a weight, got 'blocks.0.activation'"):
+        CollapseMonitor(model, data, weights={"blocks.0": "blocks.0.activation"})
     with pytest.raises(ValueError, match=r"got 'fc' \(blocks.1\)"):
         CollapseMonitor(model, data, weights={"blocks.1": "fc"})

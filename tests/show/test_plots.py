@@ -55,7 +55,7 @@ def test_depth_draws_measured_path_and_rivals(path):
     panels = {axis.get_title(loc="left"): lines(axis) for axis in figure.axes}
     nc2 = panels["NC2: distance to a simplex ETF"]
     assert list(nc2["measured"].get_ydata()) == [m.nc2_etf for m in c.measured.values()]
-    predicted = [m.nc2_etf for m in c.predicted["path"].values()]
+    predicted = [m.nc2_etf for m in c.path.metrics.values()]
     assert list(nc2["central path"].get_ydata()) == predicted
     assert set(nc2) == {"measured", "central path", "shrinkage", "interpolation"}
     (times,) = figure.axes[-1].lines

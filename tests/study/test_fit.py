@@ -1,6 +1,7 @@
 """Fits: known parameters come back, and what is not known is said to be so."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import combinations
 
@@ -91,6 +92,17 @@ def test_jacobian_is_central_differences(noisy, bias):
         error = np.linalg.norm(jacobian[:, i] - expected)
         assert error < 1e-5 * np.linalg.norm(expected)
         assert np.linalg.norm(1.01 * jacobian[:, i] - expected) > 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.slow
+def test_fits_in_two_threads_are_the_fits_of_one(noisy):
+    def fit(_):
+        found = pnc.fit_regularization(*noisy, lambda_w=0.03)
+        return found.lambda_h, found.beta, found.residual, found.covariance
+
+    alone = fit(0)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(found == alone for found in pool.map(fit, range(6)))
 
 
 def misfit_of(reference, observed, **values):
@@ -237,16 +249,73 @@ def test_orthogonal_means_give_one_number_each(dim, spread, numbers):
 
 
 @fast
-def test_a_parameter_that_runs_to_its_bound_is_not_determined(noisy):
+def test_a_parameter_at_the_end_of_its_range_is_named(noisy):
     reference = noisy[0]
     observed = optimum(reference, lambda_h=0.0)
     fit = pnc.fit_regularization(reference, observed)
-    assert fit.status is pnc.Status.NOT_DETERMINED
+    assert fit.status is pnc.Status.AT_BOUND
+    assert fit.at_bound == {"lambda_h": "low"}
+    assert not fit.status.is_done
     assert [name for name, e in fit.standard_error.items() if e == math.inf] == ["lambda_h"]
-    assert "fix one of them (λ_H at 0" in fit.status.value
+    assert "hold it fixed (λ_H at 0" in fit.status.value
+    low, high = fit.interval("lambda_h")
+    assert low == 0.0
+    assert high < 1e-4
     fixed = pnc.fit_regularization(reference, observed, lambda_h=0.0)
     assert fixed.status is pnc.Status.CONVERGED
+    assert not fixed.at_bound
     assert (fixed.lambda_w, fixed.beta) == pytest.approx((0.05, 0.5), rel=1e-6)
+
+
+@fast
+def test_interval_ends_where_the_misfit_has_risen_by_its_threshold(noisy):
+    given = {"lambda_w": 0.1, "lambda_h": 0.0}
+    fit = pnc.fit_regularization(*noisy, **given)
+    x, h = math.log(fit.beta), 1e-4
+    misfit = Misfit(*noisy, given, False)
+    slope = (misfit.residuals(np.array([x + h])) - misfit.residuals(np.array([x - h]))) / (2 * h)
+    q = fit.covariance["beta"]["beta"] * (slope @ slope)
+    for level, z in ((0.95, 1.959964), (0.5, 0.674490)):
+        ends = fit.interval("beta", level=level)
+        assert ends[0] < fit.beta < ends[1]
+        for end in ends:
+            risen = sum(e**2 for e in misfit_of(*noisy, beta=end, **given)) / 2 - fit.residual**2
+            assert math.sqrt(risen / q) == pytest.approx(z, rel=0.02)
+    for end, sign in zip(fit.interval("beta"), (-1, 1), strict=True):  # a small error: a parabola
+        step = sign * 1.96 * fit.standard_error["beta"]
+        assert math.log(end / fit.beta) == pytest.approx(step, rel=0.1)
+
+
+@fast
+def test_interval_fits_the_other_parameters_anew(noisy):
+    fit = pnc.fit_regularization(*noisy)
+    low, high = fit.interval("lambda_w")
+    assert low < fit.lambda_w < high
+    again = pnc.fit_regularization(*noisy, lambda_w=high)
+    q = Misfit(*noisy, {}, False)
+    ratio = q.rise(logs(fit), q.residuals(logs(fit)))[0]
+    assert math.sqrt((again.residual**2 - fit.residual**2) / ratio) == pytest.approx(1.96, rel=0.02)
+    for name, message in (("nc1", "a fitted parameter"), ("beta", "level must be between 0 and 1")):
+        with pytest.raises(ValueError, match=message):
+            fit.interval(name, level=1.5)
+
+
+@pytest.mark.slow
+@fast
+def test_intervals_cover_where_standard_errors_do_not():
+    """λ_W hardly matters at n = 200: a third of the fits runs to an end of its range."""
+    reference = statistics(dim=6, counts=(200, 200, 200))
+    population, generator = optimum(reference), torch.Generator().manual_seed(5)
+    covered, ends, draws = np.zeros(3), 0, 40
+    for _ in range(draws):
+        fit = pnc.fit_regularization(reference, sampled(population, generator))
+        assert fit.status in (pnc.Status.CONVERGED, pnc.Status.AT_BOUND)
+        assert set(fit.at_bound) <= {"lambda_w"}
+        ends += bool(fit.at_bound)
+        found = [fit.interval(name) for name in TRUE]
+        covered += [low <= v <= high for (low, high), v in zip(found, TRUE.values(), strict=True)]
+    assert ends > 0
+    assert (covered / draws > 0.85).all(), covered  # .95 ± .034
 
 
 @fast

@@ -10,6 +10,7 @@ from problems import random_problem
 import perturb_nc as pnc
 from perturb_nc.theory import batch
 from perturb_nc.theory.compression import compress
+from perturb_nc.theory.response import weight_response
 
 GRID = {
     "lambda_w": [0.05, 0.2, 0.01, 0.05, 3.0, 0.05, 1e-3],
@@ -104,6 +105,22 @@ def test_predicted_weight_is_right_to_first_order():
     torch.testing.assert_close(warm.weight(0), cold.weight(0), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("shape", [{"dim": 8}, WIDE])
+def test_a_time_limit_returns_what_there_is(shape):
+    found = pnc.minimize_batch(statistics(**shape), **GRID, time_limit=1e-9)
+    unfinished = found.gradient_norm > 1e-10
+    assert unfinished.any()
+    for i in range(len(found)):
+        if unfinished[i]:
+            assert found.status[i] is pnc.Status.TIME_LIMIT
+    told = []
+    pnc.minimize_batch(
+        statistics(**shape), **GRID, progress=lambda step, norm: told.append((step, norm))
+    )
+    assert told[0][0] == 0
+    assert told[-1][1] < 1e-6 < told[0][1]
+
+
 def test_chunks_change_nothing(monkeypatch):
     reference = statistics(**WIDE)
     whole = pnc.minimize_batch(reference, **GRID)
@@ -111,6 +128,28 @@ def test_chunks_change_nothing(monkeypatch):
     parts = pnc.minimize_batch(reference, **GRID)
     torch.testing.assert_close(whole.objective, parts.objective, rtol=1e-12, atol=0)
     torch.testing.assert_close(whole.metrics["nc1"], parts.metrics["nc1"], rtol=1e-8, atol=1e-10)
+
+
+def test_derivatives_do_not_depend_on_what_is_solved_together(monkeypatch):
+    found = pnc.minimize_batch(statistics(**WIDE), **GRID, bias=True)
+    whole = found.derivatives()
+    monkeypatch.setattr(batch, "_CACHED", 1)
+    for name, slopes in found.derivatives().items():
+        for parameter, slope in slopes.items():
+            torch.testing.assert_close(
+                slope, whole[name][parameter], rtol=1e-8, atol=1e-10, equal_nan=True
+            )
+
+
+def test_several_right_hand_sides_are_those_of_one():
+    found = pnc.minimize_batch(statistics(**WIDE), **GRID)
+    for _, _, point in found._points():
+        change = torch.diag_embed(point.hyperparameters).movedim(-2, 0)
+        together, isolated = weight_response(point, change)
+        for i, own in enumerate(change):
+            single, alone = weight_response(point, own)
+            assert alone.equal(isolated[i])
+            torch.testing.assert_close(together[i][alone], single[alone], rtol=1e-8, atol=1e-9)
 
 
 def test_what_a_subspace_neglects_is_measured(monkeypatch):
@@ -159,6 +198,7 @@ def test_where_r_is_at_most_one_the_gap_closes(logs, seed):
         ({"lambda_w": [-1.0] * 7}, "lambda_w must be > 0, got -1.0"),
         ({"tol": 0.0}, "tol must be > 0"),
         ({"max_steps": 0}, "max_steps must be >= 1"),
+        ({"time_limit": 0.0}, "time_limit must be > 0"),
         ({"initial_weight": torch.zeros(2, 4, 12)}, r"initial_weight must have shape \(7, 4, 12\)"),
     ],
 )

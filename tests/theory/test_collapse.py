@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -30,6 +31,32 @@ def test_collapse_is_a_certified_stationary_point(bias, beta):
     assert pnc.certify(problem, exact.weight).is_global
     bent = problem.at(1.01 * exact.weight)
     assert bent.gradient_norm > 1e-4
+
+
+def test_collapse_is_that_of_balanced_classes():
+    """Classes of 2, 5 and 9 keep orthogonal means, but of other lengths."""
+    settings = {"lambda_w": 0.3, "lambda_h": 0.2}
+    exact = pnc.exact_collapse(num_classes=3, dim=5, **settings)
+    balanced = exact.statistics(5)
+    for counts, same in ((torch.tensor([5, 5, 5]), True), (torch.tensor([2, 5, 9]), False)):
+        reference = dataclasses.replace(balanced, counts=counts)
+        solution = pnc.minimize(pnc.NearCollapseProblem(reference, **settings, beta=0.0))
+        assert solution.certificate.is_global
+        gram = solution.statistics.means @ solution.statistics.means.mT
+        lengths, angles = gram.diagonal(), gram - gram.diag().diag()
+        assert angles.abs().max() < 1e-8
+        gap = (lengths - exact.rho).abs().max()
+        assert gap < 1e-8 if same else gap > 0.1
+
+
+def test_collapse_is_no_frame_in_fewer_dimensions_than_classes():
+    settings = {"lambda_w": 0.3, "lambda_h": 0.2}
+    statistics = pnc.exact_collapse(num_classes=4, dim=4, **settings).statistics(5)
+    flat = dataclasses.replace(
+        statistics, means=statistics.means[:, :3], within=statistics.within[:3, :3]
+    )
+    solution = pnc.minimize(pnc.NearCollapseProblem(flat, **settings, beta=0.0))
+    assert pnc.collapse_metrics(solution.statistics).nc2_of > 0.1
 
 
 def test_values():

@@ -1,3 +1,5 @@
+import math
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -121,6 +123,16 @@ def test_limits_of_the_anchor():
     assert gaps[1] == pytest.approx(gaps[0] / 10, rel=0.05)  # H - H0 is O(1/β)
 
 
+def test_variances_stay_positive_where_the_weight_is_large():
+    features = torch.zeros(6, 2, dtype=torch.float64)
+    features[:, 1] = torch.tensor([0.35, 0.82, 0.33, -1.3, 0.91, 0.45])
+    statistics = pnc.ClassStatistics.from_features(features, [0, 0, 1, 1, 2, 2])
+    problem = pnc.NearCollapseProblem(statistics, lambda_w=1e-5, lambda_h=0.1, beta=0.005)
+    solution = pnc.minimize(problem)
+    assert solution.status is pnc.Status.CONVERGED
+    assert solution.statistics.within.trace() > 0
+
+
 def test_leaves_the_saddle_at_zero():
     # No class means in H0: W = 0 is stationary, and not optimal while c0 < 1.
     dense = random_problem(seed=5)
@@ -153,6 +165,27 @@ def test_stops_at_max_steps_and_says_so():
     assert solution.steps == 2
     again = pnc.minimize(dense.reduced, initial_weight=solution.weight)
     assert again.status is pnc.Status.CONVERGED
+
+
+def test_a_time_limit_returns_what_there_is():
+    problem = random_problem(seed=1, beta=0.01).reduced
+    solution = pnc.minimize(problem, time_limit=1e-9)
+    assert solution.status is pnc.Status.TIME_LIMIT
+    assert "raise it, or go on from this result" in solution.status.value
+    assert solution.steps == 0
+    assert math.isnan(solution.lowest_curvature)
+    assert solution.objective == pytest.approx(problem.objective(solution.weight), rel=1e-12)
+    again = pnc.minimize(problem, initial_weight=solution.weight, time_limit=600)
+    assert again.status is pnc.Status.CONVERGED
+
+
+def test_progress_is_told_of_every_step():
+    told = []
+    solution = pnc.minimize(
+        random_problem(seed=1).reduced, progress=lambda step, norm: told.append((step, norm))
+    )
+    assert [step for step, _ in told] == list(range(solution.steps + 1))
+    assert told[-1][1] == pytest.approx(solution.gradient_norm, rel=0.5)
 
 
 def test_rounding_is_reported_as_stalled():
@@ -190,6 +223,12 @@ def test_a_weight_beyond_float64_is_named():
         pnc.minimize(dense.reduced, initial_weight=start)
 
 
+def test_statistics_beyond_float64_are_named():
+    dense = random_problem(seed=0, dim=64, offset=1e9)
+    with pytest.raises(ValueError, match=r"badly scaled .* subtract a common offset"):
+        pnc.minimize(dense.reduced)
+
+
 def test_second_order_convergence_in_few_steps():
     labels = torch.arange(2000) % 10
     features = torch.randn(2000, 64) + 2 * torch.eye(10, 64)[labels]
@@ -221,6 +260,8 @@ def test_bad_arguments_are_named():
         pnc.minimize(problem, tol=0)
     with pytest.raises(ValueError, match="max_steps must be >= 1, got 0"):
         pnc.minimize(problem, max_steps=0)
+    with pytest.raises(ValueError, match=r"time_limit must be > 0, got -1\.0"):
+        pnc.minimize(problem, time_limit=-1.0)
     with pytest.raises(ValueError, match=r"initial_weight must have shape \(4, 12\)"):
         pnc.minimize(problem, initial_weight=torch.zeros(12, 4))
     solution = pnc.minimize(problem)

@@ -1,5 +1,6 @@
 import dataclasses
 
+import mpmath
 import pytest
 import torch
 from problems import random_problem
@@ -69,6 +70,26 @@ def test_central_path_weight_is_the_best_one(case):
     statistics = other.reduced.statistics
     found = dense.reduced.central_path_weight(statistics)
     torch.testing.assert_close(found, other.best_weight(other.reference), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("dim", [4, 12])
+@pytest.mark.parametrize("size", [1e-4, 1e-6, 1e-8])
+def test_within_is_exact_where_the_weight_is_large(dim, size):
+    # P⁻¹ = (I - WᵀF)/c cancels there: at d = K all of Σ_W is σ(W)⁴/c² times below its terms.
+    problem = random_problem(seed=1, dim=dim, lambda_w=size, lambda_h=size, beta=size).reduced
+    point = problem.at(2 * torch.linalg.qr(torch.randn(dim, 4, dtype=torch.float64)).Q.mT)
+    with mpmath.workdps(60):
+        w, within = (mpmath.matrix(x.tolist()) for x in (point.weight, problem.statistics.within))
+        inverse = (w.T * w + 2 * mpmath.mpf(size) * mpmath.eye(dim)) ** -1
+        exact = mpmath.mpf(size) ** 2 * inverse * within * inverse
+        expected = torch.tensor(exact.tolist(), dtype=torch.float64)
+        rows = torch.tensor((w * exact).tolist(), dtype=torch.float64)
+    close = {"rtol": 1e-11, "atol": 1e-14 * expected.abs().max().item()}
+    torch.testing.assert_close(point.within, expected, **close)
+    torch.testing.assert_close(point.within_trace, expected.trace(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        point.weight_within, rows, rtol=1e-11, atol=1e-13 * rows.abs().max().item()
+    )
 
 
 def test_a_one_percent_mutation_is_seen():

@@ -1,5 +1,6 @@
 import dataclasses
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -7,6 +8,7 @@ from problems import DenseProblem, random_problem
 
 import perturb_nc as pnc
 from perturb_nc.theory import response as response_module
+from perturb_nc.theory.deep.collapse import deep_collapse_optimum
 
 CASES = {
     "balanced": {},
@@ -41,7 +43,7 @@ def dense_response(dense, solution):
         return at.objective(w.view_as(solution.weight), h.view_as(features), full)
 
     flat = torch.cat([features.flatten(), solution.weight.flatten(), bias])
-    hessian = torch.func.hessian(objective)(flat, dense.reference.flatten())
+    hessian = torch.func.jacrev(torch.func.grad(objective))(flat, dense.reference.flatten())
     mixed = torch.func.jacrev(torch.func.grad(objective), argnums=1)(
         flat, dense.reference.flatten()
     )
@@ -147,6 +149,49 @@ def test_spectrum_at_collapse_is_the_predicted_one(num_classes, dim, n, lambda_w
     np.testing.assert_allclose(off_block[1:], 0.0, rtol=0, atol=1e-12)
 
 
+def eigenvalues_at_collapse(means, weight, counts, bias=False):
+    """Of F at H0 = H* with these means, which must be an optimum."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    reference = means[labels]
+    dense = DenseProblem(reference.mT, labels, 0.1, 0.02, 1.0, bias)
+    assert dense.reduced.at(weight).gradient_norm < 1e-12
+    solution = pnc.minimize(dense.reduced, tol=1e-13)
+    response = pnc.linear_response(solution, reference, labels)
+    torch.testing.assert_close(response.features, reference)
+    units = torch.eye(reference.numel(), dtype=torch.float64).unflatten(1, reference.shape)
+    f = torch.stack([response.apply(unit).flatten() for unit in units])
+    return np.sort(torch.linalg.eigvals(f).real.numpy())
+
+
+def predicted_eigenvalues(n):
+    spectrum = pnc.near_collapse_spectrum(
+        num_classes=3, dim=5, samples_per_class=n, lambda_w=0.1, lambda_h=0.02, beta=1.0
+    )
+    return np.sort(np.repeat(spectrum.eigenvalues, spectrum.multiplicities))
+
+
+def test_spectrum_is_not_that_of_the_model_with_bias():
+    settings = {"num_classes": 3, "dim": 5, "lambda_w": 0.1, "lambda_h": 0.02}
+    for bias, gap in ((False, 1e-9), (True, None)):
+        exact = pnc.exact_collapse(**settings, bias=bias)
+        found = eigenvalues_at_collapse(exact.means, exact.weight, (2, 2, 2), bias)
+        error = np.abs(found - predicted_eigenvalues(2)).max()
+        assert error < gap if gap else error > 0.01
+
+
+def test_spectrum_is_not_that_of_imbalanced_classes():
+    exact = deep_collapse_optimum(
+        depth=1,
+        num_classes=3,
+        samples_per_class=(1, 2, 3),
+        lambdas=0.1 / 3,
+        lambda_h=0.02 / 6,
+    )
+    features, (weight,) = exact.parameters((5,))
+    found = eigenvalues_at_collapse(features[[0, 1, 3]], weight, (1, 2, 3))
+    assert np.abs(found - predicted_eigenvalues(2)).max() > 0.01
+
+
 def test_response_is_not_a_contraction_away_from_collapse():
     dense = random_problem(seed=0, num_classes=3, dim=5, lambda_w=0.01, lambda_h=0.01, beta=0.05)
     by_h, _ = dense_response(dense, solve(dense))
@@ -184,6 +229,43 @@ def test_hyperparameter_derivatives_against_central_differences(name, case):
         assert derivative == pytest.approx(rate, rel=1e-4, nan_ok=True), metric
     undefined = [m for m, value in response.metrics[name].items() if np.isnan(value)]
     assert undefined == (["nc3_alignment"] if dense.bias else [])  # W has rank K - 1 with bias
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+@pytest.mark.parametrize("c0", [0.5, 0.999, 0.999999])
+def test_hyperparameter_derivatives_on_a_frame_against_mpmath(c0, scale):
+    """H0 = scale · H*: W = wR, M = mR, two equations in w and m, by 50 digits."""
+    lambda_h, beta = 0.3, 0.7
+    lambda_w = c0**2 / lambda_h
+    exact = pnc.exact_collapse(num_classes=3, dim=5, lambda_w=lambda_w, lambda_h=lambda_h)
+    reference = dataclasses.replace(exact.statistics(4), means=scale * exact.means)
+    settings = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    solution = pnc.minimize(pnc.NearCollapseProblem(reference, **settings), tol=1e-15)
+    response = pnc.hyperparameter_response(solution)
+    frame = exact.means / exact.means.norm()
+
+    def size(rows):
+        return (rows * frame).sum().item() / 3**0.5
+
+    with mpmath.workdps(50):
+        w, m = mpmath.findroot(
+            lambda w, m: (
+                lambda_w * w - m * (1 - w * m),
+                lambda_h * m - w * (1 - w * m) + beta * (m - size(reference.means)),
+            ),
+            (size(solution.weight), size(solution.statistics.means)),
+        )
+        hessian = mpmath.matrix(
+            [[m * m + lambda_w, 2 * w * m - 1], [2 * w * m - 1, w * w + lambda_h + beta]]
+        )
+        for name, right in {
+            "lambda_w": (w, 0), "lambda_h": (0, m), "beta": (0, m - size(reference.means)),
+        }.items():  # fmt: skip
+            expected = -mpmath.lu_solve(hessian, mpmath.matrix(right))
+            found = size(response.weight[name]), size(response.means[name])
+            for value, own, of in zip(found, expected, (w, m), strict=True):
+                # In units of the optimum: the derivative in beta is 0 at scale 1.
+                assert value == pytest.approx(float(own), rel=1e-9, abs=1e-12 * float(of))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
+from perturb_nc.show.labels import LABELS, SIDES, number
 from perturb_nc.study.explorer import LayerView, Optimum
-from perturb_nc.study.quantities import LABELS
 from perturb_nc.theory.status import Status
 
 METRICS = {name: LABELS[name] for name in ("nc1", "nc1_trace", "nc1_span", "cdnv", "nc2_etf")}
-MEASURED, NEXT, PREDICTED, PATH = "#4a90d9", "#9b6bcc", "#e4572e", "#2a9d8f"
+MEASURED, NEXT, PREDICTED, PATH = (
+    SIDES[side].both for side in ("measured", "interpolation", "optimum", "path")
+)
 Figure = dict[str, Any]
 
 
@@ -55,7 +57,7 @@ def metric_figure(
         "ticktext": after,
         "range": [-0.4, len(after) - 0.6],
     }
-    return _figure(traces, ": ".join(METRICS[metric]), x=axis, y=_log_axis(traces), legend=False)
+    return _figure(traces, METRICS[metric].line, x=axis, y=_log_axis(traces), legend=False)
 
 
 def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
@@ -92,8 +94,11 @@ def numbers(
 ) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Heads, and a label with one cell for each column, of the table of all metrics."""
     rows = [
-        (label, ["–" if v is None else _number(getattr(v.metrics, name)) for v in columns.values()])
-        for name, (label, _) in METRICS.items()
+        (
+            label.symbol,
+            ["–" if v is None else number(getattr(v.metrics, name), 4) for v in columns.values()],
+        )
+        for name, label in METRICS.items()
     ]
     return ["metric", *columns], rows
 
@@ -195,7 +200,3 @@ def _log_axis(traces: list[Figure]) -> Figure:
 def _positive(value: float) -> float | None:
     """A number that a logarithmic axis has a place for, to six digits; None otherwise."""
     return float(f"{value:.6g}") if 0 < value < math.inf else None
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "undefined"

@@ -158,7 +158,7 @@ def _layout(explorer: Explorer, title: str) -> html.Div:
     names = list(explorer.layers)
     first = explorer.layers[names[0]]
     size = f"{len(names)} layers, K = {first.num_classes} classes, N = {first.num_samples:,}"
-    metrics = [_panel(metric, ": ".join(label)) for metric, label in figures.METRICS.items()]
+    metrics = [_panel(metric, label.line) for metric, label in figures.METRICS.items()]
     return html.Div(
         [
             html.Header([html.H1(title), html.P(size)]),

@@ -14,12 +14,12 @@ from typing import Any
 import plotly.graph_objects as go
 import xarray as xr
 
-from perturb_nc.show.report.words import MODELS, change, label, number, quantities_of
+from perturb_nc.show.labels import SIDES, number, symbol
+from perturb_nc.show.report.words import MODELS, change, quantities_of
 
 SHOWN = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")  # together in one chart
-_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "x")
-_DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
-_SIDES = ("measured", *MODELS)
+DRAWN = ("measured", *MODELS)  # a trace names its side by its place
+_DRAWN = [SIDES[side] for side in DRAWN]
 _LOG = {
     "type": "log",
     "nticks": 4,  # with more every digit is numbered
@@ -60,7 +60,7 @@ def figures(comparison: xr.Dataset) -> list[Figure]:
 
 
 def collapse_figure(comparison: xr.Dataset) -> Figure:
-    """Metrics by layer, with bootstrap intervals where there are some."""
+    """Metrics by layer, with confidence intervals where there are some."""
     names, traces, said = _layers(comparison), [], []
     columns = {"quantity": "series", "layer": "point", "measured": "y"}
     if "interval" in comparison:
@@ -68,8 +68,8 @@ def collapse_figure(comparison: xr.Dataset) -> Figure:
     for mark, quantity in enumerate(SHOWN, start=1):
         values = _positive(comparison["measured"].sel(quantity=quantity))
         error = _error_bars(comparison, quantity)
-        traces.append(_line(mark, label(quantity), values).update(error_y=error))
-        said.append(change(label(quantity), names, values))
+        traces.append(_line(mark, symbol(quantity), values).update(error_y=error))
+        said.append(change(symbol(quantity), names, values))
     summary = "; ".join(said) + ". Zero is collapse."
     figure = _plain(traces, _by_layer(names, "metric", log=True))
     return Figure("collapse", "Collapse metrics by layer", figure, {"": summary}, columns, names)
@@ -100,12 +100,12 @@ def layers_figure(comparison: xr.Dataset) -> Figure:
     names, frames, views = _layers(comparison), [], {}
     for quantity in quantities_of(comparison):
         sides = _sides(comparison, quantity)
-        axis = {"title": {"text": label(quantity)}}
+        axis = {"title": {"text": symbol(quantity)}}
         data = [go.Scatter(y=values) for values in sides.values()]
         frames.append(go.Frame(data=data, layout={"yaxis": axis}))
         said = [change(side, names, sides[side]) for side in ("measured", "path", "pair")]
-        views[label(quantity)] = f"{label(quantity)}: {'; '.join(said)}."
-    base = [_line(mark, side, [], count=len(names)) for mark, side in enumerate(_SIDES)]
+        views[symbol(quantity)] = f"{symbol(quantity)}: {'; '.join(said)}."
+    base = [_line(mark, side, [], count=len(names)) for mark, side in enumerate(DRAWN)]
     figure = _plain(base, _by_layer(names, " ", log=True), frames)
     columns = {"quantity": "view", "series": "series", "layer": "point", "value": "y"}
     title = "Measured and predicted along the layers"
@@ -119,7 +119,7 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
     for mark, model in enumerate(MODELS, start=1):
         at = comparison.sel(model=model)
         seen = ~at["held_out"] & at["predicted"].notnull().any("quantity")
-        symbols = [_SYMBOLS[mark] + ("-open" if own else "") for own in seen.values]
+        symbols = [_DRAWN[mark].symbol + ("-open" if own else "") for own in seen.values]
         base.append(
             go.Scatter(
                 name=model, mode="markers", meta=mark, marker={"symbol": symbols, "size": 9},
@@ -132,7 +132,7 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
         # The line has the x of all others: they go without, for the page's size.
         data = [go.Scatter(x=measured, y=measured), *(go.Scatter(y=y) for y in predicted)]
         axes = {
-            axis: {"title": {"text": f"{label(quantity)} {side}"}}
+            axis: {"title": {"text": f"{symbol(quantity)} {side}"}}
             for axis, side in (("xaxis", "measured"), ("yaxis", "predicted"))
         }
         frames.append(go.Frame(data=data, layout=axes))
@@ -140,8 +140,8 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
             f"{model} {sum(v == v for v in values)}"
             for model, values in zip(MODELS, predicted, strict=True)
         ]
-        views[label(quantity)] = (
-            f"{label(quantity)} predicted against measured; layers by model: {', '.join(counts)}."
+        views[symbol(quantity)] = (
+            f"{symbol(quantity)} predicted against measured; layers by model: {', '.join(counts)}."
         )
     layout = _layout("measured", "predicted", log=True)
     layout["xaxis"] |= _LOG
@@ -164,7 +164,7 @@ def spectrum_figure(comparison: xr.Dataset) -> Figure:
         frames.append(go.Frame(data=[go.Scatter(y=values) for values in sides.values()]))
         first = [f"{number(v[0])} {side}" for side, v in sides.items() if v[0] == v[0]]
         views[name] = f"{name}: the largest eigenvalue is {', '.join(first) or 'not known'}."
-    base = [_line(mark, side, [], x=index) for mark, side in enumerate(_SIDES)]
+    base = [_line(mark, side, [], x=index) for mark, side in enumerate(DRAWN)]
     title = "eigenvalue of Σ<sub>W</sub> / tr Σ<sub>B</sub>"
     figure = _plain(base, _layout("index, largest first", title, log=True), frames)
     columns = {"layer": "view", "series": "series", "index": "point", "eigenvalue": "y"}
@@ -208,8 +208,8 @@ def _line(
         y=list(values),
         name=name,
         mode="lines+markers",
-        marker={"symbol": _SYMBOLS[mark], "size": 8},
-        line={"dash": _DASHES[mark], "width": 2.5 if mark == 0 else 1.6},
+        marker={"symbol": _DRAWN[mark].symbol, "size": 8},
+        line={"dash": _DRAWN[mark].dash, "width": 2.5 if mark == 0 else 1.6},
         meta=mark,
         hovertemplate="%{y:.3g}",
     )

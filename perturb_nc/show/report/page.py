@@ -10,17 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from perturb_nc.show.labels import LABELS, SIDES, symbol
 from perturb_nc.show.report import tables
-from perturb_nc.show.report.figures import figures
-from perturb_nc.show.report.words import (
-    MODELS,
-    judged_errors,
-    label,
-    of_pairs,
-    where_it_loses,
-)
+from perturb_nc.show.report.figures import DRAWN, figures
+from perturb_nc.show.report.words import MODELS, judged_errors, of_pairs, where_it_loses
 from perturb_nc.storage import json_text, replacing
-from perturb_nc.study.quantities import LABELS
+from perturb_nc.study.quantities import JUDGED
 
 
 def write_report(
@@ -74,11 +69,11 @@ def _page(comparisons: Sequence[xr.Dataset], title: str) -> str:
         title=title,
         networks=networks,
         summary=summary,
-        label=label,
+        label=symbol,
         models=MODELS,
-        quantities=LABELS,
+        quantities={name: LABELS[name] for name in JUDGED},
         figures=_inline_json(drawn),
-        css=_asset("report.css"),
+        css=_colours() + _asset("report.css"),
         js=_asset("report.js"),
         plotly=Markup(get_plotlyjs()),
     )
@@ -91,7 +86,7 @@ def _network(number: int, comparison: xr.Dataset) -> dict[str, Any]:
     return {
         "id": section,
         "name": str(comparison.attrs["name"]),
-        "metric": label(str(comparison.attrs["metric"])),
+        "metric": symbol(str(comparison.attrs["metric"])),
         "provenance": tables.provenance(comparison),
         "figures": {
             figure.key: {"id": f"{section}-{figure.key}", **vars(figure)}
@@ -107,6 +102,13 @@ def _network(number: int, comparison: xr.Dataset) -> dict[str, Any]:
         "sentences": where_it_loses(errors),
         "missing": tables.missing(comparison),
     }
+
+
+def _colours() -> Markup:
+    """The colours of the sides as the style sheet's --mark-0, --mark-1, …"""
+    sides = enumerate(SIDES[name] for name in DRAWN)
+    pairs = [f"--mark-{i}: light-dark({side.light}, {side.dark});" for i, side in sides]
+    return Markup(":root { " + " ".join(pairs) + " }\n")
 
 
 def _inline_json(record: Any) -> Markup:

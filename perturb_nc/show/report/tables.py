@@ -7,11 +7,11 @@ from typing import Any
 
 import xarray as xr
 
-from perturb_nc.show.report.words import MODELS, label, number, quantities_of
-from perturb_nc.study.quantities import LABELS
+from perturb_nc.show.labels import LABELS, number, symbol
+from perturb_nc.show.report.words import MODELS, quantities_of
 
 _MEASURED = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")
-_PARAMETERS = {"lambda_w": "λ_W", "lambda_h": "λ_H", "beta": "β"}
+_PARAMETERS = ("lambda_w", "lambda_h", "beta")
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def measured_table(comparison: xr.Dataset) -> Table:
             cell = _number(at["measured"].sel(quantity=quantity), "not defined for this layer")
             if "interval" in comparison and cell.value != "":
                 low, high = at["interval"].sel(quantity=quantity, bound=["low", "high"]).values
-                text = f"{cell.text} [{number(low)}, {number(high)}]"
-                cell = Cell(text, cell.value)
+                if low == low:  # NaN where no interval can be had
+                    cell = Cell(f"{cell.text} [{number(low)}, {number(high)}]", cell.value)
             row.append(cell)
         rows.append(row)
     columns = {"layer": "", "d": "dimension of the features"}
-    columns |= {label(q): LABELS[q][1] for q in _MEASURED}
+    columns |= {symbol(q): LABELS[q].meaning for q in _MEASURED}
     return Table("Measured collapse metrics", columns, rows)
 
 
@@ -96,7 +96,7 @@ def predictions_table(comparison: xr.Dataset) -> Table:
             cells = [_number(value, "not defined for this layer") for value in values]
             rows.append([_name(name), Cell(model, model), Cell(held_out, held_out), *cells])
     columns = {"layer": "", "model": "", "held out": "the layer did not enter the prediction"}
-    columns |= {label(q): "" for q in quantities}
+    columns |= {symbol(q): "" for q in quantities}
     return Table("Every prediction", columns, rows)
 
 
@@ -116,8 +116,9 @@ def fit_table(comparison: xr.Dataset) -> Table:
         status = str(at["fit_status"].values)
         rows.append([*row, Cell(status or "–", status, "" if status else why)])
     columns = {"layer": ""}
-    for symbol in _PARAMETERS.values():
-        columns |= {symbol: "of the layer and the one before", f"s.e. log {symbol}": ""}
+    for parameter in _PARAMETERS:
+        name = symbol(parameter)
+        columns |= {name: "of the layer and the one before", f"s.e. log {name}": ""}
     columns |= {
         "residual": "misfit of the optimum",
         "residual, unchanged": "misfit of the previous layer itself",
@@ -140,7 +141,7 @@ def errors_table(table: xr.DataArray, metric: str) -> Table:
         why = "the layers were placed by it" if quantity == metric else "no held-out prediction"
         for row, cell in zip(rows, _contested(table.sel(quantity=quantity), why), strict=True):
             row.append(cell)
-    columns = {"model": ""} | {label(q): LABELS[q][1] for q in table["quantity"].values}
+    columns = {"model": ""} | {symbol(q): LABELS[q].meaning for q in table["quantity"].values}
     return Table("Median |log(predicted/measured)| by model and quantity", columns, rows)
 
 
@@ -163,7 +164,7 @@ def network_tables(table: xr.DataArray, metrics: Mapping[str, str]) -> dict[str,
             at = table.sel(network=network)
             judged = Cell(f"{int(at['judged'])} of {int(at['layers'])}", int(at["judged"]))
             rows.append([_name(network), judged, *cells])
-        caption = f"{label(quantity)}: median |log(predicted/measured)|"
+        caption = f"{symbol(quantity)}: median |log(predicted/measured)|"
         tables[quantity] = Table(caption, columns, rows)
     return tables
 
@@ -194,7 +195,7 @@ def provenance(comparison: xr.Dataset) -> dict[str, str]:
         "statistics_sha256": "SHA-256 of the statistics",
     }
     attrs = dict(comparison.attrs)
-    attrs["metric"] = label(attrs["metric"])
+    attrs["metric"] = symbol(attrs["metric"])
     known = {title: attrs.pop(key, "") for key, title in titles.items()}
     return {title: str(value) for title, value in (known | attrs).items() if value != ""}
 

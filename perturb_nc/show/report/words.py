@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import xarray as xr
 
+from perturb_nc.show.labels import number, symbol
 from perturb_nc.study.comparison import error_table
-from perturb_nc.study.quantities import LABELS
+from perturb_nc.study.quantities import JUDGED
 
 THEORY = {"path": "the path", "pair": "the pair optimum"}
 RIVALS = {
@@ -41,20 +42,10 @@ class Standing:
     lost_to_rival: int
 
 
-def label(quantity: str) -> str:
-    """Symbol of a quantity."""
-    return LABELS.get(quantity, (quantity, ""))[0]
-
-
 def quantities_of(comparison: xr.Dataset) -> list[str]:
     """Those of a comparison, in the order of the report."""
     present = comparison["quantity"].values.tolist()
-    return [quantity for quantity in LABELS if quantity in present]
-
-
-def number(value: float) -> str:
-    """Three significant digits; a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3g}"
+    return [quantity for quantity in JUDGED if quantity in present]
 
 
 def judged_errors(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
@@ -96,11 +87,11 @@ def where_it_loses(table: xr.DataArray) -> list[str]:
     present = table["quantity"].values.tolist()
     for model, name in THEORY.items():
         alike: dict[Standing, list[str]] = {}  # quantities that stand the same
-        for quantity in [q for q in LABELS if q in present]:
+        for quantity in [q for q in JUDGED if q in present]:
             found = standing(table, model, quantity)
             if found.networks:
                 key = found if found.lost else replace(found, rival="")
-                alike.setdefault(key, []).append(label(quantity))
+                alike.setdefault(key, []).append(symbol(quantity))
         if not alike:
             own = "; parameters fitted to the layers themselves do not count"
             why = own if model == "pair" else ""

@@ -9,7 +9,7 @@ Mind the units: λ_H is not divided by N, nor λ_l by K, as they are in the near
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import scipy  # its parts load, slowly, when they are first used
@@ -65,7 +65,7 @@ class DeepCollapse:
         generator = torch.Generator().manual_seed(seed)
         frames = [orthogonal_frame(k, at_least(widths[0], k, "widths"), seed=seed)]
         frames += [_nonnegative_frame(k, at_least(w, k, "widths"), generator) for w in widths[1:]]
-        frames.append(torch.eye(k, dtype=torch.float64))
+        frames.append(torch.eye(k, dtype=torch.float64, device="cpu"))
         weights = [
             out.mT @ (values[:, None] * into)
             for values, into, out in zip(self.singular_values, frames[:-1], frames[1:], strict=True)
@@ -121,21 +121,20 @@ def deep_collapse_optimum(
         for n, log in zip(counts, log_strengths, strict=True)
     ]
     solved = [scalar_optimum(layers, c) for c in coefficients]
-    outputs = torch.tensor([p for p, _ in solved], dtype=torch.float64)
-    priors = torch.tensor(counts, dtype=torch.float64) / total
-    shares = priors * torch.tensor(coefficients, dtype=torch.float64)
+    outputs, sizes = _column(p for p, _ in solved), _column(counts)
+    priors = sizes / total
+    shares = priors * _column(coefficients)
     shares = shares * outputs ** (2 / (layers + 1))
     # (L-1)^(L-1) / L^(2L), without its huge powers
     level = (1 - 1 / layers) ** (layers - 1) * float(layers) ** -(layers + 1)
-    sizes = torch.tensor(counts, dtype=torch.float64)
     return DeepCollapse(
         objective=sum(n / total * value for n, (_, value) in zip(counts, solved, strict=True)),
         outputs=outputs,
         singular_values=torch.stack([(shares / decay).sqrt() for decay in lambdas]),
         feature_norms=(shares / (lambda_h * sizes)).sqrt(),
-        strengths=torch.tensor(log_strengths, dtype=torch.float64).exp(),
+        strengths=_column(log_strengths).exp(),
         thresholds=level * priors ** (layers + 1),
-        counts=torch.tensor(counts),
+        counts=torch.tensor(counts, device="cpu"),
     )
 
 
@@ -202,11 +201,16 @@ def _counts(samples_per_class: int | Sequence[int], num_classes: int) -> list[in
     return counts
 
 
+def _column(values: Iterable[float]) -> Float64[Tensor, "n"]:
+    return torch.tensor(list(values), dtype=torch.float64, device="cpu")
+
+
 def _nonnegative_frame(
     num_classes: int, dim: int, generator: torch.Generator
 ) -> Float64[Tensor, "K d"]:
     """K nonnegative orthonormal rows: coordinates dealt out to the classes at random."""
-    owners = (torch.arange(dim) % num_classes)[torch.randperm(dim, generator=generator)]
-    sizes = 0.1 + torch.rand(dim, generator=generator, dtype=torch.float64)
-    frame = torch.where(owners == torch.arange(num_classes)[:, None], sizes, 0.0)
+    order = torch.randperm(dim, generator=generator, device="cpu")
+    sizes = 0.1 + torch.rand(dim, generator=generator, dtype=torch.float64, device="cpu")
+    classes = torch.arange(num_classes, device="cpu")[:, None]
+    frame = torch.where(order % num_classes == classes, sizes, 0.0)
     return frame / frame.norm(dim=1, keepdim=True)

@@ -86,7 +86,7 @@ class StronglyRegular:
         sizes = [at_least(w, low, "widths") for w, low in zip(widths, least, strict=True)]
         u, s, vh = torch.linalg.svd(b, full_matrices=False)
         features = s.sqrt()[:, None] * vh
-        eye = torch.eye(r, dtype=torch.float64)
+        eye = torch.diag(b.new_ones(r))
         weights = [u * s.sqrt(), *[eye] * (depth - 3), 0.5 - b.mT]
         penalties = [self.samples_per_class * self.lambda_h, *self.lambdas[:-1]]
         factors = [features, *weights]
@@ -97,7 +97,7 @@ class StronglyRegular:
             (mean / cost).sqrt() * f for cost, f in zip(costs, factors, strict=True)
         )
         hidden = self.scale * a
-        ridge = k * self.lambdas[-1] * torch.eye(k, dtype=torch.float64)
+        ridge = k * self.lambdas[-1] * torch.diag(b.new_ones(k))
         weights.append(torch.linalg.solve(hidden @ hidden + ridge, hidden))
         padded = [
             torch.nn.functional.pad(w, (0, into - w.shape[1], 0, out - w.shape[0]))
@@ -194,7 +194,7 @@ def graph_order(num_classes: int) -> int:
 
 def incidence_matrix(order: int) -> Float64[Tensor, "r K"]:
     """B: 1 where a vertex lies on an edge of the complete graph."""
-    edges = torch.tensor(list(combinations(range(order), 2)))
+    edges = torch.tensor(list(combinations(range(order), 2)), device="cpu")
     return torch.nn.functional.one_hot(edges, order).sum(1).double().mT
 
 

@@ -320,16 +320,20 @@ def _active(
 ) -> Bool[Tensor, "R L"]:
     depth = len(widths)
     if depths is None:
-        return torch.ones(runs, depth, dtype=torch.bool)
+        return torch.ones(runs, depth, dtype=torch.bool, device="cpu")
     if len(depths) != runs or not all(1 <= d <= depth for d in depths):
         raise ValueError(f"depths must be {runs} values in 1..{depth}, got {list(depths)}")
     if len(set(widths)) > 1:
         raise ValueError(f"runs of different depths need equal widths, got {widths}")
-    return torch.arange(depth) >= depth - torch.tensor(depths)[:, None]
+    first = depth - torch.tensor(depths, device="cpu")
+    return torch.arange(depth, device="cpu") >= first[:, None]
 
 
 def _start(problem: DeepProblem, seed: int, *, gain: float, feature_scale: float) -> list[Tensor]:
     generator = torch.Generator().manual_seed(at_least(seed, 0, "seeds"))
-    draws = [torch.randn(s, generator=generator, dtype=torch.float64) for s in problem.shapes]
+    draws = [
+        torch.randn(s, generator=generator, dtype=torch.float64, device="cpu")
+        for s in problem.shapes
+    ]
     scales = [feature_scale, *(gain / w**0.5 for w in problem.widths)]
     return [scale * draw for scale, draw in zip(scales, draws, strict=True)]

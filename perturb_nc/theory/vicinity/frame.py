@@ -93,7 +93,7 @@ def nearest_frame(statistics: ClassStatistics, bias: bool) -> NearestFrame:
             "dimensions the optimum is no frame: use minimize"
         )
     means = statistics.means
-    contrasts = simplex_etf(k, k - 1) if bias else torch.eye(k, dtype=torch.float64)
+    contrasts = simplex_etf(k, k - 1) if bias else torch.diag(means.new_ones(k))
     contrasts = contrasts.to(means.device)
     u, sizes, vh = torch.linalg.svd(contrasts.mT @ means, full_matrices=False)
     if sizes[-1] <= _INDEPENDENT * sizes[0]:

@@ -64,7 +64,7 @@ def parameters(
     """λ_W, λ_H and β themselves."""
     own = []
     for i, value in enumerate((lambda_w, lambda_h, beta)):
-        slope = torch.zeros(3, *value.shape).to(value)
+        slope = value.new_zeros(3, *value.shape)
         slope[i] = value
         own.append(Jet(value, slope))
     return own[0], own[1], own[2]

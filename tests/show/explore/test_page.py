@@ -146,7 +146,7 @@ def test_collapse_is_an_optimum_like_others(explorer):
     last = {name: len(SCALES[name].values) - 1 for name in ("lambda_w", "lambda_h")}
     said = words(explorer, **zero("beta"), **last)
     assert "The optimum is zero: at β = 0 and λ_W λ_H = 100 ≥ 1" in said["remarks"]
-    assert "undefined" in said["numbers"]
+    assert "–" in said["numbers"]
     said = words(explorer, **zero("beta"))
     assert "exactly collapsed, Σ_W = 0" in said["remarks"]
     assert "undefined" not in said["numbers"]

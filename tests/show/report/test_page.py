@@ -18,7 +18,7 @@ from perturb_nc.show.report.page import write_report
 from perturb_nc.show.report.words import change, judged_errors, of_pairs, where_it_loses
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.comparison import errors
-from perturb_nc.study.quantities import LABELS
+from perturb_nc.study.quantities import JUDGED
 
 NAMES = ("<script>alert(1)</script>", 'a"b', "blocks.1", "<a href='http://x.invalid'>c</a>", "head")
 VOID = {"meta", "input", "link", "br"}
@@ -296,7 +296,7 @@ def test_the_comparison_made_up_here_has_the_shape_of_a_real_one():
     for name in ("quantity", "model", "parameter", "index"):
         assert made[name].values.tolist() == real[name].values.tolist()
     assert set(report_text.MODELS) == set(MODELS)
-    assert set(LABELS) == {*errors(real)["quantity"].values.tolist()}
+    assert set(JUDGED) == {*errors(real)["quantity"].values.tolist()}
 
 
 def test_what_cannot_be_reported_is_refused_before_anything_is_written(tmp_path):

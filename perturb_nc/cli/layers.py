@@ -1,0 +1,108 @@
+"""The commands on layers: `perturb-nc stats`, `metrics` and `predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perturb_nc.cli.arguments import (
+    Beta,
+    Bias,
+    File,
+    Json,
+    LambdaH,
+    LambdaW,
+    layers_in,
+    name_of,
+    pick,
+    refuse_overwriting,
+    statistics_file,
+)
+
+
+def stats(
+    features: Annotated[Path, typer.Argument(help=".npz, .npy, .pt or .safetensors, (N, d)")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
+    labels: Annotated[
+        Path | None, typer.Option(help="file with the labels, when they are not in FEATURES")
+    ] = None,
+    features_key: Annotated[str, typer.Option(help="name of the features array")] = "features",
+    labels_key: Annotated[str, typer.Option(help="name of the labels array")] = "labels",
+    num_classes: Annotated[int | None, typer.Option(help="K, default: largest label + 1")] = None,
+) -> None:
+    """Reduce your own features and labels to class statistics."""
+    from perturb_nc.layer_files import save_layers
+    from perturb_nc.show import terminal
+    from perturb_nc.statistics import ClassStatistics
+    from perturb_nc.storage import read_arrays
+
+    refuse_overwriting(output, features, labels)
+    arrays = read_arrays(features)
+    if labels is None and list(arrays) == [""]:
+        raise ValueError(
+            f"{features} holds one unnamed array, so labels are missing; give --labels FILE"
+        )
+    x = pick(arrays, features_key, features)
+    y = pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
+    statistics = ClassStatistics.from_features(x, y, num_classes)
+    save_layers({"": statistics}, output, {"source": features.name})
+    k, d, n = statistics.num_classes, statistics.dim, statistics.num_samples
+    terminal.show(f"wrote {output}: K = {k} classes, d = {d}, N = {n}")
+
+
+def metrics(
+    file: File,
+    weight: Annotated[
+        Path | None, typer.Option(help="weight (m, d) that reads the features, for NC3")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Every collapse metric of every layer in FILE."""
+    from perturb_nc.layer_files import load_layers
+    from perturb_nc.metrics import collapse_metrics
+    from perturb_nc.sampling import debiased_metrics, sampling_note
+    from perturb_nc.show import terminal
+    from perturb_nc.storage import json_text, read_arrays
+
+    w = None if weight is None else pick(read_arrays(weight), "weight", weight)
+    found = load_layers(statistics_file(file), span=True)  # statistics in a span have metrics too
+    layers = {name or name_of(file): s for name, s in found.items()}
+    records = {
+        name: {**collapse_metrics(s, w).as_dict(), **debiased_metrics(s).as_dict()}
+        for name, s in layers.items()
+    }
+    if as_json:
+        print(json_text(records))
+        return
+    notes = [f"{name}: {note}" for name, s in layers.items() if (note := sampling_note(s))]
+    terminal.show(*terminal.metrics_tables(records, title=str(file)), *notes)
+
+
+def predict(
+    file: File,
+    lambda_w: LambdaW,
+    lambda_h: LambdaH,
+    beta: Beta,
+    bias: Bias = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="write the predicted class statistics")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The certified optimum of the near-collapse model, with each layer in FILE as H0."""
+    from perturb_nc.layer_files import save_layers
+    from perturb_nc.show import terminal
+    from perturb_nc.storage import json_text
+    from perturb_nc.study.predict import predict_layers
+
+    refuse_overwriting(output, file)
+    layers = layers_in(file)
+    predictions = predict_layers(layers, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias)
+    if output is not None:
+        save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
+    if as_json:
+        print(json_text({name: p.as_dict() for name, p in predictions.items()}))
+        return
+    hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    wrote = [] if output is None else [f"wrote {output}"]
+    terminal.show(terminal.prediction_table(predictions, hyperparameters), *wrote)

@@ -1,0 +1,123 @@
+"""The commands on the central path: `perturb-nc flow` and `perturb-nc depth`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perturb_nc.cli.arguments import (
+    MOST_VALUES,
+    Beta,
+    File,
+    Folder,
+    Json,
+    LambdaH,
+    LambdaW,
+    Reference,
+    layers_in,
+    name_of,
+    refuse_file,
+)
+
+
+def flow(
+    file: File,
+    lambda_w: LambdaW,
+    lambda_h: LambdaH,
+    beta: Beta = 0.0,
+    until_time: Annotated[float, typer.Option(help="last flow time")] = 10.0,
+    points: Annotated[int, typer.Option(help="times kept: 0, then evenly in their log")] = 40,
+    reference: Reference = None,
+    output: Folder = Path("results/flow"),
+    as_json: Json = False,
+) -> None:
+    """The central path from a layer, and (β = 0) the later layers where they lie on it."""
+    import numpy as np
+
+    from perturb_nc.show import terminal
+    from perturb_nc.show.labels import literal
+    from perturb_nc.show.plots import plot_flow
+    from perturb_nc.storage import json_text, replacing, write_json
+    from perturb_nc.study.depth import calibrate_depth
+    from perturb_nc.theory.flow.central_path import central_path_flow
+    from perturb_nc.theory.flow.path import scaled_traces
+    from perturb_nc.validation import at_least, at_most, positive
+
+    last = positive(until_time, "until_time")
+    count = at_most(at_least(points, 3, "points"), MOST_VALUES, "points")
+    times = [0.0, *np.geomspace(last / 1000, last, count - 1).tolist()]
+    refuse_file(output)
+    layers, left_out = terminal.of_one_width(layers_in(file), reference)
+    start = next(iter(layers))
+    path = central_path_flow(
+        layers[start], lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, times=times
+    )
+    calibration = None
+    if beta == 0 and len(layers) > 1:  # with an anchor ÑC1 may rise again, and place a layer twice
+        calibration = calibrate_depth(layers, lambda_w=lambda_w, lambda_h=lambda_h)
+    traces = scaled_traces(path)
+    record = {"layer": start, **terminal.flow_record(path, traces, calibration)}
+    title = f"Central path from {literal(start)} ({literal(file.name)})"
+    figure = plot_flow(path, traces, calibration, title=title)
+    with replacing(output / "flow.png") as picture:
+        figure.savefig(picture, dpi=150)
+    write_json(output / "path.json", record)
+    if as_json:
+        print(json_text(record))
+        return
+    terminal.show(
+        terminal.flow_table(path, traces),
+        *terminal.flow_lines(path, calibration, left_out),
+        *(f"wrote {output / name}" for name in ("path.json", "flow.png")),
+    )
+
+
+def depth(
+    files: Annotated[list[Path], typer.Argument(help="class statistics of the layers of networks")],
+    lambda_w: Annotated[float | None, typer.Option(help="λ_W, default: fitted")] = None,
+    lambda_h: LambdaH = 0.0,
+    metric: Annotated[
+        str, typer.Option(help="places the layers; one that is not there lists them all")
+    ] = "nc1_span",
+    reference: Reference = None,
+    fit: Annotated[list[str] | None, typer.Option(help="layer to fit λ_W to; repeatable")] = None,
+    output: Folder = Path("results/depth"),
+    as_json: Json = False,
+) -> None:
+    """Place the layers of networks on the central path; its predictions beside measurements."""
+    from perturb_nc.show import terminal
+    from perturb_nc.show.labels import literal
+    from perturb_nc.show.plots import plot_depth
+    from perturb_nc.storage import json_text, replacing, write_json
+    from perturb_nc.study.depth import calibrate_depth
+
+    if lambda_w is not None and fit:
+        raise ValueError(f"fit is for fitting λ_W; leave out --lambda-w {lambda_w:g} or --fit")
+    stems = [name_of(file) for file in files]
+    if len(set(stems)) < len(stems):
+        raise ValueError(f"files must differ in name, which names their figures; got {stems}")
+    refuse_file(output)
+    networks = {file: terminal.of_one_width(layers_in(file), reference) for file in files}
+    placed = {}
+    for file, (layers, _) in networks.items():  # all of them, before anything is written
+        try:
+            placed[file] = calibrate_depth(
+                layers, lambda_w=lambda_w, lambda_h=lambda_h, metric=metric, fit=fit or None
+            )
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    records = {}
+    for file, c in placed.items():
+        left_out = networks[file][1]
+        errors, judged = terminal.median_errors(c, fit or [])
+        records[name_of(file)] = terminal.depth_record(c, errors, judged, left_out)
+        figure = output / f"depth-{name_of(file)}.png"
+        with replacing(figure) as picture:
+            names = literal(file.name), literal(c.start)
+            title = f"{names[0]}: layers placed by {metric} on the path from {names[1]}"
+            plot_depth(c, title=title).savefig(picture, dpi=150)
+        if not as_json:
+            lines = terminal.depth_lines(errors, judged, left_out)
+            terminal.show(terminal.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
+    write_json(output / "depth.json", records)
+    print(json_text(records) if as_json else f"wrote {output / 'depth.json'}")

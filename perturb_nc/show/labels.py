@@ -1,0 +1,127 @@
+"""What every table, figure and page calls a quantity, and how it draws a side: the one list.
+
+The colours are those of Okabe & Ito, which colour-blind readers tell apart, each darkened or
+lightened until it is legible on the ground it stands on.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Label:
+    """How a quantity is written.
+
+    Attributes:
+        symbol: in tables and legends.
+        meaning: its definition, in a line.
+        title: of an axis, in the mathematics of matplotlib.
+    """
+
+    symbol: str
+    meaning: str
+    title: str
+
+    @property
+    def line(self) -> str:
+        """Symbol and meaning."""
+        return f"{self.symbol}: {self.meaning}"
+
+
+LABELS = {
+    "nc1_trace": Label(
+        "ÑC1",
+        "tr Σ_W / tr Σ_B",
+        r"$\widetilde{\mathrm{NC1}} = \mathrm{tr}\,\Sigma_W / \mathrm{tr}\,\Sigma_B$",
+    ),
+    "nc1_span": Label(
+        "ÑC1 in the span",
+        "tr PΣ_W / tr Σ_B, P: span of class means",
+        r"$\widetilde{\mathrm{NC1}}$ in the span of the means",
+    ),
+    "nc1": Label(
+        "NC1",
+        "tr(Σ_W Σ_B†) / K",
+        r"$\mathrm{NC1} = \mathrm{tr}(\Sigma_W \Sigma_B^\dagger) / K$",
+    ),
+    "cdnv": Label(
+        "CDNV",
+        "class-distance normalised variance",
+        "CDNV: class-distance normalised variance",
+    ),
+    "nc2_etf": Label(
+        "NC2", "distance of class means to a simplex ETF", "NC2: distance to a simplex ETF"
+    ),
+    "nc2_equinorm": Label(
+        "NC2 norms",
+        "spread of the norms of the class means over their mean",
+        "NC2: std / mean of the norms",
+    ),
+    "nc2_equiangular": Label(
+        "NC2 angles",
+        "mean of |cos + 1/(K-1)| over pairs of classes",
+        r"NC2: mean $|\cos + 1/(K-1)|$",
+    ),
+    "within_share": Label(
+        "within share",
+        "tr Σ_W / (tr Σ_W + tr Σ_B)",
+        r"$\mathrm{tr}\,\Sigma_W / (\mathrm{tr}\,\Sigma_W + \mathrm{tr}\,\Sigma_B)$",
+    ),
+    "nc3_duality": Label(
+        "NC3", "distance of the weight to the class means", "NC3: distance of weight and means"
+    ),
+    "top_eigenvalues": Label(
+        "eigenvalues",
+        "first five eigenvalues of Σ_W / tr Σ_B, median",
+        r"eigenvalues of $\Sigma_W / \mathrm{tr}\,\Sigma_B$",
+    ),
+    "lambda_w": Label("λ_W", "weight of |W|²/(2K)", r"$\lambda_W$"),
+    "lambda_h": Label("λ_H", "weight of |H|²/(2N)", r"$\lambda_H$"),
+    "beta": Label("β", "weight of |H - H0|²/(2N)", r"$\beta$"),
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """How measurements, or the predictions of one model, are drawn.
+
+    Attributes:
+        light, dark: colour on a light and on a dark ground.
+        both: legible on either.
+        marker, line: of matplotlib.
+        symbol, dash: of plotly.
+    """
+
+    light: str
+    dark: str
+    both: str
+    marker: str
+    line: str
+    symbol: str
+    dash: str
+
+
+SIDES = {
+    "measured": Side("#1b1f24", "#f2f4f6", "#7d8894", "o", "-", "circle", "solid"),
+    "path": Side("#0072b2", "#56b4e9", "#2a8fd0", "v", "-", "diamond", "dash"),
+    "pair": Side("#d55e00", "#f28e4b", "#e0701c", "D", "-", "square", "dashdot"),
+    "shrinkage": Side("#00795a", "#35c59c", "#0f9e78", "s", "--", "triangle-up", "dot"),
+    "interpolation": Side("#b0578d", "#e59ac6", "#c973a5", "^", ":", "triangle-down", "longdash"),
+    "unchanged": Side("#757575", "#a9a9a9", "#8c8c8c", "x", "-.", "x", "longdashdot"),
+}
+SIDES["optimum"] = SIDES["pair"]  # of (1): with chosen parameters rather than fitted ones
+
+
+def symbol(quantity: str) -> str:
+    """How a quantity is written in tables; its own name where no symbol is known."""
+    return LABELS[quantity].symbol if quantity in LABELS else quantity
+
+
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def literal(text: str) -> str:
+    """A name as text of a matplotlib figure, where dollars would enclose mathematics."""
+    return text.replace("$", r"\$")
