@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.collapse import simplex_etf
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
 from perturb_nc.theory.vicinity.frame import NearestFrame, nearest_frame
 from perturb_nc.theory.vicinity.jet import Jet
