@@ -14,7 +14,7 @@ from .study.compare import compare_layers
 from .study.comparison import error_table, load_comparison, save_comparison
 from .study.depth import calibrate_depth
 from .study.fit import fit_regularization
-from .study.resampling import bootstrap_intervals
+from .study.resampling import sampling_intervals
 from .study.sweep import sweep
 from .theory import deep
 from .theory.batch import minimize_batch
@@ -37,7 +37,7 @@ __all__ = [  # noqa: RUF022 - by purpose
     "CollapseMetrics",
     "CollapseMonitor",
     "StatisticsBuilder",
-    "bootstrap_intervals",
+    "sampling_intervals",
     "collapse_metrics",
     "collect_features",
     "collect_statistics",

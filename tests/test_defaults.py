@@ -12,6 +12,7 @@ import xarray as xr
 import perturb_nc as pnc
 from perturb_nc import sample_metrics
 from perturb_nc.measure.reductions import random_projection
+from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.deep.anchored import AnchoredDeepProblem, minimize_anchored
 from perturb_nc.theory.deep.collapse import deep_collapse_optimum
 from perturb_nc.theory.deep.strongly_regular import strongly_regular_solution
@@ -128,10 +129,26 @@ VERBS = {
     "sweep": lambda: pnc.sweep(
         statistics(), lambda_w=[0.05], lambda_h=[0.02], beta=[0.5, 1.0], flow_times=[1.0]
     ),
-    "align": lambda: pnc.align(optimum().statistics, statistics()),
-    "bootstrap_intervals": lambda: pnc.bootstrap_intervals(
-        {"a": NEAR.copy()}, np.array(LABELS), replicates=5
+    "compare_layers": lambda: pnc.compare_layers(
+        {
+            "a": statistics(),
+            "b": optimum().statistics,
+            "c": pnc.minimize(problem(beta=0.1)).statistics,
+        },
+        name="net",
+        lambda_w=0.05,
+        lambda_h=0.02,
     ),
+    "cross entropy": lambda: pnc.minimize(
+        CrossEntropyProblem(NEAR.copy(), np.array(LABELS), **KEYS, beta=0.7)
+    ),
+    "cross-entropy response": lambda: pnc.linear_response(
+        pnc.minimize(CrossEntropyProblem(NEAR.copy(), np.array(LABELS), **KEYS, beta=0.7)),
+        NEAR.copy(),
+        np.array(LABELS),
+    ).apply(NEAR[::-1].copy()),
+    "align": lambda: pnc.align(optimum().statistics, statistics()),
+    "sampling_intervals": lambda: pnc.sampling_intervals({"a": NEAR.copy()}, np.array(LABELS)),
     "collect_statistics": lambda: pnc.collect_statistics(network(), loader()),
     "random_projection": lambda: pnc.collect_statistics(
         network(), loader(), reduce=random_projection(2)
@@ -151,7 +168,7 @@ VERBS = {
 }
 
 
-SLOW = ("fit_regularization", "calibrate_depth", "minimize_anchored")
+SLOW = ("compare_layers", "fit_regularization", "calibrate_depth", "minimize_anchored")
 names = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in VERBS]
 )
@@ -209,12 +226,18 @@ def test_the_default_device_changes_nothing(name, usual):
     assert found == usual[name]
 
 
-def test_what_is_made_of_numbers_says_its_dtype():
-    makers = {"empty", "eye", "linspace", "logspace", "ones", "rand", "randn", "zeros"}
+def test_what_is_made_of_numbers_says_its_dtype_and_what_is_drawn_its_device():
+    floats = {"empty", "eye", "linspace", "logspace", "ones", "rand", "randn", "zeros"}
+    drawn = {"rand", "randn", "randint", "randperm"}
     found = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
-            made = isinstance(node, ast.Call) and ast.unparse(node.func).removeprefix("torch.")
-            if made in makers and "dtype" not in {keyword.arg for keyword in node.keywords}:
+            if not isinstance(node, ast.Call):
+                continue
+            maker = ast.unparse(node.func).removeprefix("torch.")
+            said = {keyword.arg for keyword in node.keywords}
+            if (maker in floats and "dtype" not in said) or (
+                maker in drawn and "device" not in said
+            ):
                 found.append(f"{path.relative_to(PACKAGE)}:{node.lineno} {ast.unparse(node)}")
     assert found == []

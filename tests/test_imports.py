@@ -9,7 +9,7 @@ import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
-GROUND |= {"joint_statistics", "metrics", "metric_tangents", "sample_metrics"}
+GROUND |= {"joint_statistics", "metrics", "metric_tangents", "sample_metrics", "sampling"}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "storage": {"validation"},
@@ -20,6 +20,7 @@ LAYERS = {  # what each part may import from the package, beside itself
     "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
     "metrics": {"validation", "moments", "span_statistics"},
     "metric_tangents": {"moments", "metrics"},
+    "sampling": {"moments", "statistics", "span_statistics", "metrics"},
     "sample_metrics": {"validation", "statistics"},
     "theory": GROUND,
     "measure": GROUND,

@@ -20,11 +20,10 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.predict import LayerPrediction, predict_layers
-from perturb_nc.study.resampling import bootstrap_intervals
+from perturb_nc.study.resampling import sampling_intervals
 from perturb_nc.validation import nonnegative, positive
 
 WIDTH, BLOCKS = 64, 5
-REPLICATES = 60  # of the bootstrap
 TRAINING = TrainingConfig(
     epochs=200, batch_size=64, learning_rate=0.05, milestones=(100, 150), weight_decay=5e-3
 )
@@ -88,7 +87,7 @@ def run_demo(
     _write(folder, result, config)
     save_layers(statistics, folder / "statistics.safetensors", {"data": "digits, train"})
     samples = collect_features(model, batches(train_set, 512), layers=layers)
-    intervals = bootstrap_intervals(*samples, replicates=REPLICATES)
+    intervals = sampling_intervals(*samples)
     comparison = _comparison(statistics, hyperparameters, intervals)
     write_report([comparison], folder / "report.html", title="A residual MLP on digits")
     names = ("statistics.safetensors", "predictions.json", "layers.png", "report.html")

@@ -60,17 +60,22 @@ def metrics(
     """Every collapse metric of every layer in FILE."""
     from perturb_nc.layer_files import load_layers
     from perturb_nc.metrics import collapse_metrics
+    from perturb_nc.sampling import debiased_metrics, sampling_note
     from perturb_nc.show import terminal
     from perturb_nc.storage import json_text, read_arrays
 
     w = None if weight is None else pick(read_arrays(weight), "weight", weight)
     found = load_layers(statistics_file(file), span=True)  # statistics in a span have metrics too
     layers = {name or name_of(file): s for name, s in found.items()}
-    records = {name: collapse_metrics(s, w).as_dict() for name, s in layers.items()}
+    records = {
+        name: {**collapse_metrics(s, w).as_dict(), **debiased_metrics(s).as_dict()}
+        for name, s in layers.items()
+    }
     if as_json:
         print(json_text(records))
         return
-    terminal.show(*terminal.metrics_tables(records, title=str(file)))
+    notes = [f"{name}: {note}" for name, s in layers.items() if (note := sampling_note(s))]
+    terminal.show(*terminal.metrics_tables(records, title=str(file)), *notes)
 
 
 def predict(

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,7 +55,7 @@ class EpochFile:
     """
 
     def __init__(self, path: Path) -> None:
-        if "://" in str(path) or ":/" in str(path)[:8]:
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
             raise ValueError(f"path must be a local file, got {path}; copy it there afterwards")
         if path.suffix not in _STARTS:
             raise ValueError(f"path must end in .jsonl or .csv, got {path}")
@@ -62,6 +63,7 @@ class EpochFile:
             raise ValueError(f"path must be a regular file, got {path}; give another")
         self._path, self._csv = path, path.suffix == ".csv"
         self._waiting: list[Mapping[str, Any]] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             self._check()
 
@@ -73,7 +75,6 @@ class EpochFile:
         """Add one epoch: scalars, and "layers" with the metrics of each."""
         self._waiting.append(record)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             end = self._mend()
             if self._csv:
                 self._append_rows()

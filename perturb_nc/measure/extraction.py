@@ -62,10 +62,11 @@ def collect_statistics(
     The layers are the modules reached from the root by opening containers: Sequential, ModuleList,
     ModuleDict, TransformerEncoder and TransformerDecoder, and the bare modules that tracing by
     torch.fx leaves. A module of another class that holds a list of two or more blocks of one class
-    (an encoder) is opened too, and stands behind its blocks. Dropout, Identity and Flatten are
-    skipped. Wrappers (parallel, compiled, sharded) have no name of their own: their inner module
-    is named; at the root, and where code is compiled, it runs uncompiled in this process. The k-th
-    call of a module within one forward pass is reported as "name#k" from k = 2 on.
+    (an encoder; blocks of more than single operations) is opened too, and stands behind its blocks.
+    Dropout, Identity and Flatten are skipped. Wrappers (parallel, compiled, sharded) have no name
+    of their own: their inner module is named; at the root, and where code is compiled, it runs
+    uncompiled in this process. The k-th call of a module within one forward pass is reported as
+    "name#k" from k = 2 on.
 
     The model runs in eval mode without gradients, on its own device, on copies of the inputs; its
     modes, the generators of random numbers and hooks are as before whatever happens. Reductions
@@ -184,7 +185,7 @@ def collect_features(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Features (N, d) of every layer, and the labels (N,): what `collect_statistics` reduces.
 
-    For what needs the samples themselves, as `perturb_nc.bootstrap_intervals`. All of them are
+    For what needs the samples themselves, as `perturb_nc.sampling_intervals`. All of them are
     kept, as copies that no model overwrites: choose layers and samples with memory in mind.
 
     Args:
@@ -202,8 +203,15 @@ def collect_features(
         labels.setdefault(name, []).append(y.clone())
 
     walk_layers(model, loader, take, layers=layers, at=at, reduce=reduce, unpack=unpack)
-    first = next(iter(labels.values()))
-    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(first)
+    found = {name: torch.cat(parts) for name, parts in labels.items()}
+    first, y = next(iter(found.items()))
+    for name, other in found.items():
+        if not torch.equal(y, other.to(y.device)):
+            raise ValueError(
+                f"layers {first!r} and {name!r} have {len(y)} and {len(other)} samples, and other "
+                "labels; choose layers, or another reduce"
+            )
+    return {name: torch.cat(parts) for name, parts in features.items()}, y
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -89,6 +96,11 @@ def counts_at_hand(
 ) -> Int64[Tensor, "K"] | None:
     """Samples of each class of a loader that is in memory; None where that takes a pass."""
     parts: list[Any] = []
+    if isinstance(loader, DataLoader) and type(loader.sampler) in (
+        SequentialSampler,
+        RandomSampler,
+    ):
+        loader = loader.dataset if loader.collate_fn is default_collate else None
     if isinstance(loader, Dataset):
         parts = [loader.labels]
     elif isinstance(loader, TensorDataset) and len(loader.tensors) == 2:
@@ -233,6 +245,7 @@ class _Placement:
 
 def _own_samples(loader: object) -> int | None:
     """How many samples of this process are no repetition; None when all are its own."""
+    _check_even_batches(loader)
     sampler = getattr(loader, "sampler", None)
     if not isinstance(sampler, DistributedSampler):
         return None
@@ -245,6 +258,21 @@ def _own_samples(loader: object) -> int | None:
             f"{sampler.total_size}), and which ones is not known; make it with drop_last=True"
         )
     return max(0, -((sampler.rank - total) // sampler.num_replicas))
+
+
+def _check_even_batches(loader: Any) -> None:
+    """ValueError for batches that accelerate fills up with samples of other processes."""
+    shard: Any = getattr(loader, "batch_sampler", None)
+    processes = getattr(shard, "num_processes", 1)
+    if processes < 2 or not getattr(shard, "even_batches", False):
+        return
+    size = shard.batch_size if shard.split_batches else shard.batch_size * processes
+    total = len(loader.dataset)
+    if total % size:
+        raise ValueError(
+            f"{type(shard).__name__} repeats samples to fill up its processes ({total} in batches "
+            f"of {size} altogether); prepare the loader with even_batches=False"
+        )
 
 
 def _first(call: Call, count: int) -> Call:

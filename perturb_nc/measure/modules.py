@@ -144,11 +144,15 @@ def _is_opened(module: nn.Module) -> bool:
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """A list of two or more blocks of one class."""
+    """A list of two or more blocks of one class, made of more than single operations.
+
+    The convolutions of a branch, each with its normalisation, are no blocks of an encoder.
+    """
     if not isinstance(module, _LISTS):
         return False
     blocks = [child for _, child in _children(module)]
-    return len(blocks) > 1 and len({type(b) for b in blocks}) == 1 and bool(blocks[0]._modules)
+    alike = len(blocks) > 1 and len({type(block) for block in blocks}) == 1
+    return alike and any(part._modules for block in blocks for _, part in _children(block))
 
 
 def _holds_stack(module: nn.Module) -> bool:

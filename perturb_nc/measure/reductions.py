@@ -119,9 +119,11 @@ def _layout(module: nn.Module, x: Tensor) -> str:
     """ "channels" or "tokens": along which axes positions lie; ValueError where nothing says."""
     if isinstance(module, _CHANNELS_FIRST):
         return "channels"
-    if _batch_first(module) is not None or (isinstance(module, nn.LayerNorm | nn.Linear)):
+    # Not subclasses of LayerNorm: those of ConvNeXt normalise the second axis.
+    last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
+    if _batch_first(module) is not None or last:
         return "tokens"
-    # Squares followed by another number look like (N, H, W, C), as of Swin or ConvNeXt.
+    # Squares followed by another number look like (N, H, W, C), as of Swin.
     if x.ndim > 3 and not (x.ndim == 4 and x.shape[1] == x.shape[2] != x.shape[3]):
         return "channels"
     choices = "; ".join(f"{n!r}: {REDUCTIONS[n]}" for n in (*_TOKENS, "channels", "flatten"))
@@ -139,6 +141,11 @@ def _mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def _of_tokens(how: str, x: Tensor, labels: Tensor, mask: Tensor | None) -> _Reduced:
     """Features of (N, tokens…, C); what an attention mask calls padding counts for nothing."""
+    if x.ndim == 4 and x.shape[1] != x.shape[2] == x.shape[3] > 1:
+        raise ValueError(
+            f"activations of shape {tuple(x.shape)} look like (N, C, H, W), and reduce={how!r} is "
+            "for channels last; choose layers, or give a function"
+        )
     if how == "tokens" and mask is None:
         return _mean(x, tuple(range(1, x.ndim - 1))), labels
     if x.ndim > 3 and how != "all_tokens":

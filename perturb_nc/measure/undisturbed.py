@@ -25,6 +25,7 @@ def undisturbed(model: nn.Module, loader: object) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # compiled code passes by hooks
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_generators_kept(loader))
+        stack.enter_context(_layer_by_layer())
         stack.enter_context(_on_one_device(model))
         stack.enter_context(_evaluating(model))
         yield
@@ -66,6 +67,17 @@ def _generators(loader: object) -> Iterator[tuple[Callable[[], Any], Callable[[A
         generator = getattr(owner, "generator", None)
         if isinstance(generator, torch.Generator):
             yield generator.get_state, generator.set_state
+
+
+@contextmanager
+def _layer_by_layer() -> Iterator[None]:
+    """Encoders of torch run their layers on ordinary tensors, not the fused path of eval mode."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager

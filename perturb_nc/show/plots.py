@@ -55,7 +55,7 @@ def plot_flow(
     *,
     title: str,
 ) -> Figure:
-    """Metrics and the two traces of Theorem 3.1 along a path, with the layers placed on it.
+    """Metrics and `scaled_traces` along a path, with the layers placed on it.
 
     Args:
         path: from t = 0 on.

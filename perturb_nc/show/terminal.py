@@ -98,7 +98,7 @@ def spectrum_tables(result: NearCollapseSpectrum) -> tuple[Table, Table, str]:
 
 
 def flow_table(path: FlowPath, traces: Mapping[str, Sequence[float]]) -> Table:
-    """A few times of a path, first and last among them: metrics, and traces of Theorem 3.1."""
+    """A few times of a path, first and last among them: metrics, and `scaled_traces`."""
     values = {"lambda_w": path.lambda_w, "lambda_h": path.lambda_h, "beta": path.beta}
     table = Table(title=_title(values), box=SIMPLE_HEAD)
     symbols = [symbol(m) for m in _ALONG_A_PATH]

@@ -20,7 +20,7 @@ from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import nonnegative, positive
 
 
@@ -66,7 +66,7 @@ def compare_layers(
             connections.
         parameters: another comparison (of another network, epoch or split, with layers of the
             same names), from which all parameters are taken: nothing is fitted then.
-        intervals: of `bootstrap_intervals`, kept beside the measurements.
+        intervals: of `sampling_intervals`, kept beside the measurements.
         on_layer: called with the name of each layer that is done.
 
     Returns:

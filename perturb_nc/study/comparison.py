@@ -12,7 +12,7 @@ from perturb_nc.layer_files import statistics_sha256
 from perturb_nc.storage import existing, write_json
 from perturb_nc.study.quantities import EIGENVALUES, QUANTITIES, log_ratio, quantities
 from perturb_nc.study.rivals import RIVALS, Stage
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 
 MODELS = ("path", "pair", *RIVALS)
 TOP = 5  # eigenvalues of Σ_W that the errors count

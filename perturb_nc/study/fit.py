@@ -10,7 +10,7 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.misfit import Misfit, misfit
 from perturb_nc.study.profile import profile_interval
 from perturb_nc.theory.minimize import Solution
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, nonnegative, positive
 

@@ -16,7 +16,8 @@ from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
+from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
 
@@ -82,7 +83,9 @@ class Misfit:
             for n in HYPERPARAMETERS
         ]
         settings = list(product(*axes))
-        columns = dict(zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True))
+        columns: dict[str, Any] = dict(
+            zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True)
+        )
         found = minimize_batch(
             self._reference, **columns, bias=self._bias, tol=1e-6, max_steps=_NEWTON_STEPS
         )

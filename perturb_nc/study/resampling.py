@@ -1,74 +1,214 @@
-"""How much of a measured metric is chance: the bootstrap over samples."""
+"""How much of a measured metric is chance: the jackknife over samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float64, Int64
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from torch import Tensor
 
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.sampling import SampleMoments, unbiased_square
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.study.quantities import QUANTITIES, quantities
-from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least
+from perturb_nc.study.quantities import QUANTITIES
+from perturb_nc.validation import ArrayLike, as_labels, checked_features
+
+_BYTES = 32 * 2**20  # of K×K tables of samples left out
+_WORK = 1e12  # operations on them at most
+_WIDEST = 1.0  # standard error or bias of a logarithm; beyond it an interval says nothing
+_BLURRED = 0.2  # relative error of tr Σ_B, above which angles and norms of the means are noise
+_RATIOS = ("nc1_trace", "within_share")
 
 
-def bootstrap_intervals(
+def sampling_intervals(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
     *,
-    replicates: int = 200,
     level: float = 0.95,
-    seed: int = 0,
-    on_replicate: Callable[[int], None] | None = None,
+    on_layer: Callable[[str], None] | None = None,
 ) -> xr.DataArray:
-    """Percentile intervals of the collapse metrics of layers, over resampled samples.
+    """Confidence intervals of the collapse metrics that the samples of layers were drawn with.
 
-    Every replicate draws n_k samples of each class with replacement (the class sizes are part of
-    the design), the same for all layers, and takes their class statistics; the interval holds the
-    middle `level` of the replicates (Efron 1979). Variability within a class that is estimated from
-    n samples in d dimensions comes out a share of about 1/n_k too small, in replicates twice.
+    The metrics are debiased (`perturb_nc.sampling`); leaving out every sample once tells their
+    standard errors and what is left of the bias (the stratified jackknife), from inner products
+    with the class means alone. Nothing is drawn at random. The interval is symmetric in the
+    logarithm; for nc1_trace = T/B and within_share it holds the θ with |T - θB| <= z s(θ), s the
+    error of the difference (Fieller 1954), and has no upper end where B may be 0. Plain metrics
+    may lie outside: their bias may exceed the error.
+
+    NaN where it cannot be had, with the reason in `attrs["reasons"]`: too few samples for their
+    spread, classes of less than 4 samples, fewer dimensions than K - 1 for NC1, very many classes.
 
     Args:
         features: layer → (N, d), as many samples in each.
         labels: (N,) in 0..K-1.
-        replicates: number of resamples.
-        level: share of them inside the interval, in (0, 1).
-        seed: of the resampling.
-        on_replicate: called with the number of replicates done.
+        level: wanted coverage, in (0, 1).
+        on_layer: called with the name of every layer done.
 
     Returns:
         (bound, layer, quantity) with bounds "low" and "high", for `compare_layers(intervals=...)`.
 
     Raises:
-        ValueError: no layers, layers of different N, a level outside (0, 1), replicates < 2.
+        ValueError: no layers, layers of different N, a level outside (0, 1).
 
-    Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
+    Source: Efron & Stein 1981, "The jackknife estimate of variance"; coverage: docs/numerical.md.
     """
     if not features:
         raise ValueError("features must hold at least one layer, got none")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}; 0.95 is usual")
-    at_least(replicates, 2, "replicates")
-    layers = {name: as_features(x) for name, x in features.items()}
+    layers = {name: checked_features(x) for name, x in features.items()}
     sizes = {name: len(x) for name, x in layers.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"features must have one number of samples, got {sizes}")
-    y = as_labels(labels, next(iter(sizes.values()))).cpu()
-    order, starts = torch.argsort(y, stable=True), torch.bincount(y).cumsum(0) - torch.bincount(y)
-    generator = torch.Generator().manual_seed(seed)
-    found = np.empty((replicates, len(layers), len(QUANTITIES)))
-    for i in range(replicates):
-        place = torch.rand(len(y), generator=generator, dtype=torch.float64, device="cpu")
-        drawn = order[starts[y] + (place * torch.bincount(y)[y]).long()]
-        for j, x in enumerate(layers.values()):
-            statistics = ClassStatistics.from_features(x[drawn.to(x.device)], y.to(x.device))
-            found[i, j] = quantities(collapse_metrics(statistics))
-        if on_replicate is not None:
-            on_replicate(i + 1)
-    share = (1 - level) / 2
+    y = as_labels(labels, next(iter(sizes.values())))
+    z = float(ndtri((1 + level) / 2))
+    found = np.full((2, len(layers), len(QUANTITIES)), np.nan)
+    reasons = []
+    for place, (name, x) in enumerate(layers.items()):
+        found[:, place], why = _intervals(x, y.to(x.device), z)
+        reasons += [f"{name}, {quantity}: {reason}" for quantity, reason in why.items()]
+        if on_layer is not None:
+            on_layer(name)
     return xr.DataArray(
-        np.quantile(found, [share, 1 - share], axis=0),
+        found,
         dims=("bound", "layer", "quantity"),
         coords={"bound": ["low", "high"], "layer": list(layers), "quantity": list(QUANTITIES)},
-        attrs={"replicates": replicates, "level": level, "seed": seed},
+        attrs={"level": level, "method": "jackknife", "reasons": "; ".join(reasons)},
     )
+
+
+def _intervals(
+    x: Tensor, y: Int64[Tensor, "N"], z: float
+) -> tuple[NDArray[np.float64], dict[str, str]]:
+    """Bounds of every quantity, and why some are NaN."""
+    statistics = ClassStatistics.from_features(x, y)
+    found = np.full((2, len(QUANTITIES)), np.nan)
+    k, n = statistics.num_classes, statistics.num_samples
+    if (fewest := int(statistics.counts.min())) < 4:
+        return found, dict.fromkeys(QUANTITIES, f"a class has {fewest} samples, and 4 are needed")
+    if n * k**3 > _WORK:
+        return found, dict.fromkeys(QUANTITIES, f"K = {k} classes of {n} samples are too many")
+    whole = SampleMoments.of(statistics)
+    own = {name: value.item() for name, value in _logarithms(whole).items()}
+    parts = [_logarithms(part) for part in _left_out(whole, statistics, x, y)]
+    left = {name: torch.cat([part[name] for part in parts]) for name in own}
+    spread = _Jackknife(y, statistics.counts.double())
+    blurred = spread.covariance(left["between"], left["between"]) ** 0.5 / abs(own["between"])
+    reasons: dict[str, str] = {}
+    for place, name in enumerate(QUANTITIES):
+        if name in _RATIOS:
+            found[:, place] = _ratio_interval(own, left, spread, z, name == "within_share")
+            continue
+        if not (torch.isfinite(left[name]).all() and np.isfinite(own[name])):
+            reasons[name] = "the noise of the class means hides them"
+            if name.startswith("nc1") and not whole.full:
+                reasons[name] = "fewer dimensions than K - 1"
+            continue
+        if name.startswith("nc2") and blurred > _BLURRED:
+            reasons[name] = f"tr Σ_B is known to {blurred:.0%} only"
+            continue
+        error = spread.covariance(left[name], left[name]) ** 0.5
+        bias = spread.bias(left[name], own[name])
+        if max(error, abs(bias)) > _WIDEST:
+            reasons[name] = f"too few samples: standard error {error:.2g}, bias {bias:.2g} of a log"
+            continue
+        found[:, place] = np.exp(own[name] - bias + np.array([-z, z]) * error)
+    return found, reasons
+
+
+def _logarithms(moments: SampleMoments) -> dict[str, Tensor]:
+    """Logarithms of the metrics, and the numerator and denominator of ÑC1 as they are."""
+    values = moments.values()
+    result = {name: values[name].log() for name in QUANTITIES if name not in _RATIOS}
+    between = moments.true_gram().diagonal(dim1=-2, dim2=-1).sum(-1) / moments.gram.shape[-1]
+    return {**result, "within": moments.within_trace(), "between": between}
+
+
+@dataclass(frozen=True)
+class _Jackknife:
+    """Standard errors and bias from values with every sample left out once, class by class."""
+
+    labels: Int64[Tensor, "N"]
+    counts: Float64[Tensor, "K"]
+
+    def _means(self, values: Float64[Tensor, "N"]) -> Float64[Tensor, "K"]:
+        return torch.zeros_like(self.counts).index_add_(0, self.labels, values) / self.counts
+
+    def covariance(self, one: Float64[Tensor, "N"], other: Float64[Tensor, "N"]) -> float:
+        """Σ_k (n_k - 1)/n_k Σ_i (a_ki - ā_k)(b_ki - b̄_k)."""
+        a, b = (values - self._means(values)[self.labels] for values in (one, other))
+        return (((self.counts - 1) / self.counts)[self.labels] * a * b).sum().item()
+
+    def bias(self, values: Float64[Tensor, "N"], whole: float) -> float:
+        """Σ_k (n_k - 1)(ā_k - a)."""
+        return ((self.counts - 1) * (self._means(values) - whole)).sum().item()
+
+
+def _ratio_interval(
+    own: Mapping[str, float], left: Mapping[str, Tensor], spread: _Jackknife, z: float, share: bool
+) -> list[float]:
+    """{θ >= 0: (T - θB)² <= z² var(T - θB)}; of θ/(1 + θ) for a share."""
+    t, b = own["within"], own["between"]
+    tt = z**2 * spread.covariance(left["within"], left["within"])
+    tb = z**2 * spread.covariance(left["within"], left["between"])
+    bb = z**2 * spread.covariance(left["between"], left["between"])
+    square, half, rest = b**2 - bb, t * b - tb, t**2 - tt
+    root = max(half**2 - square * rest, 0.0) ** 0.5
+    if square > 0:
+        low, high = (half - root) / square, (half + root) / square
+    else:  # B may be 0: no upper end
+        low, high = rest / (half + root) if half + root > 0 else 0.0, np.inf
+    low = max(low, 0.0)
+    return [low / (1 + low), high / (1 + high) if high < np.inf else 1.0] if share else [low, high]
+
+
+def _left_out(
+    whole: SampleMoments, statistics: ClassStatistics, x: Tensor, y: Int64[Tensor, "N"]
+) -> Iterator[SampleMoments]:
+    """The moments of all samples but one, for every one: chunks of b of them."""
+    k, free = statistics.num_classes, statistics.num_samples - statistics.num_classes
+    means = statistics.centered_means
+    within = statistics.within * (statistics.num_samples / free)
+    read = within @ means.mT
+    square, size = within.square().sum(), within.diagonal().sum()
+    rows = max(1, min(_BYTES // (8 * 8 * k**2), _BYTES // (8 * x.shape[1])))
+    for start in range(0, len(x), rows):
+        classes = y[start : start + rows]
+        deviation = x[start : start + rows].double() - statistics.means[classes]
+        n = whole.counts[classes]
+        norm = deviation.square().sum(1)
+        image = ((deviation @ within) * deviation).sum(1)  # δᵀΣ_Wδ
+        own = torch.nn.functional.one_hot(classes, k).double()
+        a, u = own - 1 / k, 1 / (n - 1)  # M̃ loses a uδᵀ
+        seen, image_seen = deviation @ means.mT, deviation @ read
+        # Σ_W becomes grow (Σ_W - share δδᵀ): a sample out of a class of n takes n/(n-1) δδᵀ away.
+        grow, share = free / (free - 1), n / (n - 1) / free
+        moved = seen - a * (u * norm)[:, None]
+        spread = _moved(whole.spread, a, image_seen * u[:, None], u**2 * image)
+        spread = grow * (spread - share[:, None, None] * moved[:, :, None] * moved[:, None, :])
+        variance = ((n - 1) * whole.variance[classes] - n / (n - 1) * norm) / (n - 2)
+        squares = grow**2 * (square - 2 * share * image + share**2 * norm**2)
+        sizes = grow * (size - share * norm)
+        yield replace(
+            whole,
+            gram=_moved(whole.gram, a, seen * u[:, None], u**2 * norm),
+            spread=spread,
+            variance=torch.where(own > 0, variance[:, None], whole.variance),
+            counts=whole.counts - own,
+            square=unbiased_square(squares, sizes, torch.full_like(sizes, free - 1)),
+        )
+
+
+def _moved(
+    table: Float64[Tensor, "K K"],
+    a: Float64[Tensor, "b K"],
+    cross: Float64[Tensor, "b K"],
+    own: Float64[Tensor, "b"],
+) -> Float64[Tensor, "b K K"]:
+    """(M̃ - auᵀ)X(M̃ - auᵀ)ᵀ from M̃XM̃ᵀ, M̃Xu and uᵀXu."""
+    half = a[:, :, None] * cross[:, None, :]
+    return table - half - half.mT + own[:, None, None] * a[:, :, None] * a[:, None, :]

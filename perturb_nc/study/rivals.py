@@ -113,11 +113,11 @@ def interpolation(stage: Stage) -> Prediction:
     first, *later = stage.names
     last = stage.names[-1]
     names = list(stage.measured[first].as_dict())
-    ends = [np.array([getattr(stage.measured[n], m) for m in names]) for n in (first, last)]
+    start, end = (np.array([getattr(stage.measured[n], m) for m in names]) for n in (first, last))
     metrics, spectra = {}, {}
     for number, name in enumerate(later, start=1):
         share = number / len(later)
-        values = between(*ends, share).tolist()
+        values = between(start, end, share).tolist()
         metrics[name] = CollapseMetrics(**dict(zip(names, values, strict=True)))
         spectra[name] = between(stage.spectra[first], stage.spectra[last], share)
     return Prediction(metrics, spectra, given=frozenset({last}))

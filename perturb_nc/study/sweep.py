@@ -25,7 +25,7 @@ from perturb_nc.study.sweep_plan import (
 from perturb_nc.study.sweep_store import SweepStore
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.flow.central_path import central_path_flows
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike
 
 Values = dict[str, NDArray[np.generic]]

@@ -16,7 +16,7 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.layer_files import statistics_sha256
 from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike, affordable, at_least, nonnegative, positive
 
 Region = dict[str, slice]

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from perturb_nc.study.sweep_plan import DERIVED, METRICS, SCALARS, STATUSES, Region
-from perturb_nc.theory.response import HYPERPARAMETERS
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import affordable
 
 _COMPARED = ("perturb_nc_version", "statistics_sha256")

@@ -12,9 +12,10 @@ from .cross_entropy.collapse import (
 )
 from .cross_entropy.minimize import CrossEntropySolution
 from .cross_entropy.response import CrossEntropyResponse
-from .flow.cascade import effective_complexity
+from .flow.cascade import Cascade, effective_complexity
 from .flow.central_path import central_path_flows
-from .flow.integrators import Exponential, FlowCost, Scipy
+from .flow.integrators import Exponential, Scipy
+from .flow.walk import FlowCost
 from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
@@ -22,6 +23,7 @@ from .spectrum import NearCollapseSpectrum
 from .vicinity.prediction import SmallVicinity
 
 __all__ = [
+    "Cascade",
     "Certificate",
     "CrossEntropyCollapse",
     "CrossEntropyResponse",

@@ -1,5 +1,6 @@
 """The optimum of (1) for many settings of the hyper-parameters at once."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,13 +11,17 @@ from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.moments import Moments
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
-from perturb_nc.theory.minimize import Points, Solution, descend, solution_at, starting_weight
+from perturb_nc.theory.descent import COUNTED, Descent, Points, descend
+from perturb_nc.theory.minimize import Solution, solution_at, starting_weight
+from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HYPERPARAMETERS, weight_response
+from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.regularization import settings as all_settings
+from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import outcome_tangents, point_tangent
 from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
@@ -51,7 +56,8 @@ class SolutionBatch:
     Attributes:
         statistics, bias: of the problems.
         lambda_w, lambda_h, beta: the settings.
-        objective, gradient_norm, steps, products, status: as in `Solution`.
+        objective, gradient_norm, steps, products, status, lowest_curvature, curvature_tolerance: as
+            in `Solution`.
         spectral_ratio, lower_bound, gap, is_global: as in `Certificate`.
         singular_values: of W, decreasing, (B, K).
         metrics: every field of CollapseMetrics, of the features H* read by the last layer W*.
@@ -67,6 +73,8 @@ class SolutionBatch:
     steps: Int64[Tensor, "B"]
     products: Int64[Tensor, "B"]
     status: list[Status]
+    lowest_curvature: Float64[Tensor, "B"]
+    curvature_tolerance: Float64[Tensor, "B"]
     spectral_ratio: Float64[Tensor, "B"]
     lower_bound: Float64[Tensor, "B"]
     gap: Float64[Tensor, "B"]
@@ -93,7 +101,10 @@ class SolutionBatch:
         own = {name: float(getattr(self, name)[i]) for name in HYPERPARAMETERS}
         problem = NearCollapseProblem(self.statistics, **own, bias=self.bias)
         return solution_at(
-            problem, self.weight(i), int(self.steps[i]), self.status[i], int(self.products[i])
+            problem,
+            self.weight(i),
+            status=self.status[i],
+            **{name: getattr(self, name)[i].item() for name in COUNTED},
         )
 
     def derivatives(self) -> dict[str, dict[str, Float64[Tensor, "B"]]]:
@@ -151,6 +162,8 @@ def minimize_batch(
     tol: float = 1e-10,
     max_steps: int = 200,
     initial_weight: ArrayLike | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> SolutionBatch:
     """`minimize` for B settings of the hyper-parameters, on the device of the statistics.
 
@@ -160,45 +173,47 @@ def minimize_batch(
 
     Args:
         statistics: of H0.
-        lambda_w, lambda_h, beta: the settings, of one length.
-        bias: whether the last layer has a bias.
+        lambda_w, lambda_h, beta, bias: the settings, lists of one length; one bias for all.
         tol: the relative gradient norm to reach, in all d dimensions.
         max_steps: Newton steps at most, in every subspace.
         initial_weight: (B, K, d), from `SolutionBatch.predicted_weight`, say; by default W*(H0).
+        time_limit: seconds after which what has been reached is returned, with TIME_LIMIT.
+        progress: called as progress(steps, gradient_norm) with the largest of those still moving.
 
     Raises:
-        ValueError: settings out of range or of different lengths; tol or max_steps out of range;
-            statistics too badly scaled for float64.
+        ValueError: settings out of range or of different lengths; tol, max_steps or time_limit out
+            of range; statistics too badly scaled for float64.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
-    settings = _settings(statistics, lambda_w, lambda_h, beta, bias)
+    check_full(statistics)
+    asked = [setting.bounded() for setting in all_settings(lambda_w, lambda_h, beta)]
+    settings = torch.stack([setting.as_tensor(statistics.means) for setting in asked])
     if initial_weight is not None:
         shape = (len(settings), *statistics.means.shape)
         initial_weight = as_matrix(initial_weight, shape, name="initial_weight").to(settings)
+    clock = Clock.of(time_limit, progress)
     space = compress(statistics, settings)
-    steps = torch.zeros(len(settings), dtype=torch.int64, device=settings.device)
-    products = torch.zeros_like(steps)
-    status = [Status.CONVERGED] * len(settings)
     parts: list[_Part] = []
     rest = torch.arange(len(settings), device=settings.device)
     if initial_weight is None:
         weight = _starts(space.statistics, settings, bias)
     else:
         weight = space.compressed(initial_weight)
+    counted = Descent.begun(weight)
     while True:
         rough = torch.zeros_like(rest, dtype=torch.bool)
         for rows in _chunks(len(rest), space.statistics.dim):
             index = rest[rows]
             own = settings[index]
-            family = _family(space.statistics, own, bias)
-            found = descend(family, weight[rows], tol, max_steps, space.neglected)
-            steps[index] += found.steps
-            products[index] += found.products
-            for i, ended in zip(index.tolist(), found.status, strict=True):
-                status[i] = ended
+            family = _family(space, own, bias)
+            found = descend(family, weight[rows], tol, max_steps, space.neglected, clock)
+            counted.add(index, found)
             weight[rows] = found.weight
             point = ReducedPoint(space.statistics, found.weight, own, bias)
             rough[rows] = (_norm(space, point) > tol) & (space.basis is not None)
+        if clock.expired():
+            counted.end(rest[rough], Status.TIME_LIMIT)
+            rough[:] = False
         parts.append(_Part(rest[~rough], space, weight[~rough]))
         if not rough.any():
             break
@@ -206,29 +221,12 @@ def minimize_batch(
         point = ReducedPoint(space.statistics, weight[rough], settings[rest], bias)
         wider = space.grown(statistics, point)
         space, weight = wider, wider.compressed(space.lifted(point.weight))
-    counted = {"steps": steps, "products": products, "status": status}
     return _collect(statistics, settings, bias, parts, counted)
 
 
-def _family(statistics: ClassStatistics, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
-    return lambda index: lambda w: ReducedPoint(statistics, w, settings[index], bias)
-
-
-def _settings(
-    statistics: ClassStatistics,
-    lambda_w: Sequence[float],
-    lambda_h: Sequence[float],
-    beta: Sequence[float],
-    bias: bool,
-) -> Float64[Tensor, "B 3"]:
-    lengths = (len(lambda_w), len(lambda_h), len(beta))
-    if not lengths[0] == lengths[1] == lengths[2] > 0:
-        raise ValueError(f"lambda_w, lambda_h and beta must have one length, got {lengths}")
-    rows = []
-    for w, h, b in zip(lambda_w, lambda_h, beta, strict=True):
-        own = NearCollapseProblem(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
-        rows.append([own.lambda_w, own.lambda_h, own.beta])
-    return statistics.means.new_tensor(rows)
+def _family(space: Compression, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
+    idle = 0 if space.basis is None else 1
+    return lambda index: lambda w: ReducedPoint(space.statistics, w, settings[index], bias, idle)
 
 
 def _starts(
@@ -258,7 +256,7 @@ def _collect(
     settings: Float64[Tensor, "B 3"],
     bias: bool,
     parts: list[_Part],
-    counted: dict[str, Any],
+    counted: Descent,
 ) -> SolutionBatch:
     values: dict[str, Any] = {}
 
@@ -290,7 +288,8 @@ def _collect(
         metrics=metrics,
         _parts=parts,
         **own,
-        **counted,
+        status=counted.status,
+        **{name: getattr(counted, name) for name in COUNTED},
     )
 
 

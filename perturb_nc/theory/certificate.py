@@ -107,11 +107,7 @@ class DualTerms:
     """D(R) - βλ_H/(2cN) |H0|² term by term, as a function of the shares φ_i of σ_i."""
 
     def __init__(self, point: ReducedPoint) -> None:
-        moment = point.residual_moment
-        defined = moment.isfinite().all(-1).all(-1)[..., None]  # eigh raises for others
-        squares, vectors = torch.linalg.eigh(torch.where(defined[..., None], moment, 0.0))
-        # Of a Gram matrix: below zero is rounding.
-        self.squares = torch.where(defined, squares.clamp(min=0.0), torch.nan)
+        self.squares, vectors = point.residual_spectrum
         priors = point.reference.priors[:, None]
         # In the eigenbasis u_i of EEᵀ/N: <u_iu_iᵀE, Y>/N and |u_iᵀEH0ᵀ/N|².
         self._fit = (vectors * ((priors * point.residuals).mT @ vectors)).sum(-2)

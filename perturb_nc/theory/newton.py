@@ -4,8 +4,10 @@ Conjugate gradients and a line search on points with one leading batch dimension
 batch do not see each other.
 """
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,8 +15,35 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from perturb_nc.theory.reduced import Rows, Scalar, Square, total
+from perturb_nc.validation import positive
 
 Mask = Bool[Tensor, "..."]
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time limit in seconds from now on, and who is told of every step."""
+
+    limit: float = math.inf
+    progress: Progress | None = None
+    start: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, time_limit: float, progress: Progress | None) -> "Clock":
+        """From the arguments of a solver; infinity is no limit."""
+        if time_limit != math.inf:
+            time_limit = positive(time_limit, "time_limit")
+        return cls(time_limit, progress)
+
+    def expired(self) -> bool:
+        """Whether the limit has passed."""
+        return time.monotonic() - self.start >= self.limit
+
+    def report(self, steps: int, gradient_norm: Tensor) -> None:
+        """Tell of steps taken and the largest gradient norm left."""
+        if self.progress is not None:
+            self.progress(steps, gradient_norm.max().item())
 
 
 @runtime_checkable
@@ -80,7 +109,7 @@ class HessianSolve:
 
 
 def solve_hessian(
-    point: Point, right: Rows, relative: Float64[Tensor, "..."] | float
+    point: Point, right: Rows, relative: Float64[Tensor, "..."] | float, clock: Clock | None = None
 ) -> HessianSolve:
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
@@ -91,16 +120,14 @@ def solve_hessian(
     """
     residual, direction = right, point.precondition(right)
     inner = total(residual * direction)
-    solution = negative = torch.where(_wide(inner.isnan()), torch.nan, torch.zeros_like(right))
+    solution = negative = torch.where(wide(inner.isnan()), torch.nan, torch.zeros_like(right))
     stiffness = inner  # of `direction` at fixed H, by the recurrence below
     target = relative**2 * inner
     active = inner > 0
     bent, products = torch.zeros_like(active), torch.zeros_like(active, dtype=torch.int64)
-    limit = (
-        2 * right.shape[-2] * right.shape[-1] + 10
-    )  # twice the exact-arithmetic bound, for rounding
+    limit = 2 * right.shape[-2] * right.shape[-1] + 10  # twice the exact bound, for rounding
     for _ in range(limit):
-        if not active.any():
+        if not active.any() or (clock is not None and clock.expired()):
             break
         product = point.hessian_vector_product(direction)
         products = products + active
@@ -110,34 +137,19 @@ def solve_hessian(
         flat = active & ~(curvature > noise)
         below = flat & (curvature < -noise)
         if flat.any():
-            negative = torch.where(_wide(below), direction, negative)
-            solution = torch.where(_wide(flat & (products == 1)), direction, solution)
+            negative = torch.where(wide(below), direction, negative)
+            solution = torch.where(wide(flat & (products == 1)), direction, solution)
         bent, active = bent | below, active & ~flat
         step = torch.where(active, inner / curvature, 0.0)
-        solution = torch.addcmul(solution, _wide(step), direction)
-        residual = torch.addcmul(residual, _wide(step), product, value=-1)
+        solution = torch.addcmul(solution, wide(step), direction)
+        residual = torch.addcmul(residual, wide(step), product, value=-1)
         scaled = point.precondition(residual)
         previous, inner = inner, total(residual * scaled)
         active = active & (inner > target)
         ratio = torch.where(active, inner / previous, 0.0)
-        direction = torch.addcmul(scaled, _wide(ratio), direction)
+        direction = torch.addcmul(scaled, wide(ratio), direction)
         stiffness = inner + ratio**2 * stiffness
     return HessianSolve(solution, negative, bent, products)
-
-
-def seek_negative_curvature(point: Point) -> HessianSolve:
-    """Look for a direction of negative curvature at a stationary point.
-
-    Conjugate gradients on a right-hand side that points where the certificate fails: the top left
-    singular vector of E times a random row, which has a part in unused feature dimensions. If the
-    Hessian has negative curvature they meet it.
-    """
-    top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
-    generator = torch.Generator().manual_seed(0)
-    row = torch.randn(
-        point.weight.shape[-1], generator=generator, dtype=torch.float64, device="cpu"
-    )
-    return solve_hessian(point, top * row.to(top.device), 1e-8)
 
 
 def realigned(evaluate: Evaluate, point: Point, wanted: Mask) -> Point:
@@ -161,7 +173,7 @@ def realigned(evaluate: Evaluate, point: Point, wanted: Mask) -> Point:
     if better.all():
         return trial
     return (
-        evaluate(torch.where(_wide(better), trial.weight, point.weight)) if better.any() else point
+        evaluate(torch.where(wide(better), trial.weight, point.weight)) if better.any() else point
     )
 
 
@@ -182,7 +194,7 @@ def line_search(
     step = torch.ones_like(start)
 
     def along(step: Float64[Tensor, "B"]) -> Point:
-        return evaluate(point.weight + _wide(step) * direction)
+        return evaluate(point.weight + wide(step) * direction)
 
     def accepts(trial: Point) -> Mask:
         value = _excess(trial)
@@ -216,6 +228,6 @@ def _excess(point: Point) -> Float64[Tensor, "B"]:
     return torch.where(point.excess.isfinite(), point.excess, torch.inf)
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
     """(...) as (..., 1, 1)."""
     return values[..., None, None]

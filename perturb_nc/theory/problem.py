@@ -8,7 +8,8 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.reduced import ReducedPoint, cholesky
-from perturb_nc.validation import ArrayLike, as_matrix, nonnegative, positive
+from perturb_nc.theory.regularization import HYPERPARAMETERS, Regularization
+from perturb_nc.validation import ArrayLike, as_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +46,19 @@ class NearCollapseProblem:
 
     def __post_init__(self) -> None:
         check_full(self.statistics)
-        object.__setattr__(self, "lambda_w", positive(self.lambda_w, "lambda_w"))
-        object.__setattr__(self, "lambda_h", nonnegative(self.lambda_h, "lambda_h"))
-        object.__setattr__(self, "beta", nonnegative(self.beta, "beta"))
-        if self.lambda_h + self.beta == 0:
-            raise ValueError(
-                "lambda_h and beta must not both be 0: nothing would bound the features"
-            )
+        own = self.regularization.bounded()
+        for name in HYPERPARAMETERS:
+            object.__setattr__(self, name, getattr(own, name))
+
+    @property
+    def regularization(self) -> Regularization:
+        """λ_W, λ_H and β."""
+        return Regularization(self.lambda_w, self.lambda_h, self.beta)
 
     def at(self, weight: Float64[Tensor, "K d"]) -> ReducedPoint:
         """The problem at W with H and b at their optimum: means, Σ_W, objective, derivatives."""
-        hyperparameters = weight.new_tensor([self.lambda_w, self.lambda_h, self.beta])
-        return ReducedPoint(self.statistics, weight, hyperparameters, self.bias)
+        own = self.regularization.as_tensor(weight)
+        return ReducedPoint(self.statistics, weight, own, self.bias)
 
     def objective(self, weight: ArrayLike) -> float:
         """g(W) = min over H (and b) of f(W, H; H0)."""

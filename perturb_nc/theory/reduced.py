@@ -19,7 +19,7 @@ Weight and hyper-parameters may have leading batch dimensions, and then everythi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -39,7 +39,8 @@ Square = Float64[Tensor, "... K K"]
 class ReducedPoint:
     """Problem (1) at `weight`, everything else at its optimum; no checks, built by the problem.
 
-    hyperparameters holds (λ_W, λ_H, β), a tensor so that the point can be differentiated in them.
+    hyperparameters holds (λ_W, λ_H, β). The last `idle` feature directions are for features alone:
+    weights are to stay 0 there.
     What is not finite (a weight too large for float64) is NaN.
     """
 
@@ -47,6 +48,11 @@ class ReducedPoint:
     weight: Rows
     hyperparameters: Float64[Tensor, "... 3"]
     has_bias: bool
+    idle: int = 0
+
+    def members(self, rows: slice | Tensor) -> "ReducedPoint":
+        """Some of the points of a batch."""
+        return replace(self, weight=self.weight[rows], hyperparameters=self.hyperparameters[rows])
 
     @property
     def layer(self) -> Rows:
@@ -84,7 +90,6 @@ class ReducedPoint:
         """G = (WWᵀ + cI)⁻¹."""
         gram = self.weight @ self.weight.mT
         identity = torch.eye(len(self.reference.priors), dtype=gram.dtype, device=gram.device)
-        # Not cholesky_inverse, whose forward-mode derivative is wrong in torch (issue 196682).
         root = cholesky(gram + self.c * identity)
         inverse_root = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
         return inverse_root.mT @ inverse_root
@@ -195,6 +200,15 @@ class ReducedPoint:
         return means + 0.5 * (gram + gram.mT)
 
     @cached_property
+    def residual_spectrum(self) -> tuple[Float64[Tensor, "... K"], Square]:
+        """Eigenvalues of EEᵀ/N, increasing, and its eigenvectors; NaN where it is not finite."""
+        moment = self.residual_moment
+        defined = moment.isfinite().all(-1).all(-1)[..., None]  # eigh raises for others
+        squares, vectors = torch.linalg.eigh(torch.where(defined[..., None], moment, 0.0))
+        # Of a Gram matrix: below zero is rounding.
+        return torch.where(defined, squares.clamp(min=0.0), torch.nan), vectors
+
+    @cached_property
     def residual_overlap(self) -> Rows:
         """EH0ᵀ/N."""
         within = self.beta * (self.gain @ self._reference_rows)
@@ -219,7 +233,7 @@ class ReducedPoint:
         between = total(priors * (self._pull @ self.lift).square())
         within = total(self.lift * (self._reference_gram @ self.lift))
         c, beta = self.c[..., 0, 0], self.beta[..., 0, 0]
-        penalty = self._ridge[..., 0, 0] * total(self.weight.square())
+        penalty = self.ridge[..., 0, 0] * total(self.weight.square())
         return 0.5 * (fit + penalty + c * between + beta**2 / c * within)
 
     @property
@@ -258,12 +272,13 @@ class ReducedPoint:
         return relative(self.gradient, self.gradient_bound)
 
     @property
-    def _ridge(self) -> Factor:
+    def ridge(self) -> Factor:
+        """λ_W/K."""
         return self.lambda_w / len(self.reference.priors)
 
     @property
     def _decay(self) -> Rows:
-        return self._ridge * self.weight
+        return self.ridge * self.weight
 
     @cached_property
     def moment(self) -> Float64[Tensor, "... d d"]:
@@ -271,16 +286,16 @@ class ReducedPoint:
         return self.within + self._weighted_means.mT @ self.own_means
 
     @cached_property
-    def _stiffness(self) -> Float64[Tensor, "... d d"]:
+    def stiffness(self) -> Float64[Tensor, "... d d"]:
         """Cholesky factor of S + (λ_W/K)I, the Hessian at fixed H."""
         matrix = self.moment.clone()
-        matrix.diagonal(dim1=-2, dim2=-1).add_(self._ridge[..., 0])
+        matrix.diagonal(dim1=-2, dim2=-1).add_(self.ridge[..., 0])
         return cholesky(matrix)
 
     def precondition(self, rows: Rows) -> Rows:
         """V(S + (λ_W/K)I)⁻¹."""
         return together(
-            lambda v: torch.cholesky_solve(v.mT, self._stiffness).mT, rows, self._stiffness
+            lambda v: torch.cholesky_solve(v.mT, self.stiffness).mT, rows, self.stiffness
         )
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
@@ -293,7 +308,7 @@ class ReducedPoint:
         pulled = self.residual_moment @ v
         at_gain = c * together(lambda r: r @ self.moment, v, self.moment) - read.mT @ self.overlap
         at_lift = self.overlap @ v.mT - self.residual_moment @ (read / c)
-        return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self._ridge * v
+        return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self.ridge * v
 
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
         """Rows times A = HH0ᵀ/N (or Aᵀ), within and between classes, both centred with bias."""

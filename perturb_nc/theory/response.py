@@ -13,6 +13,7 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import gradient_tangent, outcome_tangents, point_tangent
 from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
@@ -25,7 +26,6 @@ NOT_ISOLATED = (
     "solution must be an isolated optimum, but the Hessian is singular there (a family of optima, "
     "such as rotations of unseparated class means); change beta or the features"
 )
-HYPERPARAMETERS = ("lambda_w", "lambda_h", "beta")
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,10 @@ class Status(Enum):
         "or rescale the features so that |H0|²/N is near 1"
     )
     STEP_TOO_SMALL = "the step size underflowed; rescale the features, or loosen rtol"
+    DECAYED = (
+        "the features have decayed to nothing (below 1e-139 of H0) at the last time kept; ask for "
+        "earlier times, or lower lambda_h: λ_W λ_H < 1 keeps balanced class means"
+    )
     DIVERGED = "the objective rose a thousandfold or is not finite; lower learning_rate"
     NOT_DETERMINED = (
         "the statistics do not determine the parameters with infinite standard error: they change "

@@ -51,12 +51,14 @@ def test_metrics_prints_every_metric(layer, run, tmp_path):
     expected = pnc.collapse_metrics(pnc.load_layers(layer)[""]).as_dict()
     code, out, _ = run("metrics", layer)
     assert code == 0
+    assert "layer: few samples for their spread (n >= 20 a class, d = 5)" in out
     for name, value in expected.items():
         assert any(line.split()[:1] == [name] for line in out.splitlines()), name
         assert (f"{value:.3g}" if value == value else "–") in out
     code, out, _ = run("metrics", layer, "--json")
     record = json.loads(out)["layer"]
     assert record["nc1"] == expected["nc1"]
+    assert record["nc1_trace_debiased"] > expected["nc1_trace"]
     assert record["nc3_duality"] is None
     np.save(tmp_path / "w.npy", np.ones((3, 5)))
     code, out, _ = run("metrics", layer, "--weight", tmp_path / "w.npy", "--json")
@@ -279,7 +281,6 @@ def test_depth_fits_starts_and_marks_what_is_not_on_the_path(network, run, tmp_p
 
 def test_demo_writes_what_it_names_and_resumes(run, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "BLOCKS", 2)
-    monkeypatch.setattr(demo, "REPLICATES", 3)
     monkeypatch.setattr(demo, "TRAINING", TrainingConfig(epochs=4, weight_decay=5e-3))
     code, out, _ = run("demo", "-o", tmp_path)
     assert code == 0

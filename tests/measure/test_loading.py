@@ -137,14 +137,16 @@ def test_classes_without_samples_are_named_before_the_model_runs():
     ran = []
     network = Calls(lambda body, x: ran.append(1) or body(x))
     y = Y.where(Y != 1, 2)
-    for loader in (batched(X, y), Dataset("gap", X, y, 4), TensorDataset(X, y)):
+    in_memory = TensorDataset(X, y)
+    shuffled = DataLoader(in_memory, batch_size=5, shuffle=True)
+    for loader in (batched(X, y), Dataset("gap", X, y, 4), in_memory, shuffled):
         with pytest.raises(ValueError, match=r"classes \[1, 3\] of 4 have none in the loader"):
             collect_statistics(network, loader, num_classes=4)
     with pytest.raises(ValueError, match=r"classes \[1\] of 3 have none in the loader"):
         collect_statistics(network, batched(X, y))
     assert ran == []
     with pytest.raises(ValueError, match=r"classes \[1\] of 3 have none in the loader"):
-        collect_statistics(network, DataLoader(TensorDataset(X, y), batch_size=9))
+        collect_statistics(network, iter(batched(X, y)))
 
 
 @pytest.mark.parametrize("total", [24, 23, 22, 4, 1])
@@ -173,6 +175,18 @@ def test_a_sampler_whose_repetitions_are_not_known_is_refused():
         means(loader)
     loader = DataLoader(data, batch_size=3, sampler=Other(data, 2, 0))
     assert len(collect_features(model(), loader)[1]) == 11
+
+
+def test_batches_that_are_filled_up_are_refused():
+    class BatchSamplerShard:  # of accelerate
+        num_processes, even_batches, split_batches, batch_size, drop_last = 2, True, False, 5, False
+
+        def __iter__(self):
+            return iter([[0, 1, 2, 3, 4], [10, 11, 12, 13, 14], [20, 21, 22, 23, 0]])
+
+    loader = DataLoader(TensorDataset(X, Y), batch_sampler=BatchSamplerShard())
+    with pytest.raises(ValueError, match=r"BatchSamplerShard repeats .* even_batches=False"):
+        means(loader)
 
 
 def test_parameters_held_elsewhere_do_not_draw_the_inputs_there():

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from measured_models import C, Gives, K, T, batched, labelled
+from measured_models import C, Calls, Gives, K, T, batched, labelled
 from torch import nn
 from torch.nn.utils import parametrize
 
-from perturb_nc.measure.extraction import collect_statistics
+from perturb_nc.measure.extraction import collect_features, collect_statistics
 from perturb_nc.measure.modules import found_layers, modules_by_name
 from perturb_nc.networks.architectures import MLP
 
@@ -112,9 +112,9 @@ def test_parametrised_modules_are_measured_and_their_parametrisations_are_not():
 
 def test_encoders_are_opened_whoever_wrote_them():
     class Encoder(nn.Module):
-        def __init__(self):
+        def __init__(self, block):
             super().__init__()
-            self.layers = nn.ModuleList([Block(), Block()])
+            self.layers = nn.ModuleList([block(), block()])
             self.norm = nn.LayerNorm(6)
 
         def forward(self, x):
@@ -123,9 +123,9 @@ def test_encoders_are_opened_whoever_wrote_them():
             return self.norm(x)
 
     class Whole(nn.Module):
-        def __init__(self):
+        def __init__(self, block):
             super().__init__()
-            self.body = nn.ModuleDict({"encoder": Encoder()})
+            self.body = nn.ModuleDict({"encoder": Encoder(block)})
             self.head = nn.Linear(6, K)
 
         def forward(self, x):
@@ -133,13 +133,34 @@ def test_encoders_are_opened_whoever_wrote_them():
 
     names = ["layers.0", "layers.1", "norm"]
     encoder = [*(f"body.encoder.{n}" for n in names), "body.encoder"]
-    assert list(means(Whole())) == [*encoder, "head"]
+    assert list(means(Whole(lambda: nn.Sequential(Block(), Block())))) == [
+        *(f"body.encoder.layers.{i}.{j}" for i in (0, 1) for j in (0, 1)), *encoder[2:], "head",
+    ]  # fmt: skip
+    assert list(means(Whole(lambda: Encoder(Block)))) == [*encoder, "head"]
+    # Lists of single operations, as in branches, make no encoder.
+    assert list(means(Whole(Block))) == ["body.encoder", "head"]
     # A block that holds a list of its own, as of experts, stays one layer.
-    assert list(found_layers(nn.Sequential(Encoder(), Encoder()))) == ["0", "1"]
+    assert list(found_layers(nn.Sequential(Whole(Block), Whole(Block)))) == ["0", "1"]
     layer = nn.TransformerEncoderLayer(C, 2, 8, 0.0, batch_first=True)
     model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
     found = collect_statistics(model, [labelled(T, C)])
     assert list(found) == ["0.layers.0", "0.layers.1"]
+
+
+def test_an_encoder_of_torch_runs_its_layers_on_ordinary_tensors():
+    layer = nn.TransformerEncoderLayer(C, 2, 8, 0.0, batch_first=True)
+    body = nn.TransformerEncoder(layer, 2)  # fused in eval mode, on nested tensors where it can
+    model = Calls(lambda b, x, attention_mask: b(x, src_key_padding_mask=attention_mask == 0), body)
+    x, y = labelled(T, C)
+    mask = (torch.arange(T) < 1 + torch.arange(len(y))[:, None] % T).long()
+    batch = {"x": x, "attention_mask": mask, "labels": y}
+    names = ["body", *(f"body.layers.*{part}" for part in ("", ".linear1", ".self_attn"))]
+    found, _ = collect_features(model, [batch], layers=names, reduce="last_token")
+    h = body.train()(x, src_key_padding_mask=mask == 0).detach()  # no dropout
+    last = h[torch.arange(len(y)), mask.sum(1) - 1]
+    torch.testing.assert_close(found["body.layers.1"], last, rtol=1e-5, atol=1e-6)
+    assert len(found) == 1 + 3 * 2
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

@@ -59,6 +59,15 @@ def test_modules_that_define_their_axes_are_read():
     assert features(nn.BatchNorm1d(T)).shape == (N, T)
     assert features(nn.Linear(C, 6)).shape == (N, 6)
     assert features(nn.LayerNorm(C)).shape == (N, C)
+
+    class LayerNorm2d(nn.LayerNorm):  # of ConvNeXt
+        def forward(self, x):
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    image = torch.randn(N, 6, 3, 3)
+    assert features(LayerNorm2d(6), image).shape == (N, 6)
+    with pytest.raises(ValueError, match=r"look like \(N, C, H, W\), and reduce='tokens' is for"):
+        features(identity(), image, reduce="tokens")
     with pytest.raises(ValueError, match=r"of a Conv1d are no tokens; choose layers"):
         features(convolution, reduce="class_token")
 
@@ -133,6 +142,9 @@ def test_every_token_is_a_sample_of_the_statistics_but_not_of_the_scores():
     model = Calls(lambda body, x: body(x).mean(1)[:, :K], identity())
     statistics = collect_statistics(model, [(X, Y)], reduce="all_tokens")
     assert statistics["body"].num_samples == N * T
+    both = nn.Sequential(identity(), Gives(lambda x: x.mean(1)))
+    with pytest.raises(ValueError, match=r"'0' and '1' have 120 and 24 samples"):
+        collect_features(both, [(X, Y)], reduce="all_tokens")
     with pytest.raises(ValueError, match="reduce must give one feature a sample here"):
         nearest_mean_scores(model, [(X, Y)], statistics, reduce="all_tokens")
 

@@ -105,6 +105,22 @@ def test_predicted_weight_is_right_to_first_order():
     torch.testing.assert_close(warm.weight(0), cold.weight(0), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("shape", [{"dim": 8}, WIDE])
+def test_a_time_limit_returns_what_there_is(shape):
+    found = pnc.minimize_batch(statistics(**shape), **GRID, time_limit=1e-9)
+    unfinished = found.gradient_norm > 1e-10
+    assert unfinished.any()
+    for i in range(len(found)):
+        if unfinished[i]:
+            assert found.status[i] is pnc.Status.TIME_LIMIT
+    told = []
+    pnc.minimize_batch(
+        statistics(**shape), **GRID, progress=lambda step, norm: told.append((step, norm))
+    )
+    assert told[0][0] == 0
+    assert told[-1][1] < 1e-6 < told[0][1]
+
+
 def test_chunks_change_nothing(monkeypatch):
     reference = statistics(**WIDE)
     whole = pnc.minimize_batch(reference, **GRID)
@@ -182,6 +198,7 @@ def test_where_r_is_at_most_one_the_gap_closes(logs, seed):
         ({"lambda_w": [-1.0] * 7}, "lambda_w must be > 0, got -1.0"),
         ({"tol": 0.0}, "tol must be > 0"),
         ({"max_steps": 0}, "max_steps must be >= 1"),
+        ({"time_limit": 0.0}, "time_limit must be > 0"),
         ({"initial_weight": torch.zeros(2, 4, 12)}, r"initial_weight must have shape \(7, 4, 12\)"),
     ],
 )

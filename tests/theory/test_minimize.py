@@ -1,3 +1,5 @@
+import math
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -165,6 +167,27 @@ def test_stops_at_max_steps_and_says_so():
     assert again.status is pnc.Status.CONVERGED
 
 
+def test_a_time_limit_returns_what_there_is():
+    problem = random_problem(seed=1, beta=0.01).reduced
+    solution = pnc.minimize(problem, time_limit=1e-9)
+    assert solution.status is pnc.Status.TIME_LIMIT
+    assert "raise it, or go on from this result" in solution.status.value
+    assert solution.steps == 0
+    assert math.isnan(solution.lowest_curvature)
+    assert solution.objective == pytest.approx(problem.objective(solution.weight), rel=1e-12)
+    again = pnc.minimize(problem, initial_weight=solution.weight, time_limit=600)
+    assert again.status is pnc.Status.CONVERGED
+
+
+def test_progress_is_told_of_every_step():
+    told = []
+    solution = pnc.minimize(
+        random_problem(seed=1).reduced, progress=lambda step, norm: told.append((step, norm))
+    )
+    assert [step for step, _ in told] == list(range(solution.steps + 1))
+    assert told[-1][1] == pytest.approx(solution.gradient_norm, rel=0.5)
+
+
 def test_rounding_is_reported_as_stalled():
     # An offset ten million times the spread leaves some five digits, and the result says so.
     dense = random_problem(seed=0, offset=1e7)
@@ -231,6 +254,8 @@ def test_bad_arguments_are_named():
         pnc.minimize(problem, tol=0)
     with pytest.raises(ValueError, match="max_steps must be >= 1, got 0"):
         pnc.minimize(problem, max_steps=0)
+    with pytest.raises(ValueError, match=r"time_limit must be > 0, got -1\.0"):
+        pnc.minimize(problem, time_limit=-1.0)
     with pytest.raises(ValueError, match=r"initial_weight must have shape \(4, 12\)"):
         pnc.minimize(problem, initial_weight=torch.zeros(12, 4))
     solution = pnc.minimize(problem)

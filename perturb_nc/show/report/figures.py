@@ -60,7 +60,7 @@ def figures(comparison: xr.Dataset) -> list[Figure]:
 
 
 def collapse_figure(comparison: xr.Dataset) -> Figure:
-    """Metrics by layer, with bootstrap intervals where there are some."""
+    """Metrics by layer, with confidence intervals where there are some."""
     names, traces, said = _layers(comparison), [], []
     columns = {"quantity": "series", "layer": "point", "measured": "y"}
     if "interval" in comparison:

@@ -53,8 +53,8 @@ def measured_table(comparison: xr.Dataset) -> Table:
             cell = _number(at["measured"].sel(quantity=quantity), "not defined for this layer")
             if "interval" in comparison and cell.value != "":
                 low, high = at["interval"].sel(quantity=quantity, bound=["low", "high"]).values
-                text = f"{cell.text} [{number(low)}, {number(high)}]"
-                cell = Cell(text, cell.value)
+                if low == low:  # NaN where no interval can be had
+                    cell = Cell(f"{cell.text} [{number(low)}, {number(high)}]", cell.value)
             row.append(cell)
         rows.append(row)
     columns = {"layer": "", "d": "dimension of the features"}

@@ -13,7 +13,9 @@ from perturb_nc.theory.cross_entropy.certificate import certificate_of
 from perturb_nc.theory.cross_entropy.elimination import eliminate
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, WarmStart
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
-from perturb_nc.theory.minimize import Solution, descend, minimize
+from perturb_nc.theory.descent import COUNTED, descend
+from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
 
@@ -61,6 +63,8 @@ def minimize_cross_entropy(  # type: ignore[misc]  # a sibling, not a subclass
     tol: float = 1e-10,
     max_steps: int = 200,
     initial_weight: ArrayLike | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> CrossEntropySolution:
     """`minimize` with cross-entropy: truncated Newton-CG on (W, b), preconditioned by S̄ ⊗ HHᵀ/N.
 
@@ -73,7 +77,8 @@ def minimize_cross_entropy(  # type: ignore[misc]  # a sibling, not a subclass
     else:
         point = problem.at(problem.checked_weight(initial_weight, "initial_weight"))
     evaluate = WarmStart(point)
-    found = descend(lambda _: evaluate, point.weight, tol, max_steps)
+    clock = Clock.of(time_limit, progress)
+    found = descend(lambda _: evaluate, point.weight, tol, max_steps, clock=clock)
     point = evaluate(found.weight)
     return CrossEntropySolution(
         problem=problem,
@@ -82,10 +87,9 @@ def minimize_cross_entropy(  # type: ignore[misc]  # a sibling, not a subclass
         statistics=moved_statistics(problem, point),
         objective=point.excess.item() + problem.anchor_cost,
         gradient_norm=point.gradient_norm.item(),
-        steps=int(found.steps),
-        products=int(found.products),
         status=found.status[0],
         certificate=certificate_of(point, problem.anchor_cost),
+        **{name: getattr(found, name)[0].item() for name in COUNTED},
     )
 
 

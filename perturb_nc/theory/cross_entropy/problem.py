@@ -14,6 +14,7 @@ from perturb_nc.theory.cross_entropy.elimination import Targets
 from perturb_nc.theory.cross_entropy.loss import CrossEntropy
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, Samples, descend_convex
 from perturb_nc.theory.newton import solve_hessian
+from perturb_nc.theory.regularization import Regularization
 from perturb_nc.validation import (
     ArrayLike,
     as_features,
@@ -68,15 +69,10 @@ class CrossEntropyProblem:
     def __post_init__(self) -> None:
         x = as_features(self.features).double()
         put: dict[str, Any] = {"features": x, "labels": as_labels(self.labels, len(x)).to(x.device)}
-        put["lambda_w"] = positive(self.lambda_w, "lambda_w")
-        for name in ("lambda_h", "beta", "label_smoothing"):
-            put[name] = nonnegative(getattr(self, name), name)
+        put |= vars(Regularization(self.lambda_w, self.lambda_h, self.beta).bounded())
+        put["label_smoothing"] = nonnegative(self.label_smoothing, "label_smoothing")
         for name, value in put.items():
             object.__setattr__(self, name, value)
-        if self.lambda_h + self.beta == 0:
-            raise ValueError(
-                "lambda_h and beta must not both be 0: nothing would bound the features"
-            )
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing must be < 1, got {self.label_smoothing}")
         if self.bias_decay and not self.bias:

@@ -23,8 +23,8 @@ from perturb_nc.theory.cross_entropy.minimize import CrossEntropySolution
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, Samples
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import Rows
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.response import (
-    HYPERPARAMETERS,
     NOT_ISOLATED,
     HyperparameterResponse,
     LinearResponse,

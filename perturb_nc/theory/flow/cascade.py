@@ -1,10 +1,12 @@
 """Depth as flow time: chains of optima, and how their complexities add (DESIGN §4.6)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.status import Status
 from perturb_nc.validation import positive
 
 
@@ -22,13 +24,51 @@ def effective_complexity(betas: Sequence[float]) -> float:
     return sum(1 / positive(beta, "betas") for beta in betas)
 
 
+@dataclass(frozen=True, eq=False)
+class Cascade:
+    """Optima of (1) layer after layer, as a sequence of solutions.
+
+    It approaches the central-path flow (every β_l large at fixed Σ 1/β_l) as long as each optimum
+    is the one near the last. Where r < 1 there is no other: `is_unique`. For balanced classes that
+    is sure where λ_W(λ_H + β_l) > 1.
+
+    Attributes:
+        solutions: of the layers, up to the first that is not done.
+        betas: β_1..β_L that were asked for.
+        status: CONVERGED, or how the last of the solutions ended.
+    """
+
+    solutions: tuple[Solution, ...]
+    betas: tuple[float, ...]
+    status: Status
+
+    def __len__(self) -> int:
+        """How many layers are solved."""
+        return len(self.solutions)
+
+    def __getitem__(self, i: int) -> Solution:
+        """The solution of layer i."""
+        return self.solutions[i]
+
+    @property
+    def complexity(self) -> float:
+        """Σ 1/β_l of the layers solved: the flow time that they reach."""
+        return effective_complexity(self.betas[: len(self)])
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether every optimum is certified to be the only one."""
+        return all(s.certificate.spectral_ratio < 1 for s in self.solutions)
+
+
 def cascade(
     statistics: ClassStatistics, *, lambda_w: float, lambda_h: float, betas: Sequence[float]
-) -> list[Solution]:
+) -> Cascade:
     """Optima of (1) layer after layer, each the reference features of the next.
 
     One optimum is one implicit Euler step of size 1/β of the central-path flow, so that at fixed
-    Σ 1/β_l the cascade converges to the flow at that time as the β_l grow, with an error O(1/β).
+    Σ 1/β_l the cascade converges to the flow at that time as all β_l grow, with an error O(1/β).
+    It ends at the first layer whose optimum is not found, with that status.
 
     Args:
         statistics: class statistics of the first H0.
@@ -45,5 +85,7 @@ def cascade(
         # The flow is continuous: start from the previous weight, not from W*(H0) anew.
         previous = solutions[-1].weight if solutions else None
         solutions.append(minimize(problem, initial_weight=previous))
+        if not solutions[-1].status.is_done:
+            break
         statistics = solutions[-1].statistics
-    return solutions
+    return Cascade(tuple(solutions), tuple(betas), solutions[-1].status)

@@ -69,21 +69,6 @@ def magnus_step(
     return new, weights[-1], _moved(model, state, weights, method.embedded, step)
 
 
-def step_error(
-    model: FlowModel, state: FlowState, new: FlowState, other: FlowState, rtol: float, atol: float
-) -> float:
-    """Difference of two states, on means and on deviations (root mean squares), over tolerances."""
-    spread = model.spread(state.propagator, state.outer)
-    size = (model.square(new.means) + spread).sqrt()
-    gap = model.square(new.means - other.means).sqrt()
-    nothing = torch.zeros_like(state.outer)  # what lies outside moves exactly
-    change = model.spread(new.propagator - other.propagator, nothing).sqrt()
-    deviations = change / (atol + rtol * spread.sqrt())
-    # Features that are collapsed already have no deviations to get wrong.
-    deviations = torch.where(change > 0, deviations, 0.0)
-    return float(torch.maximum(gap / (atol + rtol * size), deviations).max())
-
-
 def _moved(
     model: FlowModel,
     state: FlowState,
@@ -100,7 +85,7 @@ def _moved(
     k, q = len(model.priors), basis.shape[-1]
     generators = _generators(model, torch.stack(used) @ basis, step)
     small = torch.linalg.matrix_exp(exponent.of(generators))
-    alpha = torch.exp(-model.c * exponent.fraction * step)
+    alpha, gamma = model.relaxation(exponent.fraction * step)
     identity = torch.eye(q, dtype=basis.dtype, device=basis.device)
     change, forcing = small[..., :q, :q] - alpha * identity, small[..., :q, q : q + k]
     means = (state.means @ basis) @ change.mT + forcing.mT
@@ -109,9 +94,6 @@ def _moved(
     if not model.anchored:
         means, propagator = alpha * state.means + means @ basis.mT, basis @ propagator
         return FlowState(means, alpha * state.propagator + propagator, outer)
-    # β(1 - e^{-c·duration})/c, which is 0 where β = 0 (and c may be).
-    rest = torch.expm1(-model.c * exponent.fraction * step)
-    gamma = torch.where(model.c > 0, -model.beta * rest / model.c, 0.0)
     anchor = small[..., :q, q + k :] - gamma * identity
     means = means + (model.means @ basis) @ anchor.mT
     means = alpha * state.means + gamma * model.means + means @ basis.mT

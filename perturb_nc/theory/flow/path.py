@@ -15,9 +15,10 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
-from perturb_nc.theory.flow.integrators import Event, Exponential, FlowCost, Trajectory
-from perturb_nc.theory.flow.space import FlowSpace, transported
+from perturb_nc.theory.flow.integrators import Exponential, Method, Scipy
+from perturb_nc.theory.flow.space import FlowSetting, FlowSpace, transported
 from perturb_nc.theory.flow.state import FlowState, Rows
+from perturb_nc.theory.flow.walk import Event, FlowCost, Trajectory
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import ArrayLike, as_features, as_labels, nonnegative
 
@@ -37,6 +38,7 @@ class FlowPath:
         status: how the integration ended.
         cost: steps, evaluations of W*, and m.
         rtol, atol: tolerances asked for.
+        method: that made the path, and goes on with it.
     """
 
     reference: ClassStatistics
@@ -52,6 +54,7 @@ class FlowPath:
     cost: FlowCost
     rtol: float
     atol: float
+    method: Method
 
     def __len__(self) -> int:
         """T."""
@@ -126,16 +129,16 @@ class FlowPath:
         self, state: FlowState, start: float, times: Sequence[float], until: Mapping[str, float]
     ) -> "FlowPath":
         space = self._space()
-        run = Exponential().integrate(
+        run = self.method.integrate(
             space,
             state,
             start,
             times,
             rtol=self.rtol,
             atol=self.atol,
-            events=events(space, until),
+            events=events(until),
         )
-        return flow_paths(space, run, self.rtol, self.atol)[0]
+        return flow_paths(run, self.rtol, self.atol, self.method)[0]
 
     def save(self, path: str | Path) -> None:
         """Write the path as one safetensors file, atomically."""
@@ -143,8 +146,9 @@ class FlowPath:
         tensors = {name: getattr(self.reference, name) for name in names}
         tensors |= {f"path/{name}": getattr(self, name) for name in _ARRAYS}
         plain = {name: getattr(self, name) for name in _NUMBERS}
-        record = json.dumps({**plain, "status": self.status.name, "cost": asdict(self.cost)})
-        write_tensors(path, tensors, {"format": _FORMAT, "path": record})
+        record = {**plain, "status": self.status.name, "cost": asdict(self.cost)}
+        record["method"] = {"kind": type(self.method).__name__, **asdict(self.method)}
+        write_tensors(path, tensors, {"format": _FORMAT, "path": json.dumps(record)})
 
     @classmethod
     def load(cls, path: str | Path) -> "FlowPath":
@@ -154,20 +158,23 @@ class FlowPath:
             raise ValueError(f"{path} holds no flow path; make one with central_path_flow().save()")
         record = json.loads(metadata["path"])
         status, cost = Status[record.pop("status")], FlowCost(**record.pop("cost"))
+        options = record.pop("method")
+        method = _KINDS[options.pop("kind")](**options)
         reference = ClassStatistics(*(tensors[f.name] for f in fields(ClassStatistics)))
         record |= {name: tensors[f"path/{name}"] for name in _ARRAYS}
-        return cls(reference=reference, status=status, cost=cost, **record)
+        return cls(reference=reference, status=status, cost=cost, method=method, **record)
 
     def _space(self) -> FlowSpace:
         w, h, beta = columns(self.reference, [self.lambda_w], [self.lambda_h], [self.beta])
-        return FlowSpace(self.reference, w, h, beta, basis=self.basis[None])
+        return FlowSetting(self.reference, w, h, beta).space(self.basis[None])
 
     def _state(self, i: int) -> FlowState:
         means = self.means[i] @ self.basis
         return FlowState(means[None], self.inner[i][None], self.outer[i].reshape(1, 1, 1))
 
 
-_FORMAT = "perturb_nc.FlowPath/2"
+_FORMAT = "perturb_nc.FlowPath/3"
+_KINDS: dict[str, type[Method]] = {"Exponential": Exponential, "Scipy": Scipy}
 _ARRAYS = ("times", "means", "basis", "inner", "outer")
 _NUMBERS = ("lambda_w", "lambda_h", "beta", "rtol", "atol")
 
@@ -175,7 +182,8 @@ _NUMBERS = ("lambda_w", "lambda_h", "beta", "rtol", "atol")
 def scaled_traces(path: FlowPath) -> dict[str, list[float]]:
     """e^{2λ_H t} tr Σ_W ("within") and e^{2λ_H t} tr Σ_B ("between") at every time of a path.
 
-    The first falls and the second rises at β = 0 (Tirer et al. 2023, Theorem 3.1).
+    At β = 0 the first falls, and for balanced classes the second rises (Tirer et al. 2023,
+    Theorem 3.1).
     """
     growth = torch.exp(2 * path.lambda_h * path.times).tolist()
     moments = [path.statistics(i) for i in range(len(path))]
@@ -189,8 +197,9 @@ def columns(statistics: ClassStatistics, *values: Sequence[float]) -> list[Tenso
     return [statistics.means.new_tensor(v).reshape(-1, 1, 1) for v in values]
 
 
-def flow_paths(space: FlowSpace, run: Trajectory, rtol: float, atol: float) -> list[FlowPath]:
-    model, basis = space.model, space.basis
+def flow_paths(run: Trajectory, rtol: float, atol: float, method: Method) -> list[FlowPath]:
+    """One path for every setting of a batch."""
+    space, model, basis = run.space, run.space.model, run.space.basis
     return [
         FlowPath(
             reference=space.statistics,
@@ -205,6 +214,7 @@ def flow_paths(space: FlowSpace, run: Trajectory, rtol: float, atol: float) -> l
             status=run.status,
             rtol=rtol,
             atol=atol,
+            method=method,
             cost=run.cost,
         )
         for b in range(len(basis))
@@ -220,14 +230,14 @@ def checked_times(times: Sequence[float], start: float) -> list[float]:
     return values
 
 
-def events(space: FlowSpace, until: Mapping[str, float]) -> list[Event]:
+def events(until: Mapping[str, float]) -> list[Event]:
     known = [f.name for f in fields(CollapseMetrics) if f.name not in _NEED_WEIGHT]
     unknown = [name for name in until if name not in (*known, "speed")]
     if unknown:
         raise ValueError(f"until must name metrics ({', '.join(known)}) or speed, got {unknown}")
 
     def event(name: str, value: float) -> Event:
-        def distance(state: FlowState, weight: Rows) -> float:
+        def distance(space: FlowSpace, state: FlowState, weight: Rows) -> float:
             if name == "speed":
                 return float(space.model.speed(state, weight)) - value
             return float(getattr(metric_functions, name)(space.statistics_at(state))) - value

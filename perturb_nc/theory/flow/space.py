@@ -14,6 +14,7 @@ known at every state for O(Kdm) operations. Where it is too large the space grow
 """
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -28,100 +29,108 @@ BLOCKS = 7  # at the start; each divides the residual by some 20 on well-conditi
 Basis = Float64[Tensor, "... d m"]
 
 
-class FlowSpace:
-    """An orthonormal basis V (..., d, m), one for each setting, and the flow in its coordinates.
+@dataclass(frozen=True, eq=False)
+class FlowSetting:
+    """Features and hyper-parameters, (..., 1, 1) each: what a flow starts from."""
 
-    Args:
-        statistics: of H0.
-        lambda_w, lambda_h, beta: (..., 1, 1).
-        basis: V, to go on with; by default `BLOCKS` blocks, or all of space where these fill it.
-    """
+    statistics: ClassStatistics
+    lambda_w: Factor
+    lambda_h: Factor
+    beta: Factor
 
-    def __init__(
-        self,
-        statistics: ClassStatistics,
-        lambda_w: Factor,
-        lambda_h: Factor,
-        beta: Factor,
-        basis: Basis | None = None,
-    ) -> None:
-        self.statistics = statistics
-        self._hyperparameters = (lambda_w, lambda_h, beta)
-        if basis is None:
-            basis = (
-                self._krylov() if BLOCKS * statistics.num_classes < statistics.dim else self._all()
-            )
-        self._use(basis, statistics.within @ basis)
-
-    def use_everything(self) -> None:
-        """V = I."""
-        basis = self._all()
-        self._use(basis, self.statistics.within @ basis)
-
-    def grow(self) -> None:
-        """One more block of columns, or all that are missing."""
-        (d, m), k = self.basis.shape[-2:], self.statistics.num_classes
-        if m + k < d:
-            block = self._next_block(self.basis)
-        else:
-            block = torch.linalg.qr(self.basis, mode="complete").Q[..., m:]
-        image = torch.cat([self._image, self.statistics.within @ block], dim=-1)
-        self._use(torch.cat([self.basis, block], dim=-1), image)
-
-    def _use(self, basis: Basis, image: Basis) -> None:
-        """Take V with Σ_W0V."""
+    @cached_property
+    def root(self) -> Float64[Tensor, "... d d"]:
+        """Cholesky factor of C."""
         s = self.statistics
-        self.basis, self._image = basis, image
-        within = basis.mT @ image
-        outside = s.within.trace() - trace(within)
-        if basis.shape[-1] == s.dim:
-            outside = torch.zeros_like(outside)
-        self.model = FlowModel(s.means @ basis, within, outside, s.priors, *self._hyperparameters)
-        self.__dict__.pop("_leak", None)
+        moment = s.second_moment.expand(*self.lambda_w.shape[:-2], -1, -1).clone()
+        moment.diagonal(dim1=-2, dim2=-1).add_(self.lambda_w[..., 0] / s.num_classes)
+        return torch.linalg.cholesky(moment)
 
-    def _all(self) -> Basis:
-        d, like = self.statistics.dim, self._hyperparameters[0]
-        return torch.eye(d, dtype=like.dtype, device=like.device).expand(*like.shape[:-2], d, d)
+    def all_of_space(self) -> "FlowSpace":
+        """V = I."""
+        d, like = self.statistics.dim, self.lambda_w
+        basis = torch.eye(d, dtype=like.dtype, device=like.device)
+        return self.space(basis.expand(*like.shape[:-2], d, d))
 
-    def _krylov(self) -> Basis:
-        batch = self._hyperparameters[0].shape[:-2]
-        basis = torch.linalg.qr(self.statistics.means.mT.expand(*batch, -1, -1)).Q
+    def krylov_space(self) -> "FlowSpace":
+        """`BLOCKS` blocks, or all of space where these fill it."""
+        if BLOCKS * self.statistics.num_classes >= self.statistics.dim:
+            return self.all_of_space()
+        means = self.statistics.means.mT.expand(*self.lambda_w.shape[:-2], -1, -1)
+        basis = torch.linalg.qr(means).Q
         for _ in range(BLOCKS - 1):
-            basis = torch.cat([basis, self._next_block(basis)], dim=-1)
-        return basis
+            basis = torch.cat([basis, self.next_block(basis)], dim=-1)
+        return self.space(basis)
 
-    def _next_block(self, basis: Basis) -> Float64[Tensor, "... d K"]:
+    def space(self, basis: Basis) -> "FlowSpace":
+        """A given V."""
+        return FlowSpace(self, basis, self.statistics.within @ basis)
+
+    def next_block(self, basis: Basis) -> Float64[Tensor, "... d K"]:
         """C⁻¹ of the last block, made orthonormal to V."""
-        block = torch.cholesky_solve(basis[..., -self.statistics.num_classes :], self._root)
+        block = torch.cholesky_solve(basis[..., -self.statistics.num_classes :], self.root)
         # Once more for what rounding leaves, or for directions that V had already.
         for _ in range(2):
             block = torch.linalg.qr(block - basis @ (basis.mT @ block)).Q
         return block
 
+
+@dataclass(frozen=True, eq=False)
+class FlowSpace:
+    """An orthonormal basis V (..., d, m), one for each setting, and the flow in its coordinates.
+
+    Attributes:
+        setting: of the flow.
+        basis: V.
+        image: Σ_W0V.
+    """
+
+    setting: FlowSetting
+    basis: Basis
+    image: Basis
+
+    @property
+    def statistics(self) -> ClassStatistics:
+        """Of H0."""
+        return self.setting.statistics
+
+    def grown(self) -> "FlowSpace":
+        """With one more block of columns, or all that are missing."""
+        (d, m), k = self.basis.shape[-2:], self.statistics.num_classes
+        if m + k < d:
+            block = self.setting.next_block(self.basis)
+        else:
+            block = torch.linalg.qr(self.basis, mode="complete").Q[..., m:]
+        return FlowSpace(
+            self.setting,
+            torch.cat([self.basis, block], dim=-1),
+            torch.cat([self.image, self.statistics.within @ block], dim=-1),
+        )
+
     @cached_property
-    def _root(self) -> Float64[Tensor, "... d d"]:
-        """Cholesky factor of C."""
-        s, lambda_w = self.statistics, self._hyperparameters[0]
-        moment = s.second_moment.expand(*lambda_w.shape[:-2], -1, -1).clone()
-        moment.diagonal(dim1=-2, dim2=-1).add_(lambda_w[..., 0] / s.num_classes)
-        return torch.linalg.cholesky(moment)
+    def model(self) -> FlowModel:
+        """The equation in coordinates of V."""
+        s, setting = self.statistics, self.setting
+        within = self.basis.mT @ self.image
+        outside = s.within.trace() - trace(within)
+        if self.basis.shape[-1] == s.dim:
+            outside = torch.zeros_like(outside)
+        return FlowModel(
+            s.means @ self.basis,
+            within,
+            outside,
+            s.priors,
+            setting.lambda_w,
+            setting.lambda_h,
+            setting.beta,
+        )
 
     @cached_property
     def _leak(self) -> Float64[Tensor, "... m m"]:
         """Triangular factor of L⁻¹(I - VVᵀ)Σ_W0V, C = LLᵀ."""
-        leak = self._image - self.basis @ self.model.within
-        solved = torch.linalg.solve_triangular(self._root, leak, upper=False)
+        leak = self.image - self.basis @ self.model.within
+        solved = torch.linalg.solve_triangular(self.setting.root, leak, upper=False)
         return torch.linalg.qr(solved, mode="r").R
-
-    def hold(
-        self, state: FlowState, weight: Rows, allowed: float
-    ) -> tuple[float, Float64[Tensor, "... K n"]]:
-        """What is neglected at a state, and its W* in a space that grows if that is too much."""
-        found = self.neglected(state, weight)
-        if found > allowed:
-            self.grow()
-            weight = self.model.weight(self.padded(state))
-        return found, weight
 
     def neglected(self, state: FlowState, weight: Rows) -> float:
         """Residual of the equation for W* that V cannot hold, in the norm of C⁻¹/a².
@@ -136,7 +145,7 @@ class FlowSpace:
         return math.sqrt(float((square / energy).max()))
 
     def padded(self, state: FlowState) -> FlowState:
-        """A state from before the space grew, in the coordinates of now."""
+        """A state from before the space grew, in these coordinates."""
         return state.padded(self.basis.shape[-1])
 
     def statistics_at(self, state: FlowState) -> ClassStatistics:

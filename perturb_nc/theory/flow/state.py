@@ -23,6 +23,7 @@ from perturb_nc.theory.reduced import cholesky
 Inner = Float64[Tensor, "... m m"]
 Rows = Float64[Tensor, "... K m"]
 Factor = Float64[Tensor, "... 1 1"]
+NOTHING = 1e-140  # of |H0|: below it features have decayed, and their squares soon underflow
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,9 @@ class FlowModel:
         moment.diagonal(dim1=-2, dim2=-1).add_(self.lambda_w[..., 0] / len(self.priors))
         return torch.cholesky_solve(pull.mT, cholesky(moment)).mT
 
-    def spread(self, propagator: Inner, outer: Factor) -> Float64[Tensor, "..."]:
+    def spread(
+        self, propagator: Float64[Tensor, "... p m"], outer: Factor
+    ) -> Float64[Tensor, "..."]:
         """|Xδ|²/N of all deviations δ of H0, for X = V·propagator·Vᵀ + outer·(I - VVᵀ)."""
         inside = ((propagator @ self.within) * propagator).sum((-2, -1))
         return inside + outer[..., 0, 0].square() * self.outside
@@ -106,6 +109,18 @@ class FlowModel:
     def square(self, means: Rows) -> Float64[Tensor, "..."]:
         """Σ_k π_k |row_k|²."""
         return (self.priors * means.square().sum(-1)).sum(-1)
+
+    @cached_property
+    def start(self) -> Float64[Tensor, "2 ..."]:
+        """Root mean squares of the class means and of the deviations of H0."""
+        spread = self.spread(self.identity, torch.ones_like(self.lambda_w))
+        return torch.stack([self.square(self.means), spread]).sqrt()
+
+    def relaxation(self, time: float) -> tuple[Factor, Factor]:
+        """e^{-ct} and β(1 - e^{-ct})/c, which is 0 where β = 0 (and c may be)."""
+        rest = torch.expm1(-self.c * time)
+        gamma = torch.where(self.c > 0, -self.beta * rest / self.c, 0.0)
+        return torch.exp(-self.c * time), gamma
 
     def speed(self, state: FlowState, weight: Rows) -> Float64[Tensor, "..."]:
         """√(|dH/dt|²/N), relative to √(|H|²/N)."""
@@ -121,3 +136,38 @@ class FlowModel:
         means = self.beta * self.means - errors @ weight - self.c * state.means
         propagator = -weight.mT @ (weight @ state.propagator) - self.c * state.propagator
         return means, propagator + self.beta * self.identity
+
+
+def step_error(
+    model: FlowModel,
+    state: FlowState,
+    means: Rows,
+    gap: tuple[Rows, Inner],
+    rtol: float,
+    atol: float,
+    *,
+    in_span: bool = False,
+) -> float:
+    """A difference of class means and of ψ over the tolerances, the largest of the batch.
+
+    In root mean squares, relative to the means after the step and to the deviations before it; with
+    `in_span` the deviations within the span of the means count on their own too, against at least a
+    thousandth of all. What lies outside V moves exactly.
+    """
+    nothing, start = torch.zeros_like(state.outer), model.start
+
+    def rms(propagator: Tensor, outer: Factor = nothing) -> Tensor:
+        return model.spread(propagator, outer).clamp_min(0).sqrt()
+
+    # Of deviations that decay on their own a hundred millionth is resolved.
+    spread = rms(state.propagator, state.outer) + 1e-8 * state.outer[..., 0, 0] * start[1]
+    size = (model.square(means) + spread.square()).sqrt()
+    parts = [(model.square(gap[0]).sqrt(), size), (rms(gap[1]), spread)]
+    if in_span:
+        span = torch.linalg.qr(means.mT).Q.mT
+        parts.append((rms(span @ gap[1]), rms(span @ state.propagator) + 1e-3 * spread))
+    floor = NOTHING * start.sum(0)
+    ratios = [change / (atol + rtol * (whole + floor)) for change, whole in parts]
+    changes = torch.stack([change for change, _ in parts])
+    # Features that are collapsed already have no deviations to get wrong.
+    return float(torch.where(changes > 0, torch.stack(ratios), 0.0 * changes).max())

@@ -160,6 +160,66 @@ def test_a_heavy_penalty_leaves_no_head():
     torch.testing.assert_close(found.statistics.means, statistics.means / 1.2)
 
 
+@pytest.fixture(scope="module")
+def several_minima():
+    """From the optimum at L = 1 alone, descent converged 8.8 % above the least objective."""
+    dense = random_problem(seed=516267, num_classes=5, dim=3, counts=(2, 20, 8, 20, 2))
+    s, scale = dense.reduced.statistics, 0.22422875715937185
+    scaled = s.moved(scale * s.means, scale**2 * s.within)
+    return pnc.deep.AnchoredDeepProblem(
+        scaled, depth=4, lambda_w=0.371, lambda_h=0.00662, beta=0.0636
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_other_starts_leave_a_worse_minimum(several_minima):
+    alone = pnc.deep.minimize_anchored(several_minima, restarts=0)
+    found = pnc.deep.minimize_anchored(several_minima)
+    more = pnc.deep.minimize_anchored(several_minima, restarts=12)
+    assert alone.status is found.status is Status.CONVERGED
+    assert alone.objective > 1.05 * found.objective
+    assert found.objective == pytest.approx(more.objective, rel=1e-8)
+    assert (alone.starts, found.starts, more.starts) == (2, 6, 14)
+    assert 1 <= found.agreeing < found.starts
+    assert found.is_global is None
+    assert found.lower_bound <= found.objective
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_lower_bound_is_below_every_minimum_and_its_own_at_one_layer(depth):
+    _, problem = anchored(depth)
+    found = pnc.deep.minimize_anchored(problem)
+    single = pnc.minimize(problem.single_layer())
+    if depth == 1:
+        assert found.lower_bound == pytest.approx(single.certificate.lower_bound, rel=1e-9)
+        assert found.starts == 1
+        safe = {"depth": 1, "lambda_w": 1.0, "lambda_h": 0.1, "beta": 1.0}  # λ_W(λ_H + β) >= 1
+        sure = pnc.deep.AnchoredDeepProblem(problem.statistics, **safe)
+        assert pnc.deep.minimize_anchored(sure).is_global is True
+        return
+    # The chord: with λ_W' the problem of one layer is below (3) at every head with σ <= σ̂.
+    slack = found.objective - problem.at(torch.zeros_like(found.head)).anchor_cost.item()
+    largest = (2 * 4 * slack / (PARAMETERS["lambda_w"] * depth)) ** (depth / 2)
+    assert torch.linalg.svdvals(found.head)[0] < largest
+    chord = depth * largest ** (2 / depth - 2)
+    relaxed = pnc.NearCollapseProblem(
+        problem.statistics, **{**PARAMETERS, "lambda_w": chord * PARAMETERS["lambda_w"]}
+    )
+    for factor in (0.1, 0.5, 1.0):
+        head = factor * found.head
+        deep = problem.objective(problem.factors(head))
+        assert relaxed.at(head).objective.item() <= deep
+    expected = pnc.minimize(relaxed).certificate.lower_bound
+    assert found.lower_bound == pytest.approx(expected, rel=1e-6)
+    assert found.lower_bound < found.objective
+    # At σ̂ both penalties are one.
+    edge = largest * torch.eye(4, 12, dtype=torch.float64)
+    assert relaxed.at(edge).objective.item() == pytest.approx(
+        problem.objective(problem.factors(edge)), rel=1e-9
+    )
+
+
 def test_bad_arguments_are_named():
     dense, problem = anchored(2)
     with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
@@ -172,5 +232,7 @@ def test_bad_arguments_are_named():
         pnc.deep.minimize_anchored(problem, max_steps=0)
     with pytest.raises(ValueError, match="features and weight must have the dimension 12"):
         measured_contraction(problem.statistics, problem.statistics, torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="restarts must be >= 0, got -1"):
+        pnc.deep.minimize_anchored(problem, restarts=-1)
     stopped = pnc.deep.minimize_anchored(problem, max_steps=1)
     assert stopped.status is Status.MAX_STEPS

@@ -4,6 +4,8 @@ import torch
 from problems import random_problem
 
 import perturb_nc as pnc
+from perturb_nc.theory.flow import cascade as module
+from perturb_nc.theory.status import Status
 
 PARAMETERS = {"lambda_w": 0.05, "lambda_h": 0.02}
 
@@ -16,6 +18,26 @@ def test_a_cascade_is_a_chain_of_optima():
     torch.testing.assert_close(solutions[0].weight, first.weight, rtol=1e-7, atol=1e-8)
     assert solutions[1].objective == pytest.approx(second.objective, rel=1e-9)
     assert solutions[1].statistics.within.trace() < solutions[0].statistics.within.trace()
+
+
+def test_a_cascade_says_how_it_ended_and_what_it_rests_on(monkeypatch):
+    statistics = random_problem(seed=1, dim=8).reduced.statistics
+    done = pnc.cascade(statistics, lambda_w=0.5, lambda_h=0.02, betas=[2.0, 4.0])
+    assert done.status is Status.CONVERGED
+    assert (len(done), done.complexity) == (2, 0.75)
+    assert done.is_unique  # λ_W(λ_H + β) > 1
+    loose = pnc.cascade(statistics, lambda_w=0.005, lambda_h=0.02, betas=[0.01])
+    assert loose[0].certificate.spectral_ratio > 1
+    assert not loose.is_unique
+    minimize = module.minimize
+
+    def stopped(problem, **options):
+        return minimize(problem, **options, max_steps=1 if problem.beta == 4.0 else 100)
+
+    monkeypatch.setattr(module, "minimize", stopped)
+    short = pnc.cascade(statistics, **PARAMETERS, betas=[2.0, 4.0, 2.0])
+    assert short.status is Status.MAX_STEPS
+    assert (len(short), short.complexity) == (2, 0.75)
 
 
 def test_a_cascade_converges_to_the_flow_at_first_order():

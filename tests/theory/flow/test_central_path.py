@@ -129,7 +129,10 @@ def test_theorem_at_every_accepted_step(lambda_h, data):
         statistics = problem(seed=3).reduced.statistics
     else:
         digits = load_dataset("digits")
-        statistics = pnc.ClassStatistics.from_features(digits.inputs, digits.labels)
+        # 139 to 146 samples a class: the theorem is one of balanced classes.
+        kept = torch.cat([(digits.labels == k).nonzero()[:139, 0] for k in range(10)])
+        statistics = pnc.ClassStatistics.from_features(digits.inputs[kept], digits.labels[kept])
+        assert statistics.counts.unique().tolist() == [139]
     seen = [monotone_quantities(statistics, 0.0, lambda_h)]
 
     def record(time, now):
@@ -147,6 +150,53 @@ def test_theorem_at_every_accepted_step(lambda_h, data):
     assert nc1[-1] < 0.95 * nc1[0]
     assert within[-1] < 0.99 * within[0]
     assert between[-1] > 1.01 * between[0]
+
+
+def test_the_theorem_is_not_one_of_imbalanced_classes():
+    # One feature: the pull on a class is π_kμ_k, and the second mean overtakes the first.
+    spread = 3**0.5
+    features = [2 - spread, 2 + spread] + [1 - spread, 1 + spread] * 4
+    reference = torch.tensor(features, dtype=torch.float64)[None]
+    dense = DenseProblem(reference, torch.tensor([0] * 2 + [1] * 8), 0.1, 0.01, 0.0)
+    path = flow(dense, times=[50.0], until={"nc1_trace": 647.0}, rtol=1e-8)
+    assert path.status is Status.EVENT
+    at_start = pnc.collapse_metrics(path.reference)
+    assert at_start.nc1_trace == pytest.approx(12.0)
+    features = full_flow(dense, [path.times[-1].item()])[0]
+    judge = pnc.ClassStatistics.from_features(features, dense.labels)
+    assert pnc.collapse_metrics(judge).nc1_trace == pytest.approx(647.0, rel=1e-5)
+    gap = path.extend([50.0]).means[-1]
+    assert gap[0] < gap[1]  # the means have crossed
+    # As many samples of the first class as of the second: it falls.
+    balanced = DenseProblem(
+        torch.cat([reference[:, :2].repeat(1, 4), reference[:, 2:]], dim=1),
+        torch.tensor([0] * 8 + [1] * 8),
+        0.1,
+        0.01,
+        0.0,
+    )
+    metrics = [m.nc1_trace for m in flow(balanced, times=[0.5, 1.0, 5.0, 50.0]).metrics]
+    assert (np.diff([12.0, *metrics]) < 0).all()
+
+
+@pytest.mark.parametrize("lambda_h", [0.0, 0.02])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_holds_for_imbalanced_classes(seed, lambda_h):
+    seen = []
+
+    def record(time, now):
+        seen.append(monotone_quantities(now, time, lambda_h)[1])
+
+    dense = problem(seed=seed, counts=(2, 9, 5, 4), lambda_h=lambda_h)
+    path = flow(dense, times=[10.0], on_step=record)
+    traces = np.array([path.reference.within.trace().item(), *seen])
+    assert (np.diff(traces) < 0).all()
+    # Its rate, from the definition: -2 tr(WΣ_WWᵀ), by differences over a short time.
+    near = flow(dense, times=[1e-4], rtol=1e-12).statistics(0)
+    weight = dense.best_weight(dense.reference)
+    rate = -2 * (weight @ path.reference.within @ weight.mT).trace()
+    change = monotone_quantities(near, 1e-4, lambda_h)[1] - traces[0]
+    assert change / 1e-4 == pytest.approx(rate.item(), rel=1e-3)
 
 
 def test_the_theorem_is_not_one_of_the_anchored_flow():
@@ -311,6 +361,67 @@ def test_collapsed_features_stay_on_their_ray():
     torch.testing.assert_close(path.means[-1], exact.means, rtol=0, atol=1e-6)
 
 
+def test_features_that_decayed_are_said_to_have():
+    path = flow(problem(lambda_h=50.0), times=[1.0, 1e4], rtol=1e-2)
+    assert path.status is Status.DECAYED
+    assert "lower lambda_h" in path.status.value
+    assert path.times[0] == 1.0
+    assert 10 < path.times[-1] < 11  # means decay at λ_H - 1/λ_W = 30: e^{-30t} = 1e-139 at 10.7
+    assert not path.status.is_done
+
+
+def test_within_class_deviations_may_vanish_where_means_stay():
+    path = flow(problem(lambda_w=0.05, lambda_h=0.5), times=[2e3], rtol=1e-4)
+    assert path.status is Status.FINISHED
+    assert path.reference.within.trace() > 1
+    assert path.statistics(0).within.trace() == 0
+    solved = pnc.exact_collapse(num_classes=3, dim=8, lambda_w=0.05, lambda_h=0.5)
+    assert path.means[0].norm() > 0.5 * solved.means.norm()
+
+
+def test_stops_at_the_time_limit_and_goes_on_from_there():
+    path = flow(problem(), times=[1.0, 10.0], time_limit=1e-9, rtol=1e-9)
+    assert path.status is Status.TIME_LIMIT
+    assert path.times[-1] < 1.0
+    whole = flow(problem(), times=[1.0], rtol=1e-9)
+    torch.testing.assert_close(path.extend([1.0]).means[-1], whole.means[0], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", [Exponential(order=2, step=1 / 16), Exponential(max_steps=7)])
+def test_a_path_goes_on_with_its_own_method(tmp_path, method):
+    path = flow(problem(), times=[0.25, 0.5], method=method)
+    path.save(tmp_path / "path.safetensors")
+    for kept in (path, pnc.FlowPath.load(tmp_path / "path.safetensors")):
+        assert kept.method == method
+        if method.step is None:
+            longer = kept.extend([40.0])
+            assert longer.status is Status.MAX_STEPS
+        else:
+            longer = kept.extend([1.0])
+            assert longer.cost.steps == 16
+            one_step = problem_step(path, 1 / 16)
+            torch.testing.assert_close(kept.at(0.3125).means, one_step, rtol=0, atol=1e-14)
+        assert longer.method == method
+
+
+def problem_step(path, size):
+    """Class means one midpoint step after the first time of a path."""
+    space, state = path._space(), path._state(0)
+    weight = space.model.weight(state)
+    new, *_ = exponential.magnus_step(space.model, state, weight, size, 2)
+    return (new.means @ space.basis.mT)[0]
+
+
+def test_a_judge_goes_on_as_a_judge(tmp_path):
+    path = flow(problem(dim=4), times=[0.5], method="Radau", rtol=1e-8, atol=1e-10)
+    path.save(tmp_path / "path.safetensors")
+    loaded = pnc.FlowPath.load(tmp_path / "path.safetensors")
+    assert loaded.method == path.method
+    whole = flow(problem(dim=4), times=[1.0], method="DOP853", rtol=1e-11, atol=1e-13)
+    assert loaded.extend([1.0]).cost.rejected == 0
+    torch.testing.assert_close(loaded.extend([1.0]).means[-1], whole.means[0], rtol=0, atol=1e-6)
+
+
 def test_stops_at_max_steps_and_says_so():
     path = flow(problem(), times=[10.0, 20.0], method=Exponential(max_steps=3))
     assert path.status is Status.MAX_STEPS
@@ -327,10 +438,14 @@ def test_stops_at_max_steps_and_says_so():
         ({"lambda_w": 0.0}, "lambda_w must be > 0"),
         ({"lambda_h": -1.0}, "lambda_h must be >= 0"),
         ({"beta": float("nan")}, "beta must be finite"),
+        ({"time_limit": 0.0}, "time_limit must be > 0, got 0.0"),
         ({"rtol": 0.0}, "rtol must be > 0"),
         ({"method": "euler"}, "method must be one of exponential, DOP853, Radau, got 'euler'"),
         ({"until": {"nc9": 1.0}}, r"until must name metrics .*got \['nc9'\]"),
-        ({"until": {"nc1": 1.0}, "method": "Radau"}, "takes no batch, until or on_step"),
+        (
+            {"until": {"nc1": 1.0}, "method": "Radau"},
+            "takes no batch, until, on_step or time_limit",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,176 @@
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from problems import random_problem
+
+import perturb_nc as pnc
+from perturb_nc.theory import curvature
+from perturb_nc.theory.curvature import advised, lowest_curvature
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+from benchmarks import degenerate
+
+
+def batch_point(problem, weight):
+    point = problem.at(weight)
+    return replace(point, weight=weight[None], hyperparameters=point.hyperparameters[None])
+
+
+def lowest_by_products(point):
+    """Lowest eigenvalue of the Hessian relative to that at fixed H, product by product."""
+    one = replace(point, weight=point.weight[0], hyperparameters=point.hyperparameters[0])
+    k, d = one.weight.shape
+    units = torch.eye(k * d, dtype=torch.float64).unflatten(1, (k, d))
+    hessian = torch.stack([one.hessian_vector_product(u).flatten() for u in units])
+    ridge = one.lambda_w / k * torch.eye(d, dtype=torch.float64)
+    scale = torch.block_diag(*[one.within + one.means.mT @ (one.means / k) + ridge] * k)
+    root = torch.linalg.cholesky(scale)
+    half = torch.linalg.solve_triangular(root, hessian, upper=False)
+    whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    return torch.linalg.eigvalsh(whitened)[0]
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+def test_lowest_curvature_against_products(monkeypatch, dense, scale):
+    monkeypatch.setattr(curvature, "_DENSE", 600 if dense else 0)
+    problem = random_problem(seed=1, dim=5, lambda_w=0.01, beta=0.5).reduced
+    point = batch_point(problem, scale * torch.randn(4, 5, dtype=torch.float64))
+    found = lowest_curvature(point)
+    expected = lowest_by_products(point)
+    slack = 1e-9 if dense else 0.1 * abs(expected)
+    if dense:
+        assert (found.lowest[0] - expected).abs() <= 1e-8 * expected.abs() + 1e-9
+    assert (found.lowest[0] - expected).abs() <= slack + found.tolerance[0]
+    assert expected < -1e-3 if scale == 0.05 else True
+    if expected < 0:
+        direction = found.direction[0]
+        one = replace(point, weight=point.weight[0], hyperparameters=point.hyperparameters[0])
+        assert (direction * one.hessian_vector_product(direction)).sum() < 0
+        assert (direction * one.gradient).sum() <= 0
+
+
+def unused_directions():
+    """H0 of rank 1 in four dimensions: the optimum needs directions that it does not have."""
+    column = torch.tensor([0.1, 0.1, 0.6, -0.1], dtype=torch.float64)
+    features = column[:, None] * torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)
+    statistics = pnc.ClassStatistics.from_features(features, [0, 0, 1, 1])
+    return pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.01, beta=1.0)
+
+
+def test_curvature_into_unused_directions_is_one_minus_r():
+    problem = unused_directions()
+    weight = problem.central_path_weight()
+    point, ratio = batch_point(problem, weight), pnc.certify(problem, weight).spectral_ratio
+    top = point.residual_spectrum[1][0, :, -1]
+    unused = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64) / math.sqrt(2)
+    direction = torch.outer(top, unused)
+    product = problem.hessian_vector_product(weight, direction)
+    curved = (direction * product).sum().item() / (problem.lambda_w / 2)
+    assert curved == pytest.approx(1 - ratio, rel=1e-9)
+    assert curved != pytest.approx(1 - 1.01 * ratio, rel=1e-3)
+    # ... and the step along it is the best one, where only one singular value is above the limit.
+    moved, better = advised(point, lambda w: replace(point, weight=w), torch.tensor([True]))
+    assert better.all()
+    step = moved.weight - point.weight
+    best = moved.excess.item()
+    for factor in (0.98, 1.02):
+        assert replace(point, weight=point.weight + factor * step).excess.item() > best
+
+
+def test_no_strict_saddle_where_the_steps_stall():
+    solution = pnc.minimize(unused_directions())
+    assert solution.status is pnc.Status.CONVERGED
+    assert solution.objective == pytest.approx(0.17906373, abs=1e-7)
+    assert solution.certificate.is_global
+
+
+def test_dead_units_are_used():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 10
+    features = torch.randn(400, 32, generator=generator, dtype=torch.float64)
+    features += 2 * torch.eye(10, 32, dtype=torch.float64)[labels]
+    features[:, 16:] = 0.0
+    reference = pnc.ClassStatistics.from_features(features, labels)
+    settings = {"lambda_w": 1e-3, "lambda_h": 1e-3, "beta": 1.0}
+    solution = pnc.minimize(pnc.NearCollapseProblem(reference, **settings))
+    # The lift is exact here (d >= rank + K): what is optimal has r = 1.
+    assert solution.certificate.spectral_ratio == pytest.approx(1.0, abs=1e-6)
+    assert solution.certificate.gap < 1e-9
+    batch = pnc.minimize_batch(reference, **{name: [value] for name, value in settings.items()})
+    assert batch.objective[0].item() == pytest.approx(solution.objective, rel=1e-9)
+
+
+@pytest.mark.parametrize("start", ["stationary", "rounded"])
+def test_a_start_on_a_saddle_is_left(start):
+    # Two classes with one mean: by symmetry the start has equal rows, and so has every step.
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    features[3:] = features[:3]
+    statistics = pnc.ClassStatistics.from_features(features, [0, 0, 0, 1, 1, 1])
+    problem = pnc.NearCollapseProblem(statistics, lambda_w=0.01, lambda_h=0.01, beta=0.3)
+    weight = torch.zeros(2, 3) if start == "stationary" else problem.central_path_weight()
+    solution = pnc.minimize(problem, initial_weight=weight)
+    assert solution.status is pnc.Status.CONVERGED
+    assert (solution.weight[0] - solution.weight[1]).norm() > 0.1
+    assert solution.certificate.is_global or solution.lowest_curvature >= -1e-6
+
+
+def test_a_result_says_whether_its_curvature_was_judged():
+    proven = pnc.minimize(random_problem(seed=1, lambda_w=2.0, lambda_h=0.5, beta=1.0).reduced)
+    assert proven.certificate.is_global
+    assert math.isnan(proven.lowest_curvature)
+    dense = random_problem(seed=1)
+    for options in ({}, {"max_steps": 1}):
+        judged = pnc.minimize(dense.reduced, **options)
+        assert judged.certificate.spectral_ratio > 1
+        expected = lowest_by_products(batch_point(judged.problem, judged.weight))
+        assert judged.lowest_curvature == pytest.approx(expected.item(), rel=1e-3)
+        assert 0 < judged.curvature_tolerance < (1e-6 if not options else math.inf)
+    batch = pnc.minimize_batch(
+        dense.reduced.statistics, lambda_w=[2.0, 0.05], lambda_h=[0.5, 0.02], beta=[1.0, 0.5]
+    )
+    assert batch.lowest_curvature[0].isnan()
+    single = pnc.minimize(dense.reduced)
+    assert batch.lowest_curvature[1].item() == pytest.approx(single.lowest_curvature, rel=1e-3)
+    assert batch.solution(1).lowest_curvature == batch.lowest_curvature[1].item()
+
+
+def test_curvature_on_a_subspace_is_that_of_all_dimensions():
+    for seed in range(3):
+        dense = random_problem(seed=seed, dim=70, counts=(30, 50, 40), lambda_w=1e-3)
+        batch = pnc.minimize_batch(
+            dense.reduced.statistics, lambda_w=[1e-3], lambda_h=[0.02], beta=[0.5]
+        )
+        assert batch._parts[0].space.basis is not None
+        assert not batch.is_global[0]
+        problem = batch.solution(0).problem
+        full = lowest_curvature(batch_point(problem, batch.weight(0)))
+        assert batch.lowest_curvature[0].item() == pytest.approx(full.lowest.item(), rel=0.05)
+
+
+@pytest.mark.slow
+def test_no_strict_saddle_among_degenerate_problems():
+    found = degenerate.audit(100, starts=20, seed=1000)
+    assert found.problems == 100
+    assert found.saddles == found.unjudged == 0
+    assert found.converged >= 98
+    assert found.worse <= 2
+
+
+def test_the_audit_sees_a_saddle():
+    family = degenerate.draw((2, 3, 4), 9, 0)
+    i = 8  # class means are 0: W = 0 is stationary
+    assert not family.bias[i]
+    weight = torch.zeros(2, 3, dtype=torch.float64)
+    statistics = pnc.ClassStatistics.from_features(family.reference[i].mT, family.labels)
+    problem = pnc.NearCollapseProblem(statistics, lambda_w=0.01, lambda_h=0.01, beta=0.1)
+    family.settings[i] = torch.tensor([0.01, 0.01, 0.1])
+    saddle = replace(pnc.minimize(problem), weight=weight)
+    assert degenerate.relative_curvature(family, i, saddle) < -0.1
+    solution = pnc.minimize(problem)
+    assert degenerate.relative_curvature(family, i, solution) > degenerate.SADDLE
