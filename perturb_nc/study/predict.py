@@ -81,7 +81,7 @@ def predict_problems(
     }
     predictions = {}
     for name, problem in problems.items():
-        solution = minimize(problem)
+        solution: Solution = minimize(problem)  # type: ignore[arg-type]  # either loss
         predicted = collapse_metrics(solution.statistics, solution.weight)
         predictions[name] = LayerPrediction(measured[name], predicted, solution)
     return predictions
