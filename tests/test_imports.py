@@ -8,11 +8,20 @@ from pathlib import Path
 import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
-GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
-GROUND |= {"joint_statistics", "metrics", "metric_tangents", "sample_metrics", "sampling"}
+GROUND = {"validation", "leftovers", "storage", "moments", "statistics", "span_statistics"}
+GROUND |= {
+    "layer_files",
+    "leftovers",
+    "joint_statistics",
+    "metrics",
+    "metric_tangents",
+    "sample_metrics",
+    "sampling",
+}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
-    "storage": {"validation"},
+    "leftovers": set(),
+    "storage": {"leftovers", "validation"},
     "moments": set(),
     "statistics": {"validation", "moments"},
     "span_statistics": {"validation", "moments", "statistics"},
