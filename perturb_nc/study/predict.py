@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
+from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.validation import ArrayLike
@@ -70,15 +71,27 @@ def predict_layers(
     Raises:
         ValueError: bad hyper-parameters, or a weight that does not fit its layer.
     """
-    weights = weights or {}
     problems = {
         name: NearCollapseProblem(
             statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
         )
         for name, statistics in layers.items()
     }
-    measured = {name: collapse_metrics(s, weights.get(name)) for name, s in layers.items()}
+    return predict_problems(problems, weights)
+
+
+def predict_problems(
+    problems: Mapping[str, NearCollapseProblem] | Mapping[str, CrossEntropyProblem],
+    weights: Mapping[str, ArrayLike] | None = None,
+) -> dict[str, LayerPrediction]:
+    """`predict_layers` for problems of one's own, with either loss."""
+    weights = weights or {}
+    measured = {
+        name: collapse_metrics(problem.statistics, weights.get(name))
+        for name, problem in problems.items()
+    }
     predictions = {}
     for name, problem in problems.items():
-        predictions[name] = LayerPrediction(measured[name], minimize(problem))
+        solution: Solution = minimize(problem)  # type: ignore[arg-type]  # either loss
+        predictions[name] = LayerPrediction(measured[name], solution)
     return predictions

@@ -38,7 +38,7 @@ class SmallVicinity(Summarised):
         frame: the frame nearest to the reference class means as rows, (K, d): orthonormal, with
             a bias a simplex of Gram matrix I - 11ᵀ/K. The collapsed optimum is √ρ times it.
         size: √ρ.
-        distance: |H0 - √ρ frame| / |√ρ frame| over all samples (centred, with a bias).
+        distance: |H0 - √ρ frame| / |√ρ frame| (centred, with a bias), classes weighted equally.
         gamma_in, gamma_out: what is left of deviations within classes in the span of the frame
             and off it, β/(β + √(λ_H/λ_W)) and β/(β + λ_H).
         remainder: estimate (no bound) of the relative errors of weight, means and within: how far
@@ -217,11 +217,10 @@ def _refined(point: ReducedPoint, frame: NearestFrame, scalars: Coefficients) ->
 
 
 def _distance(frame: NearestFrame, size: float) -> float:
-    collapsed = size * frame.of_classes(frame.rows)
-    own = frame.of_classes(frame.stretch @ frame.rows)
-    priors = frame.reference.priors
-    moved = priors @ (own - collapsed).square().sum(1) + frame.reference.within.trace()
-    return math.sqrt(moved / (priors @ collapsed.square().sum(1)))
+    rank = len(frame.stretch)
+    gap = frame.stretch - size * torch.eye(rank).to(frame.stretch)
+    within = frame.reference.num_classes * frame.reference.within.trace()
+    return math.sqrt((gap.square().sum() + within) / rank) / size
 
 
 def _relative(value: Tensor, better: Tensor) -> float:
