@@ -1,15 +1,11 @@
 """Draw loss and DNC metrics over training, and the threshold, from results/binary_dnc.json."""
 
-import json
-from pathlib import Path
-
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from style import BLUE, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "binary_dnc.json"
-OUTPUT = HERE / "binary_dnc.png"
+RESULT = RESULTS / "binary_dnc.json"
 SHOWN_DEPTH = 4
 
 
@@ -25,7 +21,6 @@ def draw(result: dict) -> Figure:
     _threshold(next(axes), result["parts"]["threshold"]["rows"])
     _spread(next(axes), result["parts"])
     for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.2)
     return figure
 
@@ -74,7 +69,7 @@ def _threshold(axis: Axes, rows: list[dict]) -> None:
 
 def _spread(axis: Axes, parts: dict) -> None:
     depths = sorted(set(parts["descent"]["depth_of_run"]))
-    shown = {"descent": ("#d1495b", "gradient descent"), "fast": ("#1b3a5c", "L-BFGS")}
+    shown = {"descent": (VERMILION, "gradient descent"), "fast": (BLUE, "L-BFGS")}
     for shift, (name, (colour, label)) in zip((-0.12, 0.12), shown.items(), strict=True):
         part = parts[name]
         found = part["descent" if name == "descent" else "lbfgs"]
@@ -89,5 +84,4 @@ def _spread(axis: Axes, parts: dict) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -1,13 +1,9 @@
 """Draw NC1 of every layer, measured and on the calibrated path, from the depth calibrations."""
 
-import json
-from pathlib import Path
-
 from matplotlib.figure import Figure
+from style import BLUE, ORANGE, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "depth_calibration" / "calibrations.json"
-OUTPUT = HERE / "depth_calibration.png"
+RESULT = RESULTS / "depth_calibration" / "calibrations.json"
 
 
 def draw(result: dict) -> Figure:
@@ -24,8 +20,8 @@ def draw(result: dict) -> Figure:
             place = {layer: i for i, layer in enumerate(measured)}
             if not row["fitted"]:
                 values = [m["nc1"] for m in measured.values()]
-                axis.plot(values, "o-", color="#1b3a5c", ms=4, label="measured")
-            colour, style = ("#d1495b", "D-") if row["fitted"] else ("#e8a13a", "s--")
+                axis.plot(values, "o-", color=BLUE, ms=4, label="measured")
+            colour, style = (VERMILION, "D-") if row["fitted"] else (ORANGE, "s--")
             label = r"path, $\lambda_W$ fitted" if row["fitted"] else r"path, $\lambda_W = K$ wd"
             x = [place[layer] for layer in row["path"]]
             y = [m["nc1"] for m in row["path"].values()]
@@ -33,7 +29,6 @@ def draw(result: dict) -> Figure:
         axis.set_yscale("log")
         axis.set_title(name, fontsize=8)
         axis.tick_params(labelsize=7, which="both")
-        axis.spines[["top", "right"]].set_visible(False)
     for axis in list(figure.axes)[len(names) :]:
         axis.set_axis_off()
     figure.supxlabel("layer, by depth", fontsize=9)
@@ -44,5 +39,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=130)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__, dpi=130)

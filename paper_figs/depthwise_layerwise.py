@@ -1,19 +1,15 @@
 """Draw NC1, ÑC1 and NC2 after each added layer (Tirer et al. 2023, Figure 2)."""
 
-import json
-from pathlib import Path
-
 from matplotlib.figure import Figure
+from style import BLUE, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "depthwise_layerwise" / "result.json"
-OUTPUT = HERE / "depthwise_layerwise.png"
+RESULT = RESULTS / "depthwise_layerwise" / "result.json"
 PANELS = {
     "nc1": r"NC1 = tr$(\Sigma_W\Sigma_B^\dagger)/K$",
     "nc1_trace": r"$\widetilde{\mathrm{NC1}}$ = tr$\,\Sigma_W/$tr$\,\Sigma_B$",
     "nc2_etf": "NC2: distance to a simplex ETF",
 }
-STYLES = {"cifar10": ("#1b3a5c", "o-"), "fashion_mnist": ("#d1495b", "D-")}
+STYLES = {"cifar10": (BLUE, "o-"), "fashion_mnist": (VERMILION, "D-")}
 NAMES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
 
 
@@ -31,11 +27,9 @@ def draw(result: dict) -> Figure:
         axis.set_xticks(range(0, len(values), 2))
         if metric != "nc2_etf":
             axis.set_yscale("log")
-        axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=9)
     return figure
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -1,14 +1,10 @@
 """Draw nearest-class-mean errors by layer, and the effective depth by the number of layers."""
 
-import json
-from pathlib import Path
-
 import matplotlib
 from matplotlib.figure import Figure
+from style import BLUE, GREEN, GREY, ORANGE, PURPLE, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "effective_depth" / "result.json"
-OUTPUT = HERE / "effective_depth.png"
+RESULT = RESULTS / "effective_depth" / "result.json"
 
 
 def draw(result: dict) -> Figure:
@@ -29,7 +25,7 @@ def draw(result: dict) -> Figure:
     left.set_title("error of the nearest class mean, training set", fontsize=10)
     left.legend(frameon=False, fontsize=8)
     epsilons = list(result["table"][0]["effective_depth"])
-    colours = ["#1b3a5c", "#d1495b", "#e8a13a", "#2a9d8f", "#7b5ea7", "#5c677d"]
+    colours = [BLUE, VERMILION, ORANGE, GREEN, PURPLE, GREY]
     for i, epsilon in enumerate(epsilons):
         for seed in sorted({row["seed"] for row in result["table"]}):
             rows = [row for row in result["table"] if row["seed"] == seed]
@@ -38,17 +34,14 @@ def draw(result: dict) -> Figure:
             label = f"ε = {float(epsilon):g}" if seed == 0 else None
             x, y = zip(*points, strict=True) if points else ((), ())
             right.plot(x, y, "o-", color=colours[i], ms=4.5, lw=1.2, alpha=0.8, label=label)
-    right.plot(depths, depths, ":", color="#8d99ae", lw=1, label="the last layer")
+    right.plot(depths, depths, ":", color=GREY, lw=1, label="the last layer")
     right.set_xticks(depths)
     right.set_yticks(range(0, max(depths) + 1, 4))
     right.set_xlabel("number of layers L")
     right.set_title("first layer with error at most ε", fontsize=10)
     right.legend(frameon=False, fontsize=8)
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

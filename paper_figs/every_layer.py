@@ -1,20 +1,16 @@
 """Draw NC1, ÑC1 and NC2 of every layer of four architectures on two data sets."""
 
-import json
-from pathlib import Path
-
 from matplotlib.figure import Figure
+from style import GREEN, NC1_TRACE, PURPLE, RESULTS, SKY, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "every_layer" / "result.json"
-OUTPUT = HERE / "every_layer.png"
-PANELS = {"nc1": "NC1", "nc1_trace": r"$\widetilde{\mathrm{NC1}}$", "nc2_etf": "NC2"}
+RESULT = RESULTS / "every_layer" / "result.json"
+PANELS = {"nc1": "NC1", "nc1_trace": NC1_TRACE, "nc2_etf": "NC2"}
 SETS = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
 STYLES = {
-    "mlp": ("#2a7fb8", "o", "10-layer MLP"),
-    "residual_mlp": ("#4f9d69", "s", "residual MLP"),
-    "convnet": ("#d1495b", "^", "ConvNet"),
-    "resnet18": ("#8a5aa8", "D", "ResNet-18, narrow"),
+    "mlp": (SKY, "o", "10-layer MLP"),
+    "residual_mlp": (GREEN, "s", "residual MLP"),
+    "convnet": (VERMILION, "^", "ConvNet"),
+    "resnet18": (PURPLE, "D", "ResNet-18, narrow"),
 }
 
 
@@ -34,7 +30,6 @@ def draw(result: dict) -> Figure:
             if metric != "nc2_etf":
                 axis.set_yscale("log")
             axis.tick_params(labelsize=8, which="both")
-            axis.spines[["top", "right"]].set_visible(False)
     for axis in grid[-1]:
         axis.set_xlabel("depth (first layer 0, last 1)", fontsize=9)
     figure.legend(
@@ -45,5 +40,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -1,15 +1,11 @@
 """Draw variance shares, the collapse line, weights against class means, and fixed top layers."""
 
-import json
-from pathlib import Path
-
 import matplotlib
 from matplotlib.figure import Figure
+from style import BLUE, GREEN, GREY, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "feature_learning" / "result.json"
-OUTPUT = HERE / "feature_learning.png"
-COLOURS = {"mnist": "#2a9d8f", "fashion_mnist": "#d1495b", "cifar10": "#1b3a5c"}
+RESULT = RESULTS / "feature_learning" / "result.json"
+COLOURS = {"mnist": GREEN, "fashion_mnist": VERMILION, "cifar10": BLUE}
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 PUBLISHED = {  # trained layers -> accuracy on train and test (Rangamani et al. 2023, width 1024)
     "mnist": {2: (0.785, 0.772), 7: (0.9996, 0.984)},
@@ -45,8 +41,8 @@ def draw(result: dict) -> Figure:
         ("memory_cosine", "^:"),
     ):
         values = [row[key] for row in result["untrained"][-1]["weights"]]
-        reading.plot(range(2, len(values) + 2), values, style, color="#b8bec8", ms=3, lw=1)
-    line.axhline(0.2, color="#8d99ae", lw=1, ls=":")
+        reading.plot(range(2, len(values) + 2), values, style, color=GREY, ms=3, lw=1)
+    line.axhline(0.2, color=GREY, lw=1, ls=":")
     line.set_yscale("log")
     line.set_title("CDNV by layer, and the collapse line 0.2", fontsize=10)
     line.legend(frameon=False, fontsize=8)
@@ -61,7 +57,6 @@ def draw(result: dict) -> Figure:
     for axis in (shares, line, reading):
         axis.set_xlabel("layer", fontsize=9)
     for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, which="both")
     return figure
 
@@ -98,5 +93,4 @@ def _fixed(axis, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -1,14 +1,10 @@
 """Draw Figure 1 (Tirer et al. 2023) from experiments/results/near_collapse_spectrum.json."""
 
-import json
-from pathlib import Path
-
 import matplotlib
 from matplotlib.figure import Figure
+from style import RESULTS, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "near_collapse_spectrum.json"
-OUTPUT = HERE / "figure1_spectrum.png"
+RESULT = RESULTS / "near_collapse_spectrum.json"
 
 
 def draw(result: dict) -> Figure:
@@ -37,12 +33,9 @@ def draw(result: dict) -> Figure:
     )
     bottom.set_ylabel("exact − paper")
     bottom.set_xlabel("index of the singular value")
-    for axis in (top, bottom):
-        axis.spines[["top", "right"]].set_visible(False)
     figure.legend(*top.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -1,15 +1,11 @@
 """Draw the collapse of every layer of several networks (Parker et al. 2023)."""
 
-import json
-from pathlib import Path
-
 import matplotlib
 from matplotlib.figure import Figure
+from style import BLUE, GREEN, GREY, ORANGE, PURPLE, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "intermediate_collapse" / "result.json"
-OUTPUT = HERE / "intermediate_collapse.png"
-COLOURS = ["#2a9d8f", "#d1495b", "#1b3a5c", "#e8a13a", "#7b5ea7", "#5c677d"]
+RESULT = RESULTS / "intermediate_collapse" / "result.json"
+COLOURS = [GREEN, VERMILION, BLUE, ORANGE, PURPLE, GREY]
 NAMES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
@@ -52,11 +48,9 @@ def draw(result: dict) -> Figure:
     for axis in (trace, angles, mean):
         axis.set_xlabel("layer")
     for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, which="both")
     return figure
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

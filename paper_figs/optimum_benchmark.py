@@ -1,14 +1,10 @@
 """Time to the optimum against peers, from benchmarks/results/optimum.json."""
 
-import json
-from pathlib import Path
-
 from matplotlib.figure import Figure
+from style import GREEN, PURPLE, ROOT, SKY, VERMILION, read, write
 
-ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "optimum.json"
-OUTPUT = Path(__file__).with_suffix(".png")
-COLOURS = ("#3b7a57", "#2a7fb8", "#d1495b", "#8a6fb0")
+COLOURS = (GREEN, SKY, VERMILION, PURPLE)
 
 
 def draw(result: dict) -> Figure:
@@ -28,7 +24,6 @@ def draw(result: dict) -> Figure:
         axis.axhline(result["config"]["tolerance"], color="0.6", lw=0.8, ls=":")
         axis.set_title(f"{case['case']}, N = {case['num_samples']:,}", fontsize=9.5)
         axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("seconds", fontsize=9)
     for axis in axes[:, 0]:
@@ -39,5 +34,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

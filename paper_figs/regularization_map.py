@@ -1,16 +1,12 @@
 """Draw the map of NC1 over (λ_W, λ_H) from experiments/results/regularization_map/map.json."""
 
-import json
-from pathlib import Path
-
 import xarray as xr
 from matplotlib.figure import Figure
+from style import RESULTS, read, write
 
 from perturb_nc.show.maps import plot_maps
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "regularization_map" / "map.json"
-OUTPUT = HERE / "regularization_map.png"
+RESULT = RESULTS / "regularization_map" / "map.json"
 
 
 def draw(result: dict) -> Figure:
@@ -20,5 +16,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

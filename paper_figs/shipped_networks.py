@@ -1,24 +1,20 @@
 """Draw the errors of every shipped network from shipped_networks/result.json."""
 
-import json
-from pathlib import Path
-
 import xarray as xr
 from matplotlib.figure import Figure
+from style import BLUE, GREEN, GREY, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "shipped_networks" / "result.json"
-OUTPUT = HERE / "shipped_networks.png"
+RESULT = RESULTS / "shipped_networks" / "result.json"
 PANELS = {
     ("nc1_span", "nc1"): "NC1, placed by ÑC1 in the span",
     ("nc1", "nc1_trace"): "ÑC1, placed by NC1",
     ("nc1", "nc2_etf"): "NC2, placed by NC1",
 }
 STYLES = {
-    "path": ("D", "#d1495b"),
-    "shrinkage": ("s", "#8d99ae"),
-    "interpolation": ("^", "#2a9d8f"),
-    "unchanged": ("x", "#1b3a5c"),
+    "path": ("D", VERMILION),
+    "shrinkage": ("s", GREY),
+    "interpolation": ("^", GREEN),
+    "unchanged": ("x", BLUE),
 }
 
 
@@ -38,7 +34,6 @@ def draw(result: dict) -> Figure:
         axis.set_title(title, fontsize=10)
         axis.set_yticks(rows, names, fontsize=8)
         axis.grid(axis="y", color="0.92")
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].invert_yaxis()
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
@@ -47,5 +42,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=130)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__, dpi=130)

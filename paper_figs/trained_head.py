@@ -1,15 +1,12 @@
 """Draw loss and DNC metrics per layer of deep heads on trained backbones: trained_head.json."""
 
-import json
-from pathlib import Path
 from statistics import median
 
 import matplotlib
 from matplotlib.figure import Figure
+from style import BLUE, RESULTS, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "trained_head.json"
-OUTPUT = HERE / "trained_head.png"
+RESULT = RESULTS / "trained_head.json"
 
 
 def draw(result: dict) -> Figure:
@@ -23,7 +20,7 @@ def draw(result: dict) -> Figure:
         parts = [result["parts"][f"{name},L={depth},seed={s}"] for s in config["seeds"]]
         steps = [max(h["step"], 1) for h in parts[0]["history"]]
         for part in parts:
-            row[0].loglog(steps, [h["excess"] for h in part["history"]], color="#1b3a5c")
+            row[0].loglog(steps, [h["excess"] for h in part["history"]], color=BLUE)
         row[0].set_ylabel(f"{name}, L = {depth}")
         row[0].set_title("f − f*, every seed", fontsize=10, loc="left")
         for axis, (metric, label, offset) in zip(row[1:], metrics, strict=True):
@@ -39,7 +36,6 @@ def draw(result: dict) -> Figure:
             axis.set_title(f"{label}, median", fontsize=10, loc="left")
         row[1].legend(frameon=False, fontsize=7)
     for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.2)
     for axis in axes[-1]:
         axis.set_xlabel("Adam steps")
@@ -47,5 +43,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -3,35 +3,30 @@
 Above: a ResNet, per epoch. Below: MLPs with many seeds, effects paired by seed.
 """
 
-import json
-from pathlib import Path
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from style import BLACK, GREEN, NC1_TRACE, ORANGE, PURPLE, RESULTS, SKY, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "experiments" / "results"
 RESULT = RESULTS / "weight_decay" / "result.json"
 PAIRED = RESULTS / "weight_decay_paired" / "result.json"
-OUTPUT = HERE / "weight_decay.png"
-PANELS = {"nc1": "NC1", "nc1_trace": r"$\widetilde{\mathrm{NC1}}$", "nc2_etf": "NC2"}
+PANELS = {"nc1": "NC1", "nc1_trace": NC1_TRACE, "nc2_etf": "NC2"}
 STYLES = {
     "baseline": ("k", "-", "baseline"),
-    "last layer x2": ("#2a7fb8", "-", "last layer ×2"),
-    "last layer 0": ("#2a7fb8", "--", "last layer 0"),
-    "features x2": ("#d1495b", "-", "feature layers ×2"),
-    "features 0": ("#d1495b", "--", "feature layers 0"),
+    "last layer x2": (SKY, "-", "last layer ×2"),
+    "last layer 0": (SKY, "--", "last layer 0"),
+    "features x2": (VERMILION, "-", "feature layers ×2"),
+    "features 0": (VERMILION, "--", "feature layers 0"),
 }
 LOSSES = {"mse": "squared loss, no bias", "cross_entropy": "cross-entropy, bias"}
 SETS = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SHORT = {"mse": "squared loss", "cross_entropy": "cross-entropy"}
 MARKS = {"mse": "o", "cross_entropy": "s"}
-COLOURS = ("#4f9d69", "#9bc53d", "#2e5e3e", "#8a5aa8", "#c77dba")
+COLOURS = (GREEN, ORANGE, BLACK, PURPLE, SKY)
 
 
 def draw(result: dict) -> Figure:
     """A row for each loss of the ResNet, a row of effects; a column for each metric."""
-    summaries = json.loads(PAIRED.read_text(encoding="utf8"))["summaries"]
+    summaries = read(PAIRED)["summaries"]
     losses = [name for name in LOSSES if any(run["loss"] == name for run in result["runs"])]
     figure = Figure(figsize=(10.5, 2.7 * len(losses) + 3.3), layout="constrained")
     grid = figure.subplots(len(losses) + 1, 3, squeeze=False)
@@ -46,7 +41,6 @@ def draw(result: dict) -> Figure:
     grid[-1, 0].set_ylabel("log(metric / baseline's)", fontsize=9)
     for axis in grid.flat:
         axis.tick_params(labelsize=8, which="both")
-        axis.spines[["top", "right"]].set_visible(False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9,
@@ -93,5 +87,4 @@ def _effects(axis: Axes, summaries: list[dict], metric: str) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -1,20 +1,16 @@
 """Draw predicted and measured effects of weight decay from weight_decay_theory/result.json."""
 
-import json
-from pathlib import Path
-
 from matplotlib.figure import Figure
+from style import BLUE, GREEN, GREY, NC1_TRACE, ORANGE, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "weight_decay_theory" / "result.json"
-OUTPUT = HERE / "weight_decay_theory.png"
-PANELS = {"nc1": "NC1", "nc1_trace": r"$\widetilde{\mathrm{NC1}}$", "nc2_etf": "NC2"}
+RESULT = RESULTS / "weight_decay_theory" / "result.json"
+PANELS = {"nc1": "NC1", "nc1_trace": NC1_TRACE, "nc2_etf": "NC2"}
 STYLES = {
-    "measured": ("o", "#1b3a5c"),
-    "one step": ("D", "#d1495b"),
-    "step from its own": ("s", "#edae49"),
-    "path": ("v", "#66a182"),
-    "the block before": ("x", "#8d99ae"),
+    "measured": ("o", BLUE),
+    "one step": ("D", VERMILION),
+    "step from its own": ("s", ORANGE),
+    "path": ("v", GREEN),
+    "the block before": ("x", GREY),
 }
 
 
@@ -42,7 +38,6 @@ def draw(result: dict) -> Figure:
         axis.set_yscale("symlog", linthresh=0.5)
         axis.set_yticks([-2, -1, -0.5, -0.25, 0, 0.25], ["-2", "-1", "-.5", "-.25", "0", ".25"])
         axis.set_ylim(-2.8, 0.35)
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("log ratio to the baseline")
     axes[1].legend(frameon=False, fontsize=8, loc="lower left")
     figure.suptitle("More weight decay: residual MLPs on digits, five seeds", fontsize=11)
@@ -50,5 +45,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

@@ -1,15 +1,12 @@
 """Draw how often collapse is reached, by width, and the rank by λ and K: width_and_decay.json."""
 
-import json
-from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 from matplotlib.figure import Figure
+from style import BLUE, GREEN, RESULTS, VERMILION, read, write
 
-HERE = Path(__file__).parent
-RESULT = HERE.parent / "experiments" / "results" / "width_and_decay.json"
-OUTPUT = HERE / "width_and_decay.png"
+RESULT = RESULTS / "width_and_decay.json"
 
 
 def draw(result: dict) -> Figure:
@@ -18,7 +15,7 @@ def draw(result: dict) -> Figure:
     rows = result["parts"]
     figure = Figure(figsize=(11.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    colours = ("#1b3a5c", "#2a9d8f", "#d1495b")
+    colours = (BLUE, GREEN, VERMILION)
     for k, colour in zip(config["width_classes"], colours, strict=False):
         own = [r[0] for name, r in rows.items() if name.startswith(f"width:K={k},")]
         widths = [r["width"] for r in own]
@@ -32,7 +29,6 @@ def draw(result: dict) -> Figure:
     left.set_xlabel("width")
     left.set_ylabel("share of runs")
     left.set_ylim(-0.04, 1.04)
-    left.spines[["top", "right"]].set_visible(False)
     left.grid(axis="y", alpha=0.2)
     table = [rows[f"decay:K={k}"] for k in config["decay_classes"]]
     share = np.array([[median(c["objective"]) / c["collapse"] for c in row] for row in table])
@@ -58,5 +54,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULT.read_text(encoding="utf8"))).savefig(OUTPUT, dpi=150)
-    print(f"wrote {OUTPUT}")
+    write(draw(read(RESULT)), __file__)

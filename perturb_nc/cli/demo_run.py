@@ -1,11 +1,10 @@
 """The main job on real data: train, measure every layer, predict what follows, certify."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import xarray as xr
 
 from perturb_nc.layer_files import save_layers
 from perturb_nc.measure.dataset import batches
@@ -16,7 +15,6 @@ from perturb_nc.networks.data import load_dataset
 from perturb_nc.networks.training import TrainingConfig, train
 from perturb_nc.show.plots import plot_layers
 from perturb_nc.show.report.page import write_report
-from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.predict import LayerPrediction, predict_layers
@@ -88,7 +86,9 @@ def run_demo(
     save_layers(statistics, folder / "statistics.safetensors", {"data": "digits, train"})
     samples = collect_features(model, batches(train_set, 512), layers=layers)
     intervals = sampling_intervals(*samples)
-    comparison = _comparison(statistics, hyperparameters, intervals)
+    comparison = compare_layers(
+        statistics, name="demo", lambda_w=lambda_w, predictions=predictions, intervals=intervals
+    ).assign_attrs(parameters_from="the weight decay (λ_W) and a choice by hand (λ_H, β)")
     write_report([comparison], folder / "report.html", title="A residual MLP on digits")
     names = ("statistics.safetensors", "predictions.json", "layers.png", "report.html")
     result.files.extend(folder / name for name in names)
@@ -109,21 +109,3 @@ def _write(folder: Path, result: DemoResult, config: TrainingConfig) -> None:
     title = f"Residual MLP on digits: each layer, and the model's optimum after it ({values})"
     with replacing(folder / "layers.png") as path:
         plot_layers(result.predictions, title=title).savefig(path, dpi=150)
-
-
-def _comparison(
-    layers: Mapping[str, ClassStatistics],
-    hyperparameters: Mapping[str, float],
-    intervals: xr.DataArray,
-) -> xr.Dataset:
-    """The layers beside path and optimum at the demo's own hyper-parameters: nothing is fitted."""
-    names = list(layers)
-    chosen = xr.Dataset(
-        {
-            "regularization": (("layer", "parameter"), [[*hyperparameters.values()]] * len(names)),
-            "path_lambda_w": ("layer", [hyperparameters["lambda_w"]] * len(names)),
-        },
-        coords={"layer": names, "parameter": list(hyperparameters)},
-        attrs={"name": "the weight decay (λ_W) and a choice by hand (λ_H, β)"},
-    )
-    return compare_layers(layers, name="demo", parameters=chosen, intervals=intervals)

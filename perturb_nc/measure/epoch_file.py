@@ -61,6 +61,7 @@ class EpochFile:
             raise ValueError(f"path must be a regular file, got {path}; give another")
         self._path, self._csv = path, path.suffix == ".csv"
         self._waiting: list[Mapping[str, Any]] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             self._check()
 
@@ -72,7 +73,6 @@ class EpochFile:
         """Add one epoch: scalars, and "layers" with the metrics of each."""
         self._waiting.append(record)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             end = self._mend()
             if self._csv:
                 self._append_rows()

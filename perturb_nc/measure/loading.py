@@ -262,7 +262,7 @@ def _own_samples(loader: object) -> int | None:
 
 def _check_even_batches(loader: Any) -> None:
     """ValueError for batches that accelerate fills up with samples of other processes."""
-    shard = getattr(loader, "batch_sampler", None)
+    shard: Any = getattr(loader, "batch_sampler", None)
     processes = getattr(shard, "num_processes", 1)
     if processes < 2 or not getattr(shard, "even_batches", False):
         return

@@ -68,7 +68,8 @@ def plot_maps(
     )
     label = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
     figure.colorbar(ratios, ax=axes[1].tolist(), label=label, extend="both", pad=0.01)
-    figure.legend(handles=_legend(grid), loc="outside lower center", ncols=3, fontsize=9)
+    drawn = grid.sel(beta=chosen)
+    figure.legend(handles=_legend(drawn, metric), loc="outside lower center", ncols=3, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -174,13 +175,21 @@ def _sensitivity(part: xr.Dataset, metric: str) -> tuple[NDArray[np.float64], st
     return ratio, f"$\\lambda_H$ moves it more: {(ratio[known] > 0).mean():.0%}"
 
 
-def _legend(grid: xr.Dataset) -> list[Line2D | Patch]:
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color="grey", lw=1.8, label="r = 1 (white): certified on the undotted side"),
-        Line2D([], [], color=_FREE_ZERO, ls="--", label=r"$\lambda_W\lambda_H = 1$"),
-        Line2D([], [], color="black", label=r"$\partial_{\log\lambda_H}$ changes sign"),
-        Line2D([], [], color="black", ls=":", label=r"$\partial_{\log\lambda_W}$ changes sign"),
-    ]
+def _legend(grid: xr.Dataset, metric: str) -> list[Line2D | Patch]:
+    """Of what is drawn."""
+    w, h = grid["lambda_w"].values, grid["lambda_h"].values
+    slopes = grid[f"{metric}_derivative"]
+    handles: list[Line2D | Patch] = []
+    if _crosses(grid["spectral_ratio"].values - (1 + 1e-6)):
+        said = "r = 1 (white): certified on the undotted side"
+        handles.append(Line2D([], [], color="grey", lw=1.8, label=said))
+    if w.min() * h.min() < 1 < w.max() * h.max():
+        label = r"$\lambda_W\lambda_H = 1$"
+        handles.append(Line2D([], [], color=_FREE_ZERO, ls="--", label=label))
+    for parameter, line, sign in (("lambda_h", "-", "H"), ("lambda_w", ":", "W")):
+        if _crosses(slopes.sel(parameter=parameter).values):
+            label = rf"$\partial_{{\log\lambda_{sign}}}$ changes sign"
+            handles.append(Line2D([], [], color="black", ls=line, label=label))
     if any(_zero(grid.isel(beta=i)).any() for i in range(grid.sizes["beta"])):
         handles.append(Patch(facecolor="none", edgecolor=_ZERO, hatch="xx", label="W = 0"))
     if (grid["status"] != STATUSES.index("converged")).any():
@@ -188,3 +197,7 @@ def _legend(grid: xr.Dataset) -> list[Line2D | Patch]:
             Line2D([], [], color="black", marker="x", ls="", label="not converged (see status)")
         )
     return handles
+
+
+def _crosses(values: NDArray[np.float64]) -> bool:
+    return bool((values < 0).any() and (values > 0).any())

@@ -16,6 +16,7 @@ from perturb_nc.study.comparison import empty_comparison
 from perturb_nc.study.depth import CALIBRATING, PLACING, calibrate_stage
 from perturb_nc.study.fit import fit_regularization
 from perturb_nc.study.misfit import misfit
+from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
 from perturb_nc.theory.minimize import Solution, minimize
@@ -35,6 +36,7 @@ def compare_layers(
     pairs: bool = True,
     align_layers: bool = False,
     parameters: xr.Dataset | None = None,
+    predictions: Mapping[str, LayerPrediction] | None = None,
     intervals: xr.DataArray | None = None,
     on_layer: Callable[[str], None] | None = None,
 ) -> xr.Dataset:
@@ -66,6 +68,8 @@ def compare_layers(
             connections.
         parameters: another comparison (of another network, epoch or split, with layers of the
             same names), from which all parameters are taken: nothing is fitted then.
+        predictions: of `predict_layers` for these layers: the pair's optima, at parameters that
+            were chosen; they are neither fitted nor solved for again.
         intervals: of `sampling_intervals`, kept beside the measurements.
         on_layer: called with the name of each layer that is done.
 
@@ -84,6 +88,7 @@ def compare_layers(
     Source: DESIGN §4.2, 4.6.
     """
     _check(layers, metric, lambda_w, lambda_h, fit, parameters)
+    _check_predictions(layers, parameters, predictions)
     runs = stages(layers, metric)
     table = empty_comparison(runs)
     table.attrs |= {
@@ -106,7 +111,10 @@ def compare_layers(
         for before, layer in pairwise(stage.names):
             observed = align(layers[layer], layers[before]) if align_layers else layers[layer]
             table["unchanged_residual"].loc[layer] = misfit(layers[before], observed)
-            if pairs:
+            if predictions is not None:
+                table["fit_status"].loc[layer] = "given"
+                _fill_optimum(table, layer, predictions[before].solution, observed, True)
+            elif pairs:
                 _fill_pair(table, layer, layers[before], observed, parameters)
             else:
                 table["reason"].loc["pair", layer] = "pairs were not asked for"
@@ -163,8 +171,16 @@ def _fill_pair(
     except (ValueError, LinAlgError) as error:
         table["reason"].loc[at] = " ".join(str(error).split())
         return
-    given = frozenset({layer} if parameters is None else ())
+    _fill_optimum(table, layer, solution, observed, parameters is not None)
+
+
+def _fill_optimum(
+    table: xr.Dataset, layer: str, solution: Solution, observed: ClassStatistics, held_out: bool
+) -> None:
+    given = frozenset() if held_out else frozenset({layer})
     _fill(table, "pair", [layer], Prediction.of({layer: solution.statistics}, given))
+    problem = solution.problem
+    table["regularization"].loc[layer] = [getattr(problem, name) for name in HYPERPARAMETERS]
     table["residual"].loc[layer] = misfit(solution.statistics, observed)
     table["spectral_ratio"].loc[layer] = solution.certificate.spectral_ratio
     table["gap"].loc[layer] = solution.certificate.gap
@@ -176,7 +192,6 @@ def _fitted(
     found = fit_regularization(before, observed)
     errors = found.standard_error
     for name in HYPERPARAMETERS:
-        table["regularization"].loc[layer, name] = getattr(found, name)
         # Infinite where the statistics do not determine it; a JSON file has no infinity.
         error = errors[name]
         table["standard_error"].loc[layer, name] = error if math.isfinite(error) else math.nan
@@ -190,7 +205,6 @@ def _transferred(
     if bool(values.isnull().any()):
         raise ValueError("the other comparison has no parameters for this layer")
     w, h, b = (float(values.sel(parameter=name)) for name in HYPERPARAMETERS)
-    table["regularization"].loc[layer] = values.values
     table["fit_status"].loc[layer] = "transferred"
     return minimize(NearCollapseProblem(before, lambda_w=w, lambda_h=h, beta=b))
 
@@ -198,6 +212,23 @@ def _transferred(
 def _path_lambda_w(parameters: xr.Dataset, stage: Stage) -> float:
     """λ_W of the other comparison's path over these layers."""
     return float(parameters["path_lambda_w"].sel(layer=stage.names[1:]).max())
+
+
+def _check_predictions(
+    layers: Mapping[str, ClassStatistics],
+    parameters: xr.Dataset | None,
+    predictions: Mapping[str, LayerPrediction] | None,
+) -> None:
+    """ValueError when predictions are not those of these layers."""
+    if predictions is None:
+        return
+    if parameters is not None:
+        raise ValueError("predictions have parameters of their own; leave parameters out")
+    for name, statistics in layers.items():
+        if name not in predictions:
+            raise ValueError(f"predictions must hold every layer, {name!r} is missing")
+        if predictions[name].solution.problem.statistics is not statistics:
+            raise ValueError(f"predictions must be made from these layers; {name!r} is another")
 
 
 def _check(

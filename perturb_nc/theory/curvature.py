@@ -226,7 +226,8 @@ def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mas
     # A look at few directions tells whether any is unused.
     spread, _ = _least_used(point, min(4, k, d - point.idle))
     limit = 0.1 * point.ridge[..., 0]
-    wanted = wanted & (spread < limit).any(-1)
+    sound = point.stiffness.isfinite().all(-1).all(-1)  # what is badly scaled is not moved
+    wanted = wanted & sound & (spread < limit).any(-1)
     if wanted.any():
         squares, vectors = point.residual_spectrum
         ratios = squares / (point.c * point.ridge)[..., 0]
@@ -257,5 +258,6 @@ def _least_used(
     rows = rows.expand(len(point.weight), *rows.shape)
     for _ in range(2):
         rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT
-    spread, turn = torch.linalg.eigh(rows @ point.moment @ rows.mT)
+    inner = rows @ point.moment @ rows.mT
+    spread, turn = torch.linalg.eigh(torch.where(inner.isfinite(), inner, 0.0))  # raises for NaN
     return spread, turn.mT @ rows

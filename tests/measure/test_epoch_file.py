@@ -102,6 +102,8 @@ def test_paths_that_are_no_files_are_refused(tmp_path):
         EpochFile(tmp_path / "run.jsonl")
     with pytest.raises(ValueError, match="path must be a local file, got s3:"):
         EpochFile(type(tmp_path)("s3://bucket/run.jsonl"))
+    with pytest.raises(FileExistsError):
+        EpochFile(tmp_path / "run.jsonl" / "run.jsonl")
 
 
 def test_new_and_missing_columns_are_taken(tmp_path):

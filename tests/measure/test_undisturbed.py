@@ -117,6 +117,21 @@ def test_a_network_trained_with_a_monitor_is_the_one_trained_without():
     assert all(torch.equal(value, watched[name]) for name, value in plain.items())
 
 
+def test_two_passes_see_the_same_samples_when_they_draw_from_the_global_generators():
+    class Augmented(TensorDataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x + torch.randn(6), y
+
+    loader = DataLoader(Augmented(X, Y), batch_size=8, shuffle=True)
+    state = torch.get_rng_state()
+    span = collect_statistics(model(), loader, covariance="span")
+    torch.set_rng_state(state)
+    full = collect_statistics(model(), loader)
+    for name, statistics in full.items():
+        torch.testing.assert_close(span[name].class_variance, statistics.class_variance)
+
+
 def test_modes_are_restored_by_the_modules_own_train():
     class Adapter(nn.Linear):
         """Merged in eval mode, as adapters of low rank are."""

@@ -16,6 +16,7 @@ from perturb_nc.study.comparison import (
     save_comparison,
 )
 from perturb_nc.study.misfit import misfit
+from perturb_nc.study.predict import predict_layers
 from perturb_nc.study.rivals import RIVALS
 
 LAMBDA_W = 0.1
@@ -132,6 +133,27 @@ def test_parameters_of_one_network_predict_another(chained):
     bent["regularization"] *= 1.01
     worse = compare_layers(layers, name="other", parameters=bent)
     assert (worse["residual"].values[1:] > 10 * table["residual"].values[1:]).all()
+
+
+def test_optima_at_chosen_parameters_are_taken_as_they_are(chained):
+    layers = chain(3)
+    made = predict_layers(layers, **SETTING)
+    table = compare_layers(layers, name="chosen", lambda_w=LAMBDA_W, predictions=made)
+    assert table["fit_status"].values.tolist() == ["", "given", "given"]
+    assert table["held_out"].sel(model="pair").values.tolist() == [False, True, True]
+    assert table["regularization"].values[1:].tolist() == [[*SETTING.values()]] * 2
+    predicted = table["predicted"].sel(model="pair", layer="layer.2", quantity="nc1")
+    assert predicted == made["layer.1"].predicted.nc1
+    assert table["residual"].values[1:].max() < 1e-8
+    certificate = made["layer.0"].solution.certificate
+    assert table["gap"].sel(layer="layer.1") == certificate.gap
+    for other, message in (
+        ({"parameters": chained}, "predictions have parameters of their own"),
+        ({"predictions": {}}, "'layer.0' is missing"),
+        ({"predictions": predict_layers(chain(3), **SETTING)}, "made from these layers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare_layers(layers, name="n", **{"predictions": made, **other})
 
 
 def test_layers_in_bases_of_their_own_are_aligned_before_a_pair_is_fitted(chained):

@@ -54,6 +54,19 @@ def test_a_mean_of_known_variance():
     assert bias == pytest.approx(first.var().item() / 20, rel=1e-10)
 
 
+def test_the_derivatives_behind_the_excess():
+    features, labels = samples(60, 4, num_classes=4)
+    whole = SampleMoments.of(pnc.ClassStatistics.from_features(features, labels))
+    gram = whole.gram.clone().requires_grad_()
+    values = replace(whole, gram=gram).values()
+    pulls = resampling._pulls(whole)
+    centring = torch.eye(4, dtype=torch.float64) - 0.25
+    for name, value in (("between", values["between_trace"]), ("cdnv", values["cdnv"].log())):
+        (slope,) = torch.autograd.grad(value, gram, retain_graph=True)
+        slope = centring @ (slope + slope.mT) @ centring / 2
+        torch.testing.assert_close(pulls[name].abs(), slope.abs(), rtol=1e-10, atol=1e-14)
+
+
 def test_the_width_shrinks_as_one_over_the_root_of_n():
     widths = []
     for n in (300, 4800):
@@ -159,9 +172,10 @@ def test_coverage(dim, n, level, shape, balanced):
     k = 10 if dim == 512 else 4
     held, there = coverage(dim, n, level, balanced, shape, 500, num_classes=k)
     assert there["nc1_trace"] == 1.0
-    for name in ("nc1_trace", "nc1", "cdnv"):
-        if there[name] > 0.9:  # the few of many that there are, are those drawn too near
-            assert 0.93 - 0.02 <= held[name] <= 0.97 + 0.02, (name, held, there)
+    assert 0.91 <= held["nc1_trace"] <= 0.99
+    for name, least in (("cdnv", 0.91), ("nc1", 0.87)):
+        if there[name] > 0.95:  # where few are there, they are of samples that came out too near
+            assert least <= held[name], (name, held, there)
 
 
 @pytest.mark.parametrize(

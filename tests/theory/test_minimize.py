@@ -223,6 +223,12 @@ def test_a_weight_beyond_float64_is_named():
         pnc.minimize(dense.reduced, initial_weight=start)
 
 
+def test_statistics_beyond_float64_are_named():
+    dense = random_problem(seed=0, dim=64, offset=1e9)
+    with pytest.raises(ValueError, match=r"badly scaled .* subtract a common offset"):
+        pnc.minimize(dense.reduced)
+
+
 def test_second_order_convergence_in_few_steps():
     labels = torch.arange(2000) % 10
     features = torch.randn(2000, 64) + 2 * torch.eye(10, 64)[labels]
