@@ -52,6 +52,7 @@ def test_order_two():
     assert slope > 1.7
 
 
+@pytest.mark.slow
 def test_it_descends_and_ends_where_the_model_does():
     dense = dense_cross_entropy(
         seed=3, num_classes=3, dim=4, counts=(3, 3, 3), lambda_w=0.1, lambda_h=0.1, beta=0.5
@@ -66,6 +67,13 @@ def test_it_descends_and_ends_where_the_model_does():
     spread = [free.statistics(i).within.trace().item() for i in range(3)]
     grown = [math.exp(2 * 0.1 * t) * v for t, v in zip(free.times.tolist(), spread, strict=True)]
     assert grown == sorted(grown, reverse=True)
+
+
+def test_the_objective_falls():
+    dense = dense_cross_entropy(seed=3, num_classes=3, dim=4, counts=(3, 3, 3), lambda_w=0.1)
+    path = cross_entropy_flow(dense.problem, times=[0.0, 0.5, 2.0], rtol=1e-2)
+    assert (path.value.diff() < 0).all()
+    torch.testing.assert_close(path.features[0], dense.reference)
 
 
 def test_bad_arguments_are_named():
