@@ -9,7 +9,8 @@ import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
-GROUND |= {"joint_statistics", "metrics", "metric_tangents", "sample_metrics", "sampling"}
+GROUND |= {"joint_statistics", "mean_geometry", "metrics", "metric_tangents", "sampling"}
+GROUND |= {"covariance_metrics", "kernel_alignment", "metric_step", "sample_metrics"}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "storage": {"validation"},
@@ -18,9 +19,13 @@ LAYERS = {  # what each part may import from the package, beside itself
     "span_statistics": {"validation", "moments", "statistics"},
     "joint_statistics": {"statistics"},
     "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
-    "metrics": {"validation", "moments", "span_statistics"},
-    "metric_tangents": {"moments", "metrics"},
-    "sampling": {"moments", "statistics", "span_statistics", "metrics"},
+    "mean_geometry": {"moments"},
+    "metrics": {"validation", "moments", "mean_geometry", "span_statistics"},
+    "metric_step": {"moments", "mean_geometry", "metrics"},
+    "metric_tangents": {"moments", "mean_geometry", "metric_step", "metrics"},
+    "covariance_metrics": {"moments", "mean_geometry", "statistics"},
+    "sampling": {"moments", "mean_geometry", "statistics", "span_statistics", "metrics"},
+    "kernel_alignment": {"moments", "statistics", "joint_statistics", "sampling"},
     "sample_metrics": {"validation", "statistics"},
     "theory": GROUND,
     "measure": GROUND,

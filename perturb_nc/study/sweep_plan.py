@@ -21,7 +21,7 @@ from perturb_nc.validation import ArrayLike, affordable, at_least, nonnegative, 
 
 Region = dict[str, slice]
 METRICS = tuple(field.name for field in fields(CollapseMetrics))
-FLOW_METRICS = tuple(m for m in METRICS if m not in ("nc3_duality", "nc3_alignment", "dnc3"))
+FLOW_METRICS = tuple(m for m in METRICS if m not in metric_functions.OF_WEIGHT)
 DERIVED = ("nc1", "nc1_trace", "nc2_etf", "cdnv", "objective")
 # Their places are the codes in stores: add at the end.
 STATUSES = ("pending", "converged", "max_steps", "stalled", "failed", "time_limit")

@@ -231,7 +231,7 @@ def checked_times(times: Sequence[float], start: float) -> list[float]:
 
 
 def events(until: Mapping[str, float]) -> list[Event]:
-    known = [f.name for f in fields(CollapseMetrics) if f.name not in _NEED_WEIGHT]
+    known = [f.name for f in fields(CollapseMetrics) if f.name not in _NO_EVENT]
     unknown = [name for name in until if name not in (*known, "speed")]
     if unknown:
         raise ValueError(f"until must name metrics ({', '.join(known)}) or speed, got {unknown}")
@@ -247,4 +247,4 @@ def events(until: Mapping[str, float]) -> list[Event]:
     return [event(name, value) for name, value in until.items()]
 
 
-_NEED_WEIGHT = ("nc3_duality", "nc3_alignment", "dnc1", "dnc3")
+_NO_EVENT = (*metric_functions.OF_WEIGHT, "dnc1")  # which is nc1_trace
