@@ -29,6 +29,7 @@ from .theory.problem import NearCollapseProblem
 from .theory.response import hyperparameter_response, linear_response
 from .theory.spectrum import near_collapse_spectrum
 from .theory.status import Status
+from .theory.vicinity.batch import small_vicinity_batch
 from .theory.vicinity.prediction import small_vicinity
 
 __all__ = [  # noqa: RUF022 - by purpose
@@ -62,6 +63,7 @@ __all__ = [  # noqa: RUF022 - by purpose
     "minimize_batch",
     "near_collapse_spectrum",
     "small_vicinity",
+    "small_vicinity_batch",
     # compare: predictions beside measurements
     "align",
     "calibrate_depth",

@@ -25,10 +25,11 @@ from perturb_nc.mean_geometry import (
 )
 from perturb_nc.moments import Moments, trace
 from perturb_nc.span_statistics import SpanStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.validation import ArrayLike, as_matrix
 
-OF_WEIGHT = ("nc3_duality", "nc3_uniformity", "nc3_alignment", "dnc3")  # NaN without a weight
 Scalar = Float64[Tensor, "..."]
+READ_BY_WEIGHT = ("nc3_duality", "nc3_uniformity", "nc3_alignment", "dnc3")
 Weight = Float[Tensor, "... m d"]
 
 
@@ -230,8 +231,8 @@ def dnc3(statistics: Moments, weight: Weight) -> Scalar:
     return residuals.norm(dim=-1).sum(-1) / weight.norm(dim=-1).sum(-1)
 
 
-@dataclass(frozen=True)
-class CollapseMetrics:
+@dataclass(frozen=True, repr=False)
+class CollapseMetrics(Summarised):
     """Every collapse metric of one layer that costs O(Kd²) or less.
 
     At full collapse they are 0, but nc3_alignment and dnc2 1, and discrimination what it says.

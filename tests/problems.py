@@ -113,3 +113,27 @@ def random_problem(
     noise = torch.randn(dim, len(labels), generator=generator, dtype=torch.float64)
     reference = means[:, labels] + 0.7 * noise + offset
     return DenseProblem(reference, labels, lambda_w, lambda_h, beta, bias)
+
+
+def near_collapse(step, *, num_classes=4, dim=9, uneven=0.0, bias=False, **setting):
+    """Statistics at a distance `step` from collapse in a fixed direction; setting; bias."""
+    setting = {"lambda_w": 0.3, "lambda_h": 0.2, "beta": 0.7, **setting}
+    generator = torch.Generator().manual_seed(1)
+    exact = pnc.exact_collapse(
+        num_classes=num_classes, dim=dim, lambda_w=setting["lambda_w"],
+        lambda_h=setting["lambda_h"], bias=bias, seed=1,
+    )  # fmt: skip
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    means = exact.means + step * draw(num_classes, dim)
+    if bias:
+        means += draw(dim)
+    root = draw(dim, dim)
+    within = step * root @ root.mT / (4 * dim)
+    share = draw(num_classes)
+    share = uneven * step * (share - share.mean())
+    counts = (1e12 * (1 + share)).long()
+    variance = within.trace().expand(num_classes).clone()
+    return pnc.ClassStatistics(counts, means, within, variance), setting, bias

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.metrics import OF_WEIGHT, collapse_metrics
+from perturb_nc.metrics import READ_BY_WEIGHT, collapse_metrics
 from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, span_statistics
 from perturb_nc.statistics import ClassStatistics
 
@@ -26,7 +26,7 @@ def assert_same_metrics(features, labels, rel=1e-10):
     for name, value in full.items():
         if name == "dnc2":  # infinite for dependent means
             assert 1 / span[name] == pytest.approx(1 / value, rel=rel, abs=1e-13)
-        elif name not in OF_WEIGHT:
+        elif name not in READ_BY_WEIGHT:
             assert span[name] == pytest.approx(value, rel=rel, abs=1e-13), name
 
 

@@ -20,6 +20,13 @@ from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
 from .spectrum import NearCollapseSpectrum
+from .vicinity.batch import SmallVicinityBatch
+from .vicinity.insights import (
+    NoisyCollapse,
+    collapse_under_noise,
+    decay_effects,
+    stronger_decay,
+)
 from .vicinity.prediction import SmallVicinity
 
 __all__ = [
@@ -36,16 +43,21 @@ __all__ = [
     "LiftedOptimum",
     "LinearResponse",
     "NearCollapseSpectrum",
+    "NoisyCollapse",
     "ReducedPoint",
     "Scipy",
     "SmallVicinity",
+    "SmallVicinityBatch",
     "SolutionBatch",
     "central_path_flows",
+    "collapse_under_noise",
     "cross_entropy_collapse",
     "cross_entropy_spectrum",
+    "decay_effects",
     "deep",
     "effective_complexity",
     "lifted_optimum",
     "orthogonal_frame",
     "simplex_etf",
+    "stronger_decay",
 ]

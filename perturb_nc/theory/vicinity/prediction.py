@@ -10,6 +10,7 @@ from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
@@ -24,8 +25,8 @@ Rows = Float64[Tensor, "K d"]
 _SMALL = 0.1  # the largest relative remainder that counts as small
 
 
-@dataclass(frozen=True, eq=False)
-class SmallVicinity:
+@dataclass(frozen=True, eq=False, repr=False)
+class SmallVicinity(Summarised):
     """What (1) makes of features near collapse, to an order in the distance from it.
 
     Attributes:
@@ -37,7 +38,7 @@ class SmallVicinity:
         frame: the frame nearest to the reference class means as rows, (K, d): orthonormal, with
             a bias a simplex of Gram matrix I - 11ᵀ/K. The collapsed optimum is √ρ times it.
         size: √ρ.
-        distance: |H0 - √ρ frame| / |√ρ frame| over all samples (centred, with a bias).
+        distance: |H0 - √ρ frame| / |√ρ frame| (centred, with a bias), classes weighted equally.
         gamma_in, gamma_out: what is left of deviations within classes in the span of the frame
             and off it, β/(β + √(λ_H/λ_W)) and β/(β + λ_H).
         remainder: estimate (no bound) of the relative errors of weight, means and within: how far
@@ -67,6 +68,21 @@ class SmallVicinity:
     def is_small(self) -> bool:
         """Whether remainder and certificate let one rely on this."""
         return self.status is Status.CONVERGED
+
+    def _summary(self) -> dict[str, object]:
+        return {
+            **self.problem._summary(),
+            "order": self.order,
+            "distance": self.distance,
+            "gamma_in": self.gamma_in,
+            "gamma_out": self.gamma_out,
+            "nc1_trace": self.metrics.nc1_trace,
+            "nc1": self.metrics.nc1,
+            "nc2_etf": self.metrics.nc2_etf,
+            "remainder": self.remainder,
+            "status": self.status,
+            "certificate": str(self.certificate),
+        }
 
     @cached_property
     def metrics(self) -> CollapseMetrics:
@@ -201,11 +217,10 @@ def _refined(point: ReducedPoint, frame: NearestFrame, scalars: Coefficients) ->
 
 
 def _distance(frame: NearestFrame, size: float) -> float:
-    collapsed = size * frame.of_classes(frame.rows)
-    own = frame.of_classes(frame.stretch @ frame.rows)
-    priors = frame.reference.priors
-    moved = priors @ (own - collapsed).square().sum(1) + frame.reference.within.trace()
-    return math.sqrt(moved / (priors @ collapsed.square().sum(1)))
+    rank = len(frame.stretch)
+    gap = frame.stretch - size * torch.eye(rank).to(frame.stretch)
+    within = frame.reference.num_classes * frame.reference.within.trace()
+    return math.sqrt((gap.square().sum() + within) / rank) / size
 
 
 def _relative(value: Tensor, better: Tensor) -> float:

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from problems import near_collapse
 
 import perturb_nc as pnc
 from perturb_nc.theory.vicinity import prediction
 from perturb_nc.theory.vicinity.coefficients import Mixture, coefficients
 
-SETTING = {"lambda_w": 0.3, "lambda_h": 0.2, "beta": 0.7}
 CASES = {
     "plain": {},
     "bias": {"bias": True},
@@ -24,30 +24,6 @@ CASES = {
     "strong decay": {"lambda_w": 1.4, "lambda_h": 0.3},
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-
-
-def near_collapse(step, *, num_classes=4, dim=9, uneven=0.0, bias=False, **setting):
-    """Statistics at a distance `step` from collapse, the same direction for every step."""
-    setting = {**SETTING, **setting}
-    generator = torch.Generator().manual_seed(1)
-    exact = pnc.exact_collapse(
-        num_classes=num_classes, dim=dim, lambda_w=setting["lambda_w"],
-        lambda_h=setting["lambda_h"], bias=bias, seed=1,
-    )  # fmt: skip
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    means = exact.means + step * draw(num_classes, dim)
-    if bias:
-        means += draw(dim)
-    root = draw(dim, dim)
-    within = step * root @ root.mT / (4 * dim)
-    share = draw(num_classes)
-    share = uneven * step * (share - share.mean())
-    counts = (1e12 * (1 + share)).long()
-    variance = within.trace().expand(num_classes).clone()
-    return pnc.ClassStatistics(counts, means, within, variance), setting, bias
 
 
 def solved(statistics, setting, bias):
