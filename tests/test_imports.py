@@ -10,6 +10,7 @@ import perturb_nc
 PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
 GROUND |= {
+    "leftovers",
     "joint_statistics",
     "metrics",
     "metric_tangents",
@@ -19,7 +20,8 @@ GROUND |= {
 }
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
-    "storage": {"validation"},
+    "leftovers": set(),
+    "storage": {"leftovers", "validation"},
     "moments": set(),
     "summary": set(),
     "statistics": {"summary", "validation", "moments"},

@@ -100,9 +100,8 @@ def plot_path(
     for axis, metric in zip(axes, metrics, strict=True):
         style = drawn(side) | {"marker": "" if len(times) > 12 else side.marker, "ls": "-"}
         axis.plot(times, values[metric], **style, label=_label(path))
-        if len(times) > 1 and isinstance(
-            path, FlowPath
-        ):  # logarithmic, but with the start at t = 0 on it
+        if len(times) > 1 and isinstance(path, FlowPath):
+            # Logarithmic, but with the start at t = 0 on it.
             linear = next(time for time in times if time > 0)
             axis.set_xscale("symlog", linthresh=linear, linscale=0.5)
             axis.set_xlim(times[0], times[-1])

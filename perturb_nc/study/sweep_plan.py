@@ -144,7 +144,7 @@ def empty_dataset(statistics: ClassStatistics, plan: SweepPlan) -> xr.Dataset:
     affordable(8 * numbers * settings, f"a sweep of {settings} settings", "sweep fewer at a time")
     sizes = {
         **plan.shape,
-        "singular_value": statistics.num_classes,
+        "singular_value": min(statistics.num_classes, statistics.dim),
         "parameter": len(HYPERPARAMETERS),
         "flow_time": len(plan.flow_times),
     }

@@ -61,7 +61,7 @@ class SolutionBatch(Tabular):
         objective, gradient_norm, steps, products, status, lowest_curvature, curvature_tolerance: as
             in `Solution`.
         spectral_ratio, lower_bound, gap, is_global: as in `Certificate`.
-        singular_values: of W, decreasing, (B, K).
+        singular_values: of W, decreasing, (B, min(K, d)).
         metrics: every field of CollapseMetrics, of the features H* read by the last layer W*.
     """
 
@@ -81,7 +81,7 @@ class SolutionBatch(Tabular):
     lower_bound: Float64[Tensor, "B"]
     gap: Float64[Tensor, "B"]
     is_global: Bool[Tensor, "B"]
-    singular_values: Float64[Tensor, "B K"]
+    singular_values: Float64[Tensor, "B r"]
     metrics: dict[str, Float64[Tensor, "B"]]
     _parts: list[_Part]
 
