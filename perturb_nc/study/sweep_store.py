@@ -54,6 +54,7 @@ class SweepStore:
         if os.path.lexists(self._path):
             self.dataset = open_sweep(self._path)
             _check_same(self._path, self.dataset, empty)
+            _check_whole(self._path, self.dataset, empty)
             _remove_partial(self._path)
 
     def write(self, region: Region, names: list[str]) -> None:
@@ -180,6 +181,9 @@ def _check_same(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
             f"{path} holds a sweep with other {', '.join(differing)}; "
             "repeat its arguments to go on with it, or give another store"
         )
+
+
+def _check_whole(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
     if missing := [str(name) for name in wanted.data_vars if name not in found]:
         raise ValueError(
             f"{path} was begun before {', '.join(missing)} were measured; read it with "
