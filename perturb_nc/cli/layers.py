@@ -1,7 +1,7 @@
 """The commands on layers: `perturb-nc stats`, `metrics` and `predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,11 @@ from perturb_nc.cli.arguments import (
     refuse_overwriting,
     statistics_file,
 )
+
+if TYPE_CHECKING:
+    from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
+
+LOSSES = ("squared", "cross-entropy")
 
 
 def stats(
@@ -84,25 +89,66 @@ def predict(
     lambda_h: LambdaH,
     beta: Beta,
     bias: Bias = False,
+    loss: Annotated[
+        str, typer.Option(help="squared, or cross-entropy: FILE then holds features and labels")
+    ] = "squared",
+    labels_key: Annotated[
+        str, typer.Option(help="name of the labels in a file of features; the rest are layers")
+    ] = "labels",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write the predicted class statistics")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The certified optimum of the near-collapse model, with each layer in FILE as H0."""
+    """The certified optimum of the near-collapse model, with each layer in FILE as H0.
+
+    With --loss cross-entropy FILE (.npz, .pt or .safetensors) holds the features of layers, (N, d)
+    each, and their labels: what `collect_features` gives. The squared loss needs class statistics.
+    """
     from perturb_nc.layer_files import save_layers
     from perturb_nc.show import terminal
     from perturb_nc.storage import json_text
-    from perturb_nc.study.predict import predict_layers
+    from perturb_nc.study.predict import predict_layers, predict_problems
 
     refuse_overwriting(output, file)
-    layers = layers_in(file)
-    predictions = predict_layers(layers, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias)
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    if loss == "squared":
+        predictions = predict_layers(
+            layers_in(file), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+        )
+    else:
+        problems = _cross_entropy_problems(
+            file, labels_key, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+        )
+        predictions = predict_problems(problems)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:
         print(json_text({name: p.as_dict() for name, p in predictions.items()}))
         return
-    hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     wrote = [] if output is None else [f"wrote {output}"]
     terminal.show(terminal.prediction_table(predictions, hyperparameters), *wrote)
+
+
+def _cross_entropy_problems(
+    file: Path, labels_key: str, *, lambda_w: float, lambda_h: float, beta: float, bias: bool
+) -> "dict[str, CrossEntropyProblem]":
+    """A problem for every array of a file of features but the labels."""
+    from perturb_nc.storage import read_arrays
+    from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
+
+    arrays = dict(read_arrays(file))
+    labels = arrays.pop(labels_key, None)
+    if labels is None or not arrays:
+        raise ValueError(
+            f"{file} must hold the features of layers and their labels, as {labels_key!r}, for the "
+            f"loss cross-entropy; got arrays {sorted(read_arrays(file))}"
+        )
+    return {
+        name: CrossEntropyProblem(
+            x, labels, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+        )
+        for name, x in arrays.items()
+    }

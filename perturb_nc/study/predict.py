@@ -5,24 +5,36 @@ from dataclasses import dataclass
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
+from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.validation import ArrayLike
 
 
-@dataclass(frozen=True, eq=False)
-class LayerPrediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerPrediction(Summarised):
     """One layer: what was measured, and the near-collapse model with its features as H0.
 
     Attributes:
         measured: metrics of the layer itself.
-        predicted: metrics of the optimum H* and W* that the model puts after the layer.
-        solution: that optimum, with its certificate.
+        solution: the optimum that the model puts after the layer, with its certificate.
     """
 
     measured: CollapseMetrics
-    predicted: CollapseMetrics
     solution: Solution
+
+    @property
+    def predicted(self) -> CollapseMetrics:
+        """Metrics of the optimum H* and W*."""
+        return self.solution.metrics
+
+    def _summary(self) -> dict[str, object]:
+        names = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
+        sides = {"measured": self.measured, "predicted": self.predicted}
+        metrics = {f"{side}_{n}": getattr(m, n) for side, m in sides.items() for n in names}
+        status, certificate = self.solution.status, str(self.solution.certificate)
+        return metrics | {"status": status, "certificate": certificate}
 
     def as_dict(self) -> dict[str, object]:
         """Plain values: metrics, objective, certificate and status."""
@@ -59,17 +71,27 @@ def predict_layers(
     Raises:
         ValueError: bad hyper-parameters, or a weight that does not fit its layer.
     """
-    weights = weights or {}
     problems = {
         name: NearCollapseProblem(
             statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
         )
         for name, statistics in layers.items()
     }
-    measured = {name: collapse_metrics(s, weights.get(name)) for name, s in layers.items()}
+    return predict_problems(problems, weights)
+
+
+def predict_problems(
+    problems: Mapping[str, NearCollapseProblem] | Mapping[str, CrossEntropyProblem],
+    weights: Mapping[str, ArrayLike] | None = None,
+) -> dict[str, LayerPrediction]:
+    """`predict_layers` for problems of one's own, with either loss."""
+    weights = weights or {}
+    measured = {
+        name: collapse_metrics(problem.statistics, weights.get(name))
+        for name, problem in problems.items()
+    }
     predictions = {}
     for name, problem in problems.items():
-        solution = minimize(problem)
-        predicted = collapse_metrics(solution.statistics, solution.weight)
-        predictions[name] = LayerPrediction(measured[name], predicted, solution)
+        solution: Solution = minimize(problem)  # type: ignore[arg-type]  # either loss
+        predictions[name] = LayerPrediction(measured[name], solution)
     return predictions

@@ -65,15 +65,15 @@ def sweep(
         executor: any concurrent.futures.Executor, for instance `dask_client.get_executor()`.
             Its workers get NumPy arrays and use one thread each; by default all runs here, on
             the device of the statistics.
-        store: folder of a zarr store. Finished chunks are kept in it, and a call with the same
-            arguments goes on from them.
+        store: folder of a zarr store, made with the first chunk. Finished chunks are kept in it,
+            and a call with the same arguments goes on from them; damaged ones are computed again.
         chunk: settings solved together (and lost at most, by a kill, per worker).
         tol: relative gradient norm to reach.
         on_chunk: called as on_chunk(finished, total) settings at the start and after every chunk.
 
     Raises:
-        ValueError: arguments out of range; a store of another sweep; statistics so badly scaled
-            that every setting fails.
+        ValueError: arguments out of range; a store of another sweep, or a URL for one; statistics
+            so badly scaled that every setting fails.
 
     Source: DESIGN §4.1-4.3, 4.5.
     """
@@ -155,7 +155,7 @@ def _solved(
         return _solve(statistics, settings, bias, tol)
     except (ValueError, LinAlgError):
         if len(settings) == 1:
-            return {"status": np.array([_FAILED], np.int8)} | _undefined(statistics.num_classes)
+            return {"status": np.array([_FAILED], np.int8)} | _undefined(statistics)
         halves = np.array_split(settings, 2)
         first, second = (_solved(statistics, half, bias, tol) for half in halves)
         return {name: np.concatenate([first[name], second[name]]) for name in first}
@@ -183,11 +183,11 @@ _PER_SETTING = (
 )  # fmt: skip
 
 
-def _undefined(num_classes: int) -> Values:
+def _undefined(statistics: ClassStatistics) -> Values:
     """One setting without a solution."""
     values: Values = {name: np.full(1, np.nan) for name in (*METRICS, *_PER_SETTING)}
     values["is_global"], values["steps"] = np.zeros(1, bool), np.zeros(1, np.int64)
-    values["singular_values"] = np.full((1, num_classes), np.nan)
+    values["singular_values"] = np.full((1, min(statistics.means.shape)), np.nan)
     return values | {f"{n}_derivative": np.full((1, len(HYPERPARAMETERS)), np.nan) for n in DERIVED}
 
 
