@@ -168,6 +168,17 @@ def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_
     xr.testing.assert_identical(pnc.sweep(statistics, **GRID, store=store), grid)
 
 
+def test_a_store_from_before_a_metric_was_added_is_read_but_not_gone_on_with(
+    statistics, grid, tmp_path
+):
+    store = tmp_path / "sweep.zarr"
+    grid.drop_vars("discrimination").to_zarr(store, zarr_format=2, consolidated=True)
+    assert "discrimination" not in open_sweep(store)
+    np.testing.assert_array_equal(open_sweep(store)["nc1"], grid["nc1"])
+    with pytest.raises(ValueError, match="was begun before discrimination were measured; read it"):
+        pnc.sweep(statistics, **GRID, store=store)
+
+
 def test_a_store_of_another_sweep_is_refused(statistics, tmp_path):
     arguments = {"lambda_w": [0.1, 0.2], "lambda_h": 0.1, "beta": 1.0}
     store = tmp_path / "sweep.zarr"
@@ -431,3 +442,47 @@ def test_stores_of_clouds_are_refused_by_name(statistics, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="must be a local file, got s3://bucket/x"):
         open_sweep("s3://bucket/x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_limit_ends_a_sweep_that_a_store_goes_on_with(statistics, grid, tmp_path):
+    store = tmp_path / "map.zarr"
+    told = []
+    short = {**GRID, "store": store, "chunk": 4}
+    begun = pnc.sweep(statistics, **short, time_limit=1e-9, on_chunk=lambda *at: told.append(at))
+    assert (begun["status"] == STATUSES.index("pending")).all()
+    assert begun["nc1"].isnull().all()
+    assert told == [(0, 18)]
+    xr.testing.assert_allclose(pnc.sweep(statistics, **short)["nc1"], grid["nc1"])
+
+
+def test_settings_that_the_time_limit_met_are_solved_again(statistics, grid, tmp_path, monkeypatch):
+    short = {**GRID, "store": tmp_path / "map.zarr"}
+    monkeypatch.setattr(sweep_module.Clock, "left", lambda self: 1e-9)
+    told = []
+    late = pnc.sweep(statistics, **short, time_limit=60, on_chunk=lambda *at: told.append(at))
+    assert (late["status"] == STATUSES.index("time_limit")).any()
+    assert late["nc1"].notnull().all()
+    assert told[-1][0] == int((late["status"] == CONVERGED).sum())
+    monkeypatch.undo()
+    again = pnc.sweep(statistics, **short)
+    assert (again["status"] == CONVERGED).all()
+    xr.testing.assert_allclose(again["nc1"], grid["nc1"])
+
+
+def test_what_an_executor_has_not_begun_at_the_time_limit_stays_pending(statistics, monkeypatch):
+    piece = sweep_module._piece
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return piece(*arguments)
+
+    monkeypatch.setattr(sweep_module, "_piece", slow)
+    with ThreadPoolExecutor(1) as pool:
+        dataset = pnc.sweep(statistics, **GRID, executor=pool, chunk=6, time_limit=0.05)
+    assert (dataset["status"] == CONVERGED).any()
+    assert (dataset["status"] == STATUSES.index("pending")).any()
+
+
+def test_a_time_limit_that_is_none_is_refused(statistics):
+    with pytest.raises(ValueError, match="time_limit"):
+        pnc.sweep(statistics, **GRID, time_limit=0.0)
