@@ -12,6 +12,7 @@ from perturb_nc.cli.arguments import (
     Json,
     LambdaH,
     LambdaW,
+    Method,
     layers_in,
     name_of,
     pick,
@@ -84,20 +85,25 @@ def predict(
     lambda_h: LambdaH,
     beta: Beta,
     bias: Bias = False,
+    method: Method = "exact",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write the predicted class statistics")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The certified optimum of the near-collapse model, with each layer in FILE as H0."""
+    """The certified optimum of the near-collapse model, with each layer in FILE as H0.
+
+    With --method vicinity the closed form near collapse, and whether the layer is near enough.
+    """
     from perturb_nc.layer_files import save_layers
     from perturb_nc.show import terminal
     from perturb_nc.storage import json_text
-    from perturb_nc.study.predict import predict_layers
+    from perturb_nc.study.predict import predict_layers, predict_near_collapse
 
     refuse_overwriting(output, file)
     layers = layers_in(file)
-    predictions = predict_layers(layers, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias)
+    method_of = {"exact": predict_layers, "vicinity": predict_near_collapse}[method]
+    predictions = method_of(layers, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:
@@ -105,4 +111,5 @@ def predict(
         return
     hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     wrote = [] if output is None else [f"wrote {output}"]
-    terminal.show(terminal.prediction_table(predictions, hyperparameters), *wrote)
+    table = {"exact": terminal.prediction_table, "vicinity": terminal.near_collapse_table}[method]
+    terminal.show(table(predictions, hyperparameters), *wrote)

@@ -5,7 +5,7 @@ from .comparison import errors
 from .depth import DepthCalibration
 from .explorer import Explorer, LayerView, Optimum
 from .fit import RegularizationFit
-from .predict import LayerPrediction, predict_layers
+from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
 from .rivals import Prediction, Stage
 from .sweep_store import open_sweep
 
@@ -14,6 +14,7 @@ __all__ = [
     "Explorer",
     "LayerPrediction",
     "LayerView",
+    "NearPrediction",
     "Optimum",
     "Prediction",
     "RegularizationFit",
@@ -21,5 +22,6 @@ __all__ = [
     "errors",
     "open_sweep",
     "predict_layers",
+    "predict_near_collapse",
     "procrustes_rotation",
 ]
