@@ -55,13 +55,14 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.equal_width
 	$(BIN)/python -m experiments.shipped_networks
 	$(BIN)/python -m experiments.transfer
+	$(BIN)/python -m experiments.cross_entropy
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
 
 bench: .venv/installed  ## time everything against peers (minutes); writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@for name in flow optimum deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in flow optimum cross_entropy deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and a network into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch

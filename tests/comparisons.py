@@ -60,6 +60,7 @@ def comparison(
             "spectral_ratio": ("layer", later * 0.9),
             "gap": ("layer", later * 1e-16),
             "fit_status": ("layer", np.where(known[1], "transferred", "")),
+            "path_status": ("layer", np.where(known[1], "converged", "")),
         },
         coords={
             "layer": list(layers),

@@ -1,7 +1,8 @@
 """The commands on layers: `perturb-nc stats`, `metrics` and `predict`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,12 @@ from perturb_nc.cli.arguments import (
     refuse_overwriting,
     statistics_file,
 )
+
+if TYPE_CHECKING:
+    from perturb_nc.study.predict import LayerPrediction, NearPrediction
+    from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
+
+LOSSES = ("squared", "cross-entropy")
 
 
 def stats(
@@ -86,6 +93,12 @@ def predict(
     beta: Beta,
     bias: Bias = False,
     method: Method = "exact",
+    loss: Annotated[
+        str, typer.Option(help="squared, or cross-entropy: FILE then holds features and labels")
+    ] = "squared",
+    labels_key: Annotated[
+        str, typer.Option(help="name of the labels in a file of features; the rest are layers")
+    ] = "labels",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write the predicted class statistics")
     ] = None,
@@ -94,22 +107,61 @@ def predict(
     """The certified optimum of the near-collapse model, with each layer in FILE as H0.
 
     With --method vicinity the closed form near collapse, and whether the layer is near enough.
+
+    With --loss cross-entropy FILE (.npz, .pt or .safetensors) holds the features of layers, (N, d)
+    each, and their labels: what `collect_features` gives. The squared loss needs class statistics.
     """
     from perturb_nc.layer_files import save_layers
     from perturb_nc.show import terminal
     from perturb_nc.storage import json_text
-    from perturb_nc.study.predict import predict_layers, predict_near_collapse
+    from perturb_nc.study.predict import predict_layers, predict_near_collapse, predict_problems
 
     refuse_overwriting(output, file)
-    layers = layers_in(file)
-    method_of = {"exact": predict_layers, "vicinity": predict_near_collapse}[method]
-    predictions = method_of(layers, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias)
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    predictions: Mapping[str, LayerPrediction | NearPrediction]
+    if method == "vicinity":
+        if loss != "squared":
+            raise ValueError(f"method vicinity is of the squared loss, got loss {loss!r}")
+        predictions = near = predict_near_collapse(layers_in(file), **hyperparameters, bias=bias)
+        table = terminal.near_collapse_table(near, hyperparameters)
+    else:
+        if loss == "squared":
+            solved = predict_layers(
+                layers_in(file), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+            )
+        else:
+            solved = predict_problems(
+                _cross_entropy_problems(file, labels_key, **hyperparameters, bias=bias)
+            )
+        predictions, table = solved, terminal.prediction_table(solved, hyperparameters)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:
         print(json_text({name: p.as_dict() for name, p in predictions.items()}))
         return
-    hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     wrote = [] if output is None else [f"wrote {output}"]
-    table = {"exact": terminal.prediction_table, "vicinity": terminal.near_collapse_table}[method]
-    terminal.show(table(predictions, hyperparameters), *wrote)
+    terminal.show(table, *wrote)
+
+
+def _cross_entropy_problems(
+    file: Path, labels_key: str, *, lambda_w: float, lambda_h: float, beta: float, bias: bool
+) -> "dict[str, CrossEntropyProblem]":
+    """A problem for every array of a file of features but the labels."""
+    from perturb_nc.storage import read_arrays
+    from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
+
+    arrays = dict(read_arrays(file))
+    labels = arrays.pop(labels_key, None)
+    if labels is None or not arrays:
+        raise ValueError(
+            f"{file} must hold the features of layers and their labels, as {labels_key!r}, for the "
+            f"loss cross-entropy; got arrays {sorted(read_arrays(file))}"
+        )
+    return {
+        name: CrossEntropyProblem(
+            x, labels, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+        )
+        for name, x in arrays.items()
+    }

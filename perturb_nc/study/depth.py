@@ -10,12 +10,13 @@ import scipy  # its parts load, slowly, when they are first used
 from numpy.typing import NDArray
 
 from perturb_nc.metrics import CollapseMetrics
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.quantities import log_ratio
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.status import Status
+from perturb_nc.validation import nonnegative, positive
 
 CALIBRATING = ("nc1_trace", "nc1_span", "nc1", "cdnv")
 PLACING = "nc1_span"  # by default: docs/depth.md has the evidence
@@ -109,6 +110,8 @@ def calibrate_depth(
 
     Source: DESIGN §4.6.
     """
+    for statistics in layers.values():
+        check_full(statistics)
     names = _checked(layers, metric, start, fit)
     stage = Stage({name: layers[name] for name in names}, metric)
     return calibrate_stage(stage, lambda_w=lambda_w, lambda_h=lambda_h, fit=fit, rtol=rtol)
@@ -123,6 +126,8 @@ def calibrate_stage(
     rtol: float = 1e-6,
 ) -> DepthCalibration:
     """`calibrate_depth` of layers that have been measured."""
+    lambda_w = None if lambda_w is None else positive(lambda_w, "lambda_w")
+    lambda_h = nonnegative(lambda_h, "lambda_h")
     later, status, ends = stage.names[1:], Status.CONVERGED, dict[str, str]()
     given: frozenset[str] = frozenset()
     if lambda_w is None:

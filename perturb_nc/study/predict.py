@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
@@ -94,17 +95,28 @@ def predict_layers(
     Raises:
         ValueError: bad hyper-parameters, or a weight that does not fit its layer.
     """
-    weights = weights or {}
     problems = {
         name: NearCollapseProblem(
             statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
         )
         for name, statistics in layers.items()
     }
-    measured = {name: collapse_metrics(s, weights.get(name)) for name, s in layers.items()}
+    return predict_problems(problems, weights)
+
+
+def predict_problems(
+    problems: Mapping[str, NearCollapseProblem] | Mapping[str, CrossEntropyProblem],
+    weights: Mapping[str, ArrayLike] | None = None,
+) -> dict[str, LayerPrediction]:
+    """`predict_layers` for problems of one's own, with either loss."""
+    weights = weights or {}
+    measured = {
+        name: collapse_metrics(problem.statistics, weights.get(name))
+        for name, problem in problems.items()
+    }
     predictions = {}
     for name, problem in problems.items():
-        solution = minimize(problem)
+        solution: Solution = minimize(problem)  # type: ignore[arg-type]  # either loss
         predicted = collapse_metrics(solution.statistics, solution.weight)
         predictions[name] = LayerPrediction(measured[name], predicted, solution)
     return predictions

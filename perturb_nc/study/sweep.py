@@ -217,8 +217,8 @@ def _near_collapse(
     for name, slopes in found.derivatives.items():
         tensors[f"{name}_derivative"] = torch.stack([slopes[p] for p in HYPERPARAMETERS], dim=1)
     values: Values = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    small = np.where(values["distance"] ** 2 <= SMALL, _NEAR, _FAR)
-    status = np.where(w * h < 1, small, _VANISHED).astype(np.int8)
+    small = (found.distance.square() <= SMALL).cpu().numpy()
+    status = np.where(w * h < 1, np.where(small, _NEAR, _FAR), _VANISHED).astype(np.int8)
     return {**values, "status": status}
 
 

@@ -24,8 +24,10 @@ METRICS = tuple(field.name for field in fields(CollapseMetrics))
 FLOW_METRICS = tuple(m for m in METRICS if m not in ("nc3_duality", "nc3_alignment", "dnc3"))
 DERIVED = ("nc1", "nc1_trace", "nc2_etf", "cdnv", "objective")
 # Their places are the codes in stores: add at the end.
-STATUSES = ("pending", "converged", "max_steps", "stalled", "failed", "time_limit")
-STATUSES += ("near_collapse", "not_small", "vanished")  # how method="vicinity" ends
+STATUSES = (
+    "pending", "converged", "max_steps", "stalled", "failed", "time_limit",
+    "near_collapse", "not_small", "vanished",  # of method="vicinity"
+)  # fmt: skip
 METHODS = ("exact", "vicinity")
 FLOW_STATUSES = ("pending", "finished", "event", "max_steps", "step_too_small", "time_limit")
 SCALARS = {

@@ -109,6 +109,34 @@ def test_predict_near_collapse_is_small_vicinity(run, tmp_path):
     assert "too far from collapse" in out
     code, _, err = run("predict", file, *options[:-1], "nearly")
     assert (code, "'nearly' is not one of 'exact', 'vicinity'" in err) == (2, True)
+    code, _, err = run("predict", file, *options, "--loss", "cross-entropy")
+    assert (code, "method vicinity is of the squared loss" in err) == (2, True)
+
+
+def test_predict_with_cross_entropy_is_minimize(run, tmp_path):
+    features, labels = torch.randn(30, 6, dtype=torch.float64), torch.arange(30) % 3
+    file = tmp_path / "features.npz"
+    np.savez(file, first=features.numpy(), second=2 * features.numpy(), labels=labels.numpy())
+    strengths = {"lambda_w": 0.4, "lambda_h": 0.1, "beta": 0.5}
+    options = ("--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5, "--loss", "cross-entropy")
+    solution = pnc.minimize(pnc.CrossEntropyProblem(2 * features, labels, **strengths))
+    out_file = tmp_path / "p.safetensors"
+    code, out, _ = run("predict", file, *options, "--bias", "--json", "-o", out_file)
+    assert code == 0
+    record = json.loads(out)["second"]
+    assert record["objective"] == solution.objective
+    assert record["is_global"] is solution.certificate.is_global
+    predicted = pnc.load_layers(out_file)["second"]
+    torch.testing.assert_close(predicted.within, solution.statistics.within)
+    code, out, _ = run("predict", file, *options)
+    assert code == 0
+    assert "first" in out
+    code, _, err = run("predict", file, *options, "--labels-key", "y")
+    assert code == 2
+    assert "must hold the features of layers and their labels, as 'y'" in err
+    code, _, err = run("predict", file, *options[:-1], "hinge")
+    assert code == 2
+    assert "loss must be one of squared, cross-entropy, got 'hinge'" in err
 
 
 def test_spectrum(run):

@@ -12,6 +12,7 @@ full step is taken where it descends, and always from R <= 1 on (Sun & Tran-Dinh
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float64
@@ -56,7 +57,6 @@ class Eliminated:
         targets: what the loss compares to.
         factor: L.
         logits, outputs, residuals: z, p, q.
-        curvatures: Ŝ = (S⁻¹ + LLᵀ)⁻¹ of ωS, the derivative of q in a; None where too large.
         steps: Newton steps the last sample took.
     """
 
@@ -65,8 +65,20 @@ class Eliminated:
     logits: Logits
     outputs: Logits
     residuals: Logits
-    curvatures: Float64[Tensor, "n K K"] | None
     steps: int
+
+    @cached_property
+    def curvatures(self) -> Float64[Tensor, "n K K"] | None:
+        """Ŝ = (S⁻¹ + LLᵀ)⁻¹ of ωS, the derivative of q in a; None where too large to keep."""
+        n, k = self.logits.shape
+        if not _explicit(n, k):
+            return None
+        curvatures = self.logits.new_empty(n, k, k)
+        for rows in _chunks(n, 6 * k * k):
+            curvatures[rows] = _reduced_curvature(
+                self.targets[rows], self.outputs[rows], self.factor
+            )
+        return curvatures
 
     def curve(self, directions: Logits) -> Logits:
         """Ŝv, the change of q with a change v of a."""
@@ -108,23 +120,22 @@ def eliminate(
 ) -> Eliminated:
     """Solve z = a - LLᵀq(z) for every sample; `start` is q of a neighbour, to start from."""
     n, k = anchors.shape
-    explicit = k <= _MOST_CLASSES and 8 * n * k * k <= MEMORY_BUDGET
-    curvatures = anchors.new_empty(n, k, k) if explicit else None
-    logits, outputs = torch.empty_like(anchors), torch.empty_like(anchors)
-    moving, steps = bool(factor.any()), 0
-    for rows in _chunks(n, 6 * k * k if explicit else 16 * k):
-        own = targets[rows]
-        z = anchors[rows]
-        if moving:
-            z, taken = _newton(own, z, factor, None if start is None else start[rows], explicit)
+    explicit = _explicit(n, k)
+    logits, steps = anchors, 0
+    if factor.any():
+        logits = torch.empty_like(anchors)
+        for rows in _chunks(n, 6 * k * k if explicit else 16 * k):
+            first = None if start is None else start[rows]
+            logits[rows], taken = _newton(targets[rows], anchors[rows], factor, first, explicit)
             steps = max(steps, taken)
-        p = own.loss.outputs(z)
-        logits[rows], outputs[rows] = z, p
-        if curvatures is not None:
-            curvatures[rows] = _reduced_curvature(own, p, factor)
-    return Eliminated(
-        targets, factor, logits, outputs, targets.residuals(outputs), curvatures, steps
-    )
+    outputs = targets.loss.outputs(logits)
+    return Eliminated(targets, factor, logits, outputs, targets.residuals(outputs), steps)
+
+
+def _explicit(samples: int, num_classes: int) -> bool:
+    """Whether matrices of all samples are formed."""
+    fits = 8 * samples * num_classes**2 <= MEMORY_BUDGET
+    return num_classes <= _MOST_CLASSES and fits
 
 
 def _newton(

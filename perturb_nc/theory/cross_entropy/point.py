@@ -147,8 +147,11 @@ class CrossEntropyPoint:
     @cached_property
     def gradient_norm(self) -> Scalar:
         """‖∇g‖_F relative to |Q||h̃|/√N + |Λ(W, b)|, which bounds it."""
-        size = self._moment.diagonal().sum()
-        decay = (self.samples.penalties * self.weight).norm()
+        s, w = self.samples, self.last_layer
+        size = s.gamma**2 * s.moment.trace() + float(s.has_bias)
+        size = size - 2 * s.gamma * s.kappa * (w * self.residual_overlap).sum()
+        size = size + s.kappa**2 * ((self.residual_moment[0] @ w) * w).sum()
+        decay = (s.penalties * self.weight).norm()
         bound = (self.residual_moment[0].trace() * size).sqrt() + decay
         return relative(self.gradient, bound[None])
 
