@@ -315,7 +315,7 @@ def test_bad_arguments_are_named_before_anything_is_written(statistics, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-NEAR = {"lambda_w": [0.03, 0.3, 8.0], "lambda_h": [0.1, 0.2], "beta": [0.7, 2.0]}
+NEAR = {"lambda_w": [0.03, 0.3, 12.0], "lambda_h": [0.1, 0.2], "beta": [0.7, 2.0]}
 
 
 @pytest.mark.parametrize("executor", [None, ThreadPoolExecutor], ids=["here", "threads"])

@@ -228,7 +228,8 @@ def test_strong_imbalance_is_not_small():
 
 
 def test_an_order_that_diverges_is_refused_by_name():
-    statistics, setting, _ = near_collapse(2.0)
+    setting = {"lambda_w": 1.047, "lambda_h": 0.7317, "beta": 0.1827}
+    statistics, setting, _ = near_collapse(0.51, num_classes=6, dim=8, **setting)
     with pytest.raises(ValueError, match=r"order must be lower here, got 60: .* use minimize"):
         prediction.small_vicinity(statistics, **setting, order=60)
 
