@@ -7,10 +7,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 
 
-@dataclass(frozen=True, eq=False)
-class JointStatistics:
+@dataclass(frozen=True, eq=False, repr=False)
+class JointStatistics(Summarised):
     """Class statistics of two layers, and the within-class covariance between them.
 
     Attributes:
@@ -48,3 +49,9 @@ class JointStatistics:
                 f"(Σ_W)_ii (Σ_W')_jj, exceeded by {excess.max():.3g}; collect all three in one pass"
             )
         object.__setattr__(self, "cross", self.cross.clone())
+
+    def _summary(self) -> dict[str, object]:
+        ends = {"first": self.first, "last": self.last}
+        traces = {f"{name}_nc1_trace": s._summary()["nc1_trace"] for name, s in ends.items()}
+        sizes = {"num_samples": self.first.num_samples, "num_classes": self.first.num_classes}
+        return sizes | {"dims": [self.first.dim, self.last.dim]} | traces

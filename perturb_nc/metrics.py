@@ -16,9 +16,11 @@ from torch import Tensor
 
 from perturb_nc.moments import Moments, trace
 from perturb_nc.span_statistics import SpanStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.validation import ArrayLike, as_matrix
 
 Scalar = Float64[Tensor, "..."]
+READ_BY_WEIGHT = ("nc3_duality", "nc3_alignment", "dnc3")
 _RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
 Weight = Float[Tensor, "... m d"]
 
@@ -170,8 +172,8 @@ def dnc3(statistics: Moments, weight: Weight) -> Scalar:
     return residuals.norm(dim=-1).sum(-1) / weight.norm(dim=-1).sum(-1)
 
 
-@dataclass(frozen=True)
-class CollapseMetrics:
+@dataclass(frozen=True, repr=False)
+class CollapseMetrics(Summarised):
     """Every collapse metric of one layer; 0 is full collapse (1 for nc3_alignment and dnc2).
 
     Fields carry the names of the functions in this module. dnc1 (Súkeník et al.) is nc1_trace.

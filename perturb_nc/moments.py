@@ -46,6 +46,18 @@ class Moments:
         """Σ_B = (1/K) Σ (μ_k - μ_G)(μ_k - μ_G)ᵀ, every class with the same weight."""
         return self.centered_means.mT @ self.centered_means / self.num_classes
 
+    def _summary(self) -> dict[str, object]:
+        """Sizes and traces: what a result prints, see `perturb_nc.summary`."""
+        inside = self.within.diagonal(dim1=-2, dim2=-1).sum(-1)
+        between = self.centered_means.square().sum((-2, -1)) / self.num_classes
+        return {
+            "num_classes": self.num_classes,
+            "dim": self.dim,
+            "within_trace": inside,
+            "between_trace": between,
+            "nc1_trace": inside / between,
+        }
+
     def moved(
         self: Kind, means: Float64[Tensor, "... K d"], within: Float64[Tensor, "... d d"]
     ) -> Kind:

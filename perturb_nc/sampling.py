@@ -24,6 +24,7 @@ from perturb_nc.metrics import collapse_metrics, contrasts, etf_gram, helmert
 from perturb_nc.moments import trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 
 _NOTABLE = 0.05  # relative change of a metric that a table should mention
 Values = Float64[Tensor, "..."]
@@ -132,8 +133,8 @@ class SampleMoments:
         return torch.where(bad, torch.nan, inverse), torch.where(bad, torch.nan, trace(turned))
 
 
-@dataclass(frozen=True)
-class DebiasedMetrics:
+@dataclass(frozen=True, repr=False)
+class DebiasedMetrics(Summarised):
     """Metrics of the features that the samples were drawn from, as `SampleMoments` says.
 
     NaN where the noise of the means leaves nothing: class means, or their smallest direction for

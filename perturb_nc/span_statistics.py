@@ -14,6 +14,7 @@ from torch import Tensor
 
 from perturb_nc.moments import Moments
 from perturb_nc.statistics import check_and_copy
+from perturb_nc.summary import Summarised
 from perturb_nc.validation import (
     ArrayLike,
     as_features,
@@ -26,8 +27,8 @@ from perturb_nc.validation import (
 _CHUNK_BYTES = 16 * 2**20  # float64 working copy of one chunk of samples
 
 
-@dataclass(frozen=True, eq=False)
-class SpanStatistics(Moments):
+@dataclass(frozen=True, eq=False, repr=False)
+class SpanStatistics(Moments, Summarised):
     """Class statistics in the span of the class means: for metrics of features, and no more.
 
     Σ_W is kept inside the span and in trace only. So what needs all of it (the optimum, the flow,
@@ -50,6 +51,10 @@ class SpanStatistics(Moments):
 
     def __post_init__(self) -> None:
         check_and_copy(self)
+
+    def _summary(self) -> dict[str, object]:
+        sizes = {"num_samples": int(self.counts.sum()), "features_dim": self.features_dim}
+        return sizes | super()._summary()
 
 
 class MeansBuilder:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from perturb_nc.moments import Moments
+from perturb_nc.summary import Summarised
 from perturb_nc.validation import (
     ArrayLike,
     affordable,
@@ -22,8 +23,8 @@ from perturb_nc.validation import (
 _CHUNK_BYTES = 16 * 2**20  # float64 working copy of one chunk of samples, of which there are six
 
 
-@dataclass(frozen=True, eq=False)
-class ClassStatistics(Moments):
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassStatistics(Moments, Summarised):
     """Counts, means and within-class covariance of the features of one layer.
 
     With class means μ_k, sizes n_k and N = Σ n_k samples:
@@ -87,6 +88,13 @@ class ClassStatistics(Moments):
     def priors(self) -> Float64[Tensor, "K"]:
         """π_k = n_k / N."""
         return self.counts.double() / self.counts.sum()
+
+    def _summary(self) -> dict[str, object]:
+        sizes = {
+            "num_samples": self.num_samples,
+            "imbalance": self.counts.max() / self.counts.min(),
+        }
+        return sizes | super()._summary()
 
     @property
     def global_mean(self) -> Float64[Tensor, "d"]:

@@ -1,14 +1,16 @@
-"""Files: atomic writing, safetensors with metadata, and the formats users bring."""
+"""Files: atomic writing, safetensors with metadata and a digest, and the formats users bring."""
 
+import hashlib
 import json
+import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-from uuid import uuid4
 from zipfile import ZipExtFile, ZipFile, is_zipfile
 
 import numpy as np
@@ -18,18 +20,26 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from perturb_nc.leftovers import remove_leftovers, temporary_name
 from perturb_nc.validation import affordable
+
+_DIGEST = "perturb_nc_sha256"
+_log = logging.getLogger("perturb_nc")
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path` at once.
 
-    An interruption leaves the old file whole and no half-written new one.
+    An interruption leaves the old file whole and no half-written new one. A link is followed.
+
+    Raises:
+        ValueError, OSError: as `writable`.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(writable(path)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}-{path.name}")  # keeps the suffix: writers read it
+    remove_leftovers(path.parent)
+    temporary = path.with_name(temporary_name(path.suffix))  # the suffix: writers read it
     try:
         yield temporary
         os.replace(temporary, path)
@@ -37,23 +47,99 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable(path: str | Path) -> Path:
+    """`path`, where a file may be written; nothing is made yet.
+
+    Raises:
+        ValueError: a URL, or something that is there and is no regular file.
+        OSError: a folder on the way that is a file or must not be written to.
+    """
+    path = local(path)
+    if os.path.lexists(path) and not path.is_file() and not _is_absent(path):
+        raise ValueError(f"{path} is not a regular file; give another name to write to")
+    writable_folder(Path(os.path.realpath(path)).parent)
+    return path
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """`folder`, if it can be written to or made.
+
+    Raises:
+        ValueError: a URL.
+        OSError: it, or a folder on the way, is a file or must not be written to.
+    """
+    folder = local(folder)
+    there = folder
+    while not there.exists():
+        if there == there.parent:
+            break
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is not a folder; give another place to write to")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{there} must not be written to; give another place to write to")
+    return folder
+
+
+def local(path: str | Path) -> Path:
+    """`path` as a Path; ValueError for a URL, which would become a folder of that name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ValueError(f"path must be a local file, got {path}; copy it there or from there")
+    return Path(path)
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether a link leads to a file that is still to be made."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # links in a circle
+        return False
+    return False
+
+
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write named tensors and string metadata as one safetensors file, atomically."""
+    """Write named tensors, string metadata and a digest as one safetensors file, atomically."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    notes = {**metadata, _DIGEST: _digest(on_cpu, metadata)}
     with replacing(path) as temporary:
         # Not save_file, which makes its files private to the user.
-        temporary.write_bytes(safetensors.torch.save(on_cpu, dict(metadata)))
+        temporary.write_bytes(safetensors.torch.save(on_cpu, notes))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file; ValueError when it is not one."""
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        ValueError: it is none, or it is not what `write_tensors` wrote.
+    """
     path = existing(path)
     with _parsing(path, "a safetensors file"), safetensors.safe_open(path, framework="pt") as file:
         names = file.keys()
         tensors = {name: _plain_tensor(file.get_tensor(name), name) for name in names}
-        return tensors, file.metadata() or {}
+        metadata = dict(file.metadata() or {})
+    wanted = metadata.pop(_DIGEST, None)
+    if wanted is not None and wanted != _digest(tensors, metadata):
+        raise ValueError(f"{path} is damaged: its checksum differs; copy or write it again")
+    if wanted is None and metadata.get("format", "").startswith("perturb_nc."):
+        say_unchecked(path)
+    return tensors, metadata
+
+
+def say_unchecked(path: str | Path) -> None:
+    """A note to the log, that a file of ours has no checksum."""
+    _log.info("%s was written without a checksum: it is read unchecked", path)
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_arrays(path: str | Path) -> dict[str, Tensor]:
@@ -96,8 +182,9 @@ def load_tensors(path: str | Path) -> Any:
     path = existing(path)
     with _parsing(path, path.suffix):
         if is_zipfile(path):
-            with _unzipped(path):
-                pass
+            with _unzipped(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of {damaged} in it differs; it is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -175,7 +262,7 @@ def _plain(value: Any) -> Any:
 
 def existing(path: str | Path) -> Path:
     """`path` as a Path to a file that is there, or FileNotFoundError."""
-    path = Path(path)
+    path = local(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}; check the path")
     return path

@@ -9,18 +9,28 @@ import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
-GROUND |= {"joint_statistics", "metrics", "metric_tangents", "sample_metrics", "sampling"}
+GROUND |= {
+    "leftovers",
+    "joint_statistics",
+    "metrics",
+    "metric_tangents",
+    "sample_metrics",
+    "sampling",
+    "summary",
+}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
-    "storage": {"validation"},
+    "leftovers": set(),
+    "storage": {"leftovers", "validation"},
     "moments": set(),
-    "statistics": {"validation", "moments"},
-    "span_statistics": {"validation", "moments", "statistics"},
-    "joint_statistics": {"statistics"},
+    "summary": set(),
+    "statistics": {"summary", "validation", "moments"},
+    "span_statistics": {"summary", "validation", "moments", "statistics"},
+    "joint_statistics": {"summary", "statistics"},
     "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
-    "metrics": {"validation", "moments", "span_statistics"},
+    "metrics": {"summary", "validation", "moments", "span_statistics"},
     "metric_tangents": {"moments", "metrics"},
-    "sampling": {"moments", "statistics", "span_statistics", "metrics"},
+    "sampling": {"summary", "moments", "statistics", "span_statistics", "metrics"},
     "sample_metrics": {"validation", "statistics"},
     "theory": GROUND,
     "measure": GROUND,

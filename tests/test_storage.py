@@ -1,11 +1,21 @@
 import contextlib
+import os
+import socket
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from perturb_nc.storage import read_arrays, replacing
+from perturb_nc.leftovers import remove_leftovers, temporary_name
+from perturb_nc.storage import (
+    load_tensors,
+    read_arrays,
+    read_tensors,
+    replacing,
+    writable,
+    write_tensors,
+)
 
 
 def test_replacing_keeps_the_old_file_when_interrupted(tmp_path):
@@ -52,3 +62,124 @@ def test_refuses_pickles_and_unknown_files(tmp_path):
         read_arrays(tmp_path / "table.csv")
     with pytest.raises(FileNotFoundError, match=r"no file at .*absent.npz; check the path"):
         read_arrays(tmp_path / "absent.npz")
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "to pipe").symlink_to(tmp_path / "pipe")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    before = sorted(tmp_path.iterdir())
+    for path in (*before, "/dev/null"):
+        with (
+            pytest.raises(ValueError, match="is not a regular file; give another"),
+            replacing(path),
+        ):
+            pytest.fail("begun")
+    assert sorted(tmp_path.iterdir()) == before
+    assert not os.path.isfile("/dev/null")
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    for target, link in (("there", "a"), ("not yet", "b")):
+        (tmp_path / link).symlink_to(tmp_path / "real" / target)
+    (tmp_path / "real" / "there").write_text("old")
+    for link, target in (("a", "there"), ("b", "not yet")):
+        with replacing(tmp_path / link) as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / link).is_symlink()
+        assert (tmp_path / "real" / target).read_text() == "new"
+
+
+def test_places_are_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="file is not a folder; give another place"):
+        writable(tmp_path / "file" / "sub" / "x.html")
+    with pytest.raises(ValueError, match="must be a local file, got s3://bucket/x"):
+        writable("s3://bucket/x")
+    assert writable(tmp_path / "new" / "x") == tmp_path / "new" / "x"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_long_names_fit(tmp_path):
+    name = "n" * 251 + ".txt"
+    with replacing(tmp_path / name) as temporary:
+        temporary.write_text("x")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_what_kills_leave_is_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)  # beyond those that Linux gives
+    gone = [tmp_path / temporary_name(".pt"), tmp_path / temporary_name()]
+    gone[0].write_text("half")
+    gone[1].mkdir()
+    (gone[1] / "chunk").write_text("x")
+    monkeypatch.undo()
+    alive, other = (
+        tmp_path / temporary_name(".pt"),
+        tmp_path / ".perturb-nc-00000000-7-000000000000",
+    )
+    for path in (alive, other, tmp_path / ".perturb-nc-mine"):
+        path.write_text("x")
+    remove_leftovers.cache_clear()
+    with replacing(tmp_path / "new") as temporary:
+        temporary.write_text("x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["new", alive.name, other.name, ".perturb-nc-mine"]
+    )
+
+
+@pytest.fixture
+def written(tmp_path):
+    tensors = {"a": torch.randn(3, 2), "b": torch.tensor(True), "c": torch.empty(0, 4)}
+    write_tensors(
+        tmp_path / "x.safetensors", tensors, {"format": "perturb_nc.test/1", "λ": "\u2028"}
+    )
+    return tmp_path / "x.safetensors", tensors
+
+
+def test_a_digest_finds_every_flipped_bit(written):
+    path, tensors = written
+    found, metadata = read_tensors(path)
+    assert metadata == {"format": "perturb_nc.test/1", "λ": "\u2028"}
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    content = path.read_bytes()
+    for at in range(len(content)):
+        for bit in (0, 5):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                found, notes = read_tensors(path)
+            except ValueError:
+                continue
+            # Spaces in the header, or the name of the digest itself: no number has changed.
+            assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+            assert metadata.items() <= notes.items()
+
+
+def test_files_without_a_digest_are_read_with_a_note(written, caplog):
+    path, tensors = written
+    caplog.set_level("INFO")
+    read_tensors(path)
+    assert not caplog.text
+    save_file(tensors, path, {"format": "perturb_nc.test/1"})
+    read_tensors(path)
+    assert "was written without a checksum" in caplog.text
+    caplog.clear()
+    save_file(tensors, path, {"format": "pt"})  # of others, who owe us none
+    read_tensors(path)
+    assert not caplog.text
+
+
+def test_checkpoints_are_tested(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"weight": torch.arange(500.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(500.0).numpy().tobytes()) + 99] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"the checksum of .* in it differs; it is damaged"):
+        load_tensors(path)

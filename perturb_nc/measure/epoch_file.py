@@ -5,13 +5,12 @@ import errno
 import io
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perturb_nc.storage import json_text, replacing
+from perturb_nc.storage import json_text, local, replacing
 
 _STARTS = {".jsonl": b'{"epoch"', ".csv": b"epoch,"}
 
@@ -55,8 +54,7 @@ class EpochFile:
     """
 
     def __init__(self, path: Path) -> None:
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
-            raise ValueError(f"path must be a local file, got {path}; copy it there afterwards")
+        local(path)
         if path.suffix not in _STARTS:
             raise ValueError(f"path must end in .jsonl or .csv, got {path}")
         if path.exists() and not path.is_file():

@@ -15,6 +15,7 @@ from perturb_nc.measure.reductions import Reduction
 from perturb_nc.sample_metrics import nearest_class_mean
 from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, SpanStatistics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
+from perturb_nc.summary import Summarised
 
 
 @overload
@@ -214,8 +215,8 @@ def collect_features(
     return {name: torch.cat(parts) for name, parts in features.items()}, y
 
 
-@dataclass(frozen=True)
-class NearestMeanScores:
+@dataclass(frozen=True, repr=False)
+class NearestMeanScores(Summarised):
     """What the nearest class mean says at one layer, over the samples of a loader.
 
     Attributes:

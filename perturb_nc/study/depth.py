@@ -4,15 +4,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 from numpy.typing import NDArray
 
-from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.quantities import log_ratio
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage
+from perturb_nc.summary import Tabular
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.status import Status
@@ -29,8 +31,8 @@ _STARTS = (0.05, 1e-3, 1e-2, 0.5, 5.0)  # the later ones only where the first pl
 _Places = dict[str, FlowPath | None]
 
 
-@dataclass(frozen=True, eq=False)
-class DepthCalibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class DepthCalibration(Tabular):
     """Layers on the path, and what path and rivals predict for them.
 
     Attributes:
@@ -51,6 +53,33 @@ class DepthCalibration:
     path: Prediction
     at_bound: dict[str, str]
     status: Status
+
+    _index = ("layer", "side")
+
+    def _columns(self) -> dict[str, list[Any]]:
+        sides = {"measured": self.measured}
+        sides |= {name: prediction.metrics for name, prediction in self.predictions.items()}
+        rows = [
+            {"layer": layer, "side": side, "flow_time": self.times.get(layer, 0.0)}
+            | metrics[layer].as_dict()
+            for layer in self.measured
+            for side, metrics in sides.items()
+            if layer in metrics
+        ]
+        return {name: [row[name] for row in rows] for name in rows[0] if name not in READ_BY_WEIGHT}
+
+    def _summary(self) -> dict[str, object]:
+        return {
+            "layers": len(self.measured),
+            "placed": len(self.placed),
+            "start": self.start,
+            "metric": self.metric,
+            "lambda_w": self.lambda_w,
+            "lambda_h": self.lambda_h,
+            "last_time": max((self.times[n] for n in self.placed), default=math.nan),
+            "at_bound": self.at_bound,
+            "status": self.status,
+        }
 
     @property
     def metric(self) -> str:

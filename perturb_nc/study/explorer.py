@@ -18,6 +18,7 @@ from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics, within_spectrum
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.minimize import Solution, minimize
@@ -33,8 +34,8 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, eq=False)
-class LayerView:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerView(Summarised):
     """What is shown of features, measured or predicted.
 
     Attributes:
@@ -52,8 +53,8 @@ class LayerView:
         return cls(collapse_metrics(statistics, weight), within_spectrum(statistics))
 
 
-@dataclass(frozen=True, eq=False)
-class Optimum:
+@dataclass(frozen=True, eq=False, repr=False)
+class Optimum(Summarised):
     """The optimum of (1) with its certificate in `solution`, and what is shown of it.
 
     Attributes:

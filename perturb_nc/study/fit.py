@@ -9,14 +9,15 @@ import torch
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.misfit import Misfit, misfit
 from perturb_nc.study.profile import profile_interval
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, nonnegative, positive
 
 
-@dataclass(frozen=True, eq=False)
-class RegularizationFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class RegularizationFit(Summarised):
     """The result of `fit_regularization`.
 
     Attributes:
@@ -47,6 +48,13 @@ class RegularizationFit:
     solution: Solution
     steps: int
     status: Status
+
+    def _summary(self) -> dict[str, object]:
+        given = super()._summary()
+        left_out = ("observed", "covariance", "solution")
+        kept = {name: value for name, value in given.items() if name not in left_out}
+        certificate = str(self.solution.certificate)
+        return kept | {"standard_error": self.standard_error, "certificate": certificate}
 
     @property
     def standard_error(self) -> dict[str, float]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
@@ -12,19 +13,29 @@ from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import ArrayLike
 
 
-@dataclass(frozen=True, eq=False)
-class LayerPrediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerPrediction(Summarised):
     """One layer: what was measured, and the near-collapse model with its features as H0.
 
     Attributes:
         measured: metrics of the layer itself.
-        predicted: metrics of the optimum H* and W* that the model puts after the layer.
-        solution: that optimum, with its certificate.
+        solution: the optimum that the model puts after the layer, with its certificate.
     """
 
     measured: CollapseMetrics
-    predicted: CollapseMetrics
     solution: Solution
+
+    @property
+    def predicted(self) -> CollapseMetrics:
+        """Metrics of the optimum H* and W*."""
+        return self.solution.metrics
+
+    def _summary(self) -> dict[str, object]:
+        names = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
+        sides = {"measured": self.measured, "predicted": self.predicted}
+        metrics = {f"{side}_{n}": getattr(m, n) for side, m in sides.items() for n in names}
+        status, certificate = self.solution.status, str(self.solution.certificate)
+        return metrics | {"status": status, "certificate": certificate}
 
     def as_dict(self) -> dict[str, object]:
         """Plain values: metrics, objective, certificate and status."""
@@ -117,8 +128,7 @@ def predict_problems(
     predictions = {}
     for name, problem in problems.items():
         solution: Solution = minimize(problem)  # type: ignore[arg-type]  # either loss
-        predicted = collapse_metrics(solution.statistics, solution.weight)
-        predictions[name] = LayerPrediction(measured[name], predicted, solution)
+        predictions[name] = LayerPrediction(measured[name], solution)
     return predictions
 
 

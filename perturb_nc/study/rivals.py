@@ -15,12 +15,13 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import log_ratio, top_spectrum
+from perturb_nc.summary import Summarised
 
 Vector = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Stage:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stage(Summarised):
     """Layers of one width in order of depth, measured; what predictors see.
 
     Attributes:
@@ -30,6 +31,9 @@ class Stage:
 
     layers: dict[str, ClassStatistics]
     metric: str
+
+    def _summary(self) -> dict[str, object]:
+        return {"layers": len(self.layers), "start": self.names[0], "metric": self.metric}
 
     @cached_property
     def names(self) -> list[str]:
@@ -62,8 +66,8 @@ def stages(layers: Mapping[str, ClassStatistics], metric: str) -> list[Stage]:
     return [Stage(dict(run), metric) for _, run in runs]
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Summarised):
     """What a predictor says of later layers of a stage; those left out it says nothing of.
 
     Attributes:
@@ -77,6 +81,9 @@ class Prediction:
     spectra: dict[str, Vector]
     statistics: dict[str, ClassStatistics] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
+
+    def _summary(self) -> dict[str, object]:
+        return {"layers": [*self.metrics], "given": sorted(self.given)}
 
     def errors(self, stage: Stage, metric: str) -> dict[str, float]:
         """|log(predicted/measured)| of a metric, by layer; NaN where either is 0."""

@@ -75,15 +75,16 @@ def sweep(
         executor: any concurrent.futures.Executor, for instance `dask_client.get_executor()`.
             Its workers get NumPy arrays and use one thread each; by default all runs here, on
             the device of the statistics.
-        store: folder of a zarr store. Finished chunks are kept in it, and a call with the same
-            arguments goes on from them.
+        store: folder of a zarr store, made with the first chunk. Finished chunks are kept in it,
+            and a call with the same arguments goes on from them; damaged ones are computed again.
         chunk: settings solved together (and lost at most, by a kill, per worker).
         tol: relative gradient norm to reach.
         on_chunk: called as on_chunk(finished, total) settings at the start and after every chunk.
 
     Raises:
-        ValueError: arguments out of range; a store of another sweep; statistics so badly scaled
-            that every setting fails, or, with method="vicinity", without a nearest frame.
+        ValueError: arguments out of range; a store of another sweep, or a URL for one; statistics
+            so badly scaled that every setting fails, or, with method="vicinity", without a nearest
+            frame.
 
     Source: DESIGN §4.1-4.3, 4.5.
     """
@@ -171,7 +172,7 @@ def _solved(
         return _solve(statistics, settings, bias, tol)
     except (ValueError, LinAlgError):
         if len(settings) == 1:
-            return {"status": np.array([_FAILED], np.int8)} | _undefined(statistics.num_classes)
+            return {"status": np.array([_FAILED], np.int8)} | _undefined(statistics)
         halves = np.array_split(settings, 2)
         first, second = (_solved(statistics, half, bias, tol) for half in halves)
         return {name: np.concatenate([first[name], second[name]]) for name in first}
@@ -199,18 +200,18 @@ _PER_SETTING = (
 )  # fmt: skip
 
 
-def _undefined(num_classes: int) -> Values:
+def _undefined(statistics: ClassStatistics) -> Values:
     """One setting without a solution."""
     values: Values = {name: np.full(1, np.nan) for name in (*METRICS, *_PER_SETTING)}
     values["is_global"], values["steps"] = np.zeros(1, bool), np.zeros(1, np.int64)
-    values["singular_values"] = np.full((1, num_classes), np.nan)
+    values["singular_values"] = np.full((1, min(statistics.means.shape)), np.nan)
     return values | {f"{n}_derivative": np.full((1, len(HYPERPARAMETERS)), np.nan) for n in DERIVED}
 
 
 def _near_collapse(
     statistics: ClassStatistics, settings: NDArray[np.float64], bias: bool
 ) -> Values:
-    """The closed forms of some settings; what they do not give stays as in an empty dataset."""
+    """The closed forms of some settings, and NaN for what they do not give."""
     w, h, b = settings.T
     found = small_vicinity_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
     tensors = {**found.metrics, "distance": found.distance}
@@ -219,7 +220,8 @@ def _near_collapse(
     values: Values = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     small = (found.distance.square() <= SMALL).cpu().numpy()
     status = np.where(w * h < 1, np.where(small, _NEAR, _FAR), _VANISHED).astype(np.int8)
-    return {**values, "status": status}
+    nothing = {name: value.repeat(len(w), axis=0) for name, value in _undefined(statistics).items()}
+    return {**nothing, **values, "status": status}
 
 
 def _flows(

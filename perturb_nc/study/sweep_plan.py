@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from perturb_nc import metrics as metric_functions
 from perturb_nc.layer_files import statistics_sha256
-from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike, affordable, at_least, nonnegative, positive
 
 Region = dict[str, slice]
 METRICS = tuple(field.name for field in fields(CollapseMetrics))
-FLOW_METRICS = tuple(m for m in METRICS if m not in ("nc3_duality", "nc3_alignment", "dnc3"))
+FLOW_METRICS = tuple(m for m in METRICS if m not in READ_BY_WEIGHT)
 DERIVED = ("nc1", "nc1_trace", "nc2_etf", "cdnv", "objective")
 # Their places are the codes in stores: add at the end.
 STATUSES = (
@@ -155,7 +155,7 @@ def empty_dataset(statistics: ClassStatistics, plan: SweepPlan) -> xr.Dataset:
     affordable(8 * numbers * settings, f"a sweep of {settings} settings", "sweep fewer at a time")
     sizes = {
         **plan.shape,
-        "singular_value": statistics.num_classes,
+        "singular_value": min(statistics.num_classes, statistics.dim),
         "parameter": len(HYPERPARAMETERS),
         "flow_time": len(plan.flow_times),
     }

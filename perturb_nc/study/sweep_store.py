@@ -1,30 +1,40 @@
 """A sweep on disk: a zarr store that fills chunk by chunk, and tells what is still to do.
 
-Every chunk of every array belongs to one piece of the sweep and is one file, which zarr replaces at
-once. `status` is written last, so that a piece whose status is not "pending" is there as a whole.
+Every chunk of every array belongs to one piece of the sweep and is one file with a checksum, which
+zarr replaces at once. `status` is written last, so that a piece whose status is not "pending" is
+there as a whole; what is damaged or missing all the same is pending again.
 """
 
 import json
+import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
 import zarr
+from numcodecs import CRC32
 from numpy.typing import NDArray
 
+from perturb_nc.leftovers import remove_leftovers, temporary_name
+from perturb_nc.storage import local, say_unchecked, writable_folder
+from perturb_nc.study.sweep_chunks import load_whole
 from perturb_nc.study.sweep_plan import DERIVED, METRICS, SCALARS, STATUSES, Region
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import affordable
 
 _COMPARED = ("perturb_nc_version", "statistics_sha256")
+_MINUTE = 60.0
+_log = logging.getLogger("perturb_nc")
 
 
 class SweepStore:
-    """The zarr store of one sweep, made if it is not there.
+    """The zarr store of one sweep, made with its first piece if it is not there.
+
+    Two sweeps of the same arguments may fill one store.
 
     Args:
         path: folder of the store.
@@ -32,40 +42,57 @@ class SweepStore:
         block_shape: dimension → size of a piece.
 
     Raises:
-        ValueError: a store of another sweep, or something else, at `path`.
+        ValueError: a URL, or a store of another sweep, or something else, at `path`.
+        OSError: a place that cannot be written to.
     """
 
     def __init__(self, path: str | Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
-        self._path = Path(path)
-        if not self._path.exists():
-            _create(self._path, empty, block_shape)
-        self.dataset = open_sweep(self._path)
-        _check_same(self._path, self.dataset, empty)
-        self._arrays = dict(zarr.open_group(self._path, mode="r+").arrays())
+        self._path, self._empty, self._block_shape = local(path), empty, block_shape
+        self._arrays: dict[str, zarr.Array] = {}
+        self.dataset = empty
+        writable_folder(self._path.parent)
+        if os.path.lexists(self._path):
+            self.dataset = open_sweep(self._path)
+            _check_same(self._path, self.dataset, empty)
+            _remove_partial(self._path)
 
     def write(self, region: Region, names: list[str]) -> None:
         """Write a piece of `dataset`, its status last."""
+        if not self._arrays:
+            self._open()
         for name in sorted(names, key=lambda name: name == "status"):
             variable = self.dataset[name]
             index = tuple(region.get(str(dim), slice(None)) for dim in variable.dims)
             values: NDArray[np.generic] = variable.values[index]
             self._arrays[name][index] = values
 
+    def _open(self) -> None:
+        if not self._path.exists():
+            _create(self._path, self._empty, self._block_shape)
+        # Chunks of nothing but the fill value too: one that is not there has been lost.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            group = zarr.open_group(self._path, mode="r+")
+            _check_same(self._path, xr.Dataset(attrs=dict(group.attrs)), self._empty)
+            self._arrays = dict(group.arrays())
+
 
 def open_sweep(path: str | Path) -> xr.Dataset:
     """The dataset of a store written by `sweep`, finished or not, in memory.
 
+    Pieces that are damaged or missing are pending, which is logged.
+
     Raises:
         FileNotFoundError, ValueError: nothing at `path`, or not a sweep.
     """
-    path = Path(path)
+    path = local(path)
     if not path.exists():
         raise FileNotFoundError(f"no store at {path}; make one with sweep(..., store=...)")
     remedy = f"{path} is not the store of a sweep, or damaged; give another path"
     try:
+        _check_metadata(path)
         lazy = xr.open_zarr(path, chunks=None, consolidated=True)
         affordable(lazy.nbytes, f"the sweep {path}", "check where it comes from")
-        dataset = lazy.load().drop_encoding()
+        dataset, lost = load_whole(path, lazy)
         complete = _is_sweep(dataset)
     except MemoryError:
         raise
@@ -73,7 +100,18 @@ def open_sweep(path: str | Path) -> xr.Dataset:
         raise ValueError(remedy) from error
     if not complete:
         raise ValueError(remedy)
+    if lost:
+        _log.warning("%s: %d damaged or missing settings are pending again", path, lost)
+    if not lazy["status"].encoding.get("filters"):
+        say_unchecked(path)
     return dataset
+
+
+def _check_metadata(path: Path) -> None:
+    """ValueError unless every array says of itself what the store says of it."""
+    for name, record in json.loads((path / ".zmetadata").read_text("utf8"))["metadata"].items():
+        if json.loads((path / name).read_text("utf8")) != record:
+            raise ValueError(f"{name} differs from what the store says of it")
 
 
 def _is_sweep(dataset: xr.Dataset) -> bool:
@@ -98,19 +136,37 @@ def _is_sweep(dataset: xr.Dataset) -> bool:
 
 
 def _create(path: Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
-    """The store beside `path` and then in its place: no half-made one is ever there."""
+    """The store beside `path` and then in its place: no half-made one is ever there.
+
+    Where another sweep was faster, its store stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}-{path.name}")
+    remove_leftovers(path.parent)
+    temporary = path.with_name(temporary_name())
     encoding = {
-        name: {"chunks": tuple(block_shape.get(str(d), n) for d, n in variable.sizes.items())}
+        name: {
+            "chunks": tuple(block_shape.get(str(d), n) for d, n in variable.sizes.items()),
+            "filters": [CRC32()],
+        }
         for name, variable in empty.data_vars.items()
     }
+    encoding |= {name: {"filters": [CRC32()]} for name in empty.coords if name != "parameter"}
     try:
         # Format 2, in which strings and consolidated metadata have a specification.
         empty.to_zarr(temporary, zarr_format=2, consolidated=True, encoding=encoding)
         os.replace(temporary, path)
+    except OSError:
+        if not path.is_dir():
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_partial(path: Path) -> None:
+    """Remove what zarr was writing when a kill came; another sweep may be writing now."""
+    for partial in path.rglob("*.partial"):
+        if time.time() - partial.stat().st_mtime > _MINUTE:
+            partial.unlink(missing_ok=True)
 
 
 def _check_same(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:

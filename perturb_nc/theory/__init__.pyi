@@ -10,6 +10,7 @@ from .cross_entropy.collapse import (
     cross_entropy_collapse,
     cross_entropy_spectrum,
 )
+from .cross_entropy.flow import CrossEntropyFlow, cross_entropy_flow
 from .cross_entropy.minimize import CrossEntropySolution
 from .cross_entropy.response import CrossEntropyResponse
 from .flow.cascade import Cascade, effective_complexity
@@ -33,6 +34,7 @@ __all__ = [
     "Cascade",
     "Certificate",
     "CrossEntropyCollapse",
+    "CrossEntropyFlow",
     "CrossEntropyResponse",
     "CrossEntropySolution",
     "CrossEntropySpectrum",
@@ -52,6 +54,7 @@ __all__ = [
     "central_path_flows",
     "collapse_under_noise",
     "cross_entropy_collapse",
+    "cross_entropy_flow",
     "cross_entropy_spectrum",
     "decay_effects",
     "deep",

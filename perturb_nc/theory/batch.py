@@ -12,6 +12,7 @@ from torch import Tensor
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.moments import Moments
 from perturb_nc.statistics import ClassStatistics, check_full
+from perturb_nc.summary import Tabular, tally
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.compression import Compression, compress
 from perturb_nc.theory.descent import COUNTED, Descent, Points, descend
@@ -28,6 +29,7 @@ from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
 _MATRICES = 6  # of them for a setting
+_NUMBERS = (*HYPERPARAMETERS, "objective", *COUNTED, "spectral_ratio", "gap", "is_global")
 _CACHED = 16  # settings whose derivatives a CPU takes at once
 
 
@@ -49,8 +51,8 @@ class _Part:
     weight: Float64[Tensor, "b K n"]
 
 
-@dataclass(frozen=True, eq=False)
-class SolutionBatch:
+@dataclass(frozen=True, eq=False, repr=False)
+class SolutionBatch(Tabular):
     """The optima of B settings; tensors of shape (B,) unless said.
 
     Attributes:
@@ -59,7 +61,7 @@ class SolutionBatch:
         objective, gradient_norm, steps, products, status, lowest_curvature, curvature_tolerance: as
             in `Solution`.
         spectral_ratio, lower_bound, gap, is_global: as in `Certificate`.
-        singular_values: of W, decreasing, (B, K).
+        singular_values: of W, decreasing, (B, min(K, d)).
         metrics: every field of CollapseMetrics, of the features H* read by the last layer W*.
     """
 
@@ -79,9 +81,31 @@ class SolutionBatch:
     lower_bound: Float64[Tensor, "B"]
     gap: Float64[Tensor, "B"]
     is_global: Bool[Tensor, "B"]
-    singular_values: Float64[Tensor, "B K"]
+    singular_values: Float64[Tensor, "B r"]
     metrics: dict[str, Float64[Tensor, "B"]]
     _parts: list[_Part]
+
+    _index = ("setting",)
+    _main = (*HYPERPARAMETERS, "nc1", "nc2_etf", "spectral_ratio", "status")
+
+    def _columns(self) -> dict[str, list[Any]]:
+        numbers = {name: getattr(self, name).tolist() for name in _NUMBERS}
+        metrics = {name: values.tolist() for name, values in self.metrics.items()}
+        words = {"status": [status.name for status in self.status]}
+        return {"setting": [*range(len(self))]} | numbers | metrics | words
+
+    def _summary(self) -> dict[str, object]:
+        ends = {n: [getattr(self, n).min(), getattr(self, n).max()] for n in HYPERPARAMETERS}
+        s = self.statistics
+        return {
+            "settings": len(self),
+            "num_classes": s.num_classes,
+            "dim": s.dim,
+            **ends,
+            "bias": self.bias,
+            "status": tally(self.status),
+            "certified_global": int(self.is_global.sum()),
+        }
 
     def __len__(self) -> int:
         """B."""

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.validation import ArrayLike
@@ -21,8 +22,8 @@ GAP_TOLERANCE = 1e-9
 """A gap this small counts as none, relative to the part of f that W can change."""
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, repr=False)
+class Certificate(Summarised):
     """How far a weight can be from the global minimum of (1).
 
     Attributes:
@@ -39,6 +40,11 @@ class Certificate:
     lower_bound: float
     gap: float
     is_global: bool
+
+    def __str__(self) -> str:
+        if self.is_global:
+            return f"global optimum, r = {self.spectral_ratio:.3g}"
+        return f"within {self.gap:.2g} of the global optimum, r = {self.spectral_ratio:.3g}"
 
 
 @singledispatch

@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.validation import at_least, positive
 
 
@@ -32,8 +33,8 @@ def simplex_etf(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Tensor,
     return eigenvectors[:, :-1] @ torch.linalg.qr(draw).Q.mT  # all but the direction of 1
 
 
-@dataclass(frozen=True, eq=False)
-class ExactCollapse:
+@dataclass(frozen=True, eq=False, repr=False)
+class ExactCollapse(Summarised):
     """An exactly collapsed global minimiser of (1).
 
     Attributes:

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.problem import NearCollapseProblem
 
 MAX_SIZE = 100
 """Largest order of the semidefinite matrix that is accepted: tens of seconds with Clarabel."""
 
 
-@dataclass(frozen=True, eq=False)
-class LiftedOptimum:
+@dataclass(frozen=True, eq=False, repr=False)
+class LiftedOptimum(Summarised):
     """Optimum of the convex lift of (1).
 
     Attributes:

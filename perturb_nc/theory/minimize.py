@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import cached_property, singledispatch
 from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
 from perturb_nc.theory.descent import COUNTED, Points, descend
 from perturb_nc.theory.newton import Clock, Progress
@@ -20,8 +22,8 @@ from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, p
 Rows = Float64[Tensor, "K d"]
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Solution(Summarised):
     """The optimum of a NearCollapseProblem.
 
     Attributes:
@@ -55,6 +57,25 @@ class Solution:
     certificate: Certificate
     lowest_curvature: float = math.nan
     curvature_tolerance: float = math.nan
+
+    @cached_property
+    def metrics(self) -> CollapseMetrics:
+        """Every collapse metric of `statistics`, read by `weight`."""
+        return collapse_metrics(self.statistics, self.weight)
+
+    def _summary(self) -> dict[str, object]:
+        return {
+            **self.problem._summary(),
+            "objective": self.objective,
+            "gradient_norm": self.gradient_norm,
+            "steps": self.steps,
+            "nc1_trace": self.metrics.nc1_trace,
+            "nc1": self.metrics.nc1,
+            "nc2_etf": self.metrics.nc2_etf,
+            "nc3_duality": self.metrics.nc3_duality,
+            "status": self.status,
+            "certificate": str(self.certificate),
+        }
 
     def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
         """Optimal features of given samples, (WᵀW + cI)⁻¹(Wᵀ(e_y - b) + βh0).

@@ -7,13 +7,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics, check_full
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.reduced import ReducedPoint, cholesky
 from perturb_nc.theory.regularization import HYPERPARAMETERS, Regularization
 from perturb_nc.validation import ArrayLike, as_matrix
 
 
-@dataclass(frozen=True, eq=False)
-class NearCollapseProblem:
+@dataclass(frozen=True, eq=False, repr=False)
+class NearCollapseProblem(Summarised):
     """Features H near reference features H0, and the last layer W that reads them.
 
         f(W, H; H0) = 1/(2N) |WH - Y|² + λ_W/(2K) |W|² + λ_H/(2N) |H|² + β/(2N) |H - H0|²      (1)
@@ -49,6 +50,11 @@ class NearCollapseProblem:
         own = self.regularization.bounded()
         for name in HYPERPARAMETERS:
             object.__setattr__(self, name, getattr(own, name))
+
+    def _summary(self) -> dict[str, object]:
+        s = self.statistics
+        sizes = {"num_classes": s.num_classes, "dim": s.dim, "num_samples": s.num_samples}
+        return sizes | vars(self.regularization) | {"bias": self.bias}
 
     @property
     def regularization(self) -> Regularization:

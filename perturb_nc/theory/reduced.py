@@ -28,6 +28,7 @@ from torch import Tensor
 
 from perturb_nc.moments import trace
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 
 Scalar = Float64[Tensor, "..."]
 Factor = Float64[Tensor, "... 1 1"]
@@ -35,8 +36,8 @@ Rows = Float64[Tensor, "... K d"]
 Square = Float64[Tensor, "... K K"]
 
 
-@dataclass(frozen=True, eq=False)
-class ReducedPoint:
+@dataclass(frozen=True, eq=False, repr=False)
+class ReducedPoint(Summarised):
     """Problem (1) at `weight`, everything else at its optimum; no checks, built by the problem.
 
     hyperparameters holds (λ_W, λ_H, β). The last `idle` feature directions are for features alone:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint, Rows, total
@@ -28,13 +29,16 @@ NOT_ISOLATED = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class LinearResponse:
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearResponse(Summarised):
     """The linear map δH0 ↦ (δH, δW) at an optimum, built by `linear_response`."""
 
     solution: Solution
     labels: Int64[Tensor, "N"]
     features: Float64[Tensor, "N d"]
+
+    def _summary(self) -> dict[str, object]:
+        return {"num_samples": len(self.labels), **self.solution._summary()}
 
     @cached_property
     def _point(self) -> ReducedPoint:
@@ -156,8 +160,8 @@ def linear_response(
     return LinearResponse(solution, y, solution.features(h0, y))
 
 
-@dataclass(frozen=True, eq=False)
-class HyperparameterResponse:
+@dataclass(frozen=True, eq=False, repr=False)
+class HyperparameterResponse(Summarised):
     """Derivatives of the optimum in λ_W, λ_H and β; each attribute is keyed by parameter name.
 
     Attributes:
@@ -173,6 +177,16 @@ class HyperparameterResponse:
     within: dict[str, Float64[Tensor, "d d"]]
     metrics: dict[str, dict[str, float]]
     objective: dict[str, float]
+
+    def _summary(self) -> dict[str, object]:
+        shown = ("nc1_trace", "nc1", "nc2_etf")
+        moves: dict[str, object] = {
+            f"d{metric}/d{name}": values[metric]
+            for metric in shown
+            for name, values in self.metrics.items()
+        }
+        first = {f"dobjective/d{name}": value for name, value in self.objective.items()}
+        return {**first, **moves}
 
 
 @singledispatch

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perturb_nc.summary import Summarised
 from perturb_nc.validation import at_least, positive
 
 
-@dataclass(frozen=True)
-class NearCollapseSpectrum:
+@dataclass(frozen=True, repr=False)
+class NearCollapseSpectrum(Summarised):
     """Eigenvalues of F (dN×dN), δH = F δH0, at an exactly collapsed H0 = H*, for any β > 0.
 
     The four kinds of perturbation, in the order of the arrays: within classes inside the span of

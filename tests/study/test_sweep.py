@@ -4,12 +4,14 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -377,4 +379,120 @@ def test_closed_forms_have_conditions(arguments, message, tmp_path):
     narrow = random_problem(seed=0, dim=3).reduced.statistics
     with pytest.raises(ValueError, match="dim >= 4 for a frame"):
         pnc.sweep(narrow, **setting, method="vicinity", store=tmp_path / "x.zarr")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_fewer_dimensions_than_classes(bias):
+    narrow = random_problem(seed=3, counts=(4, 5, 3, 6), dim=2).reduced.statistics
+    dataset = pnc.sweep(narrow, lambda_w=0.1, lambda_h=0.1, beta=[1.0, 2.0], bias=bias)
+    assert dict(dataset["singular_values"].sizes)["singular_value"] == 2
+    cell = dataset.sel(lambda_w=0.1, lambda_h=0.1, beta=1.0)
+    single = minimum(narrow, bias, lambda_w=0.1, lambda_h=0.1, beta=1.0)
+    assert float(cell["objective"]) == pytest.approx(single.objective, rel=1e-10)
+    found = torch.linalg.svdvals(single.weight)
+    np.testing.assert_allclose(cell["singular_values"], found, rtol=0, atol=1e-8)
+
+
+def test_a_sweep_that_fails_leaves_no_store(statistics, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(sweep_module, "minimize_batch", fails)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        pnc.sweep(statistics, **GRID, store=tmp_path / "sweep.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+SMALL = {"lambda_w": [0.01, 0.1], "lambda_h": [0.1], "beta": [1.0, 2.0, 3.0], "chunk": 2}
+SMALL |= {"flow_times": [1.0]}
+
+
+@pytest.fixture(scope="module")
+def kept(statistics, tmp_path_factory):
+    path = tmp_path_factory.mktemp("kept") / "sweep.zarr"
+    pnc.sweep(statistics, **SMALL, store=path)
+    return path
+
+
+@pytest.fixture
+def store(kept, tmp_path):
+    return Path(shutil.copytree(kept, tmp_path / "sweep.zarr"))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
+@pytest.mark.parametrize("chunk", ["nc1/1.0.0", "status/1.0.0", "flow_nc1/1.0.0"])
+def test_damaged_and_missing_chunks_are_pending_again(store, chunk, damage, caplog):
+    whole, path = open_sweep(store), store / chunk
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    match damage:
+        case "flip":
+            path.write_bytes(content)
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "remove":
+            path.unlink()
+    found = open_sweep(store)
+    np.testing.assert_array_equal(found["status"], [[[1, 1, 1]], [[0, 0, 1]]])
+    if (damage, chunk) != ("remove", "status/1.0.0"):  # as if it had never been computed
+        assert "2 damaged or missing settings are pending again" in caplog.text
+    left = found["status"] != 0
+    for name in (*METRICS, "objective", "nc1_derivative"):
+        np.testing.assert_array_equal(found[name].where(left), whole[name].where(left))
+
+
+def test_damaged_chunks_are_computed_again(statistics, store):
+    whole, calls = open_sweep(store), []
+    (store / "nc1" / "0.0.0").write_bytes(b"")
+    (store / "flow_status" / "1.0").unlink()
+    again = pnc.sweep(statistics, **SMALL, store=store, on_chunk=lambda *call: calls.append(call))
+    assert calls == [(2, 6), (4, 6), (6, 6)]
+    xr.testing.assert_identical(again, whole)
+    xr.testing.assert_identical(open_sweep(store), whole)
+
+
+def test_damaged_layouts_are_refused(store):
+    for name in (".zmetadata", "nc1/.zarray", "nc1/.zattrs", ".zattrs", "beta/0"):
+        content = (store / name).read_bytes()
+        at = content.index(b"1") if b"1" in content else len(content) // 2
+        (store / name).write_bytes(content[:at] + bytes([content[at] ^ 3]) + content[at + 1 :])
+        with pytest.raises(ValueError, match="is not the store of a sweep, or damaged"):
+            open_sweep(store)
+        (store / name).write_bytes(content)
+    open_sweep(store)
+
+
+def test_stores_without_checksums_are_read_with_a_note(store, tmp_path, caplog):
+    caplog.set_level("INFO")
+    whole = open_sweep(store)
+    assert not caplog.text
+    whole.to_zarr(tmp_path / "old.zarr", zarr_format=2, consolidated=True)
+    found = open_sweep(tmp_path / "old.zarr")
+    xr.testing.assert_identical(found, whole)
+    assert "old.zarr was written without a checksum" in caplog.text
+
+
+def test_two_sweeps_fill_one_store(statistics, tmp_path, monkeypatch):
+    """Both find no store; the second joins the first."""
+    path, writes = tmp_path / "sweep.zarr", SweepStore.write
+    arguments = {"lambda_w": [0.01, 0.1], "lambda_h": 0.1, "beta": 1.0, "chunk": 1, "store": path}
+
+    def after_another(self, region, names):
+        monkeypatch.setattr(SweepStore, "write", writes)
+        pnc.sweep(statistics, **arguments)
+        writes(self, region, names)
+
+    monkeypatch.setattr(SweepStore, "write", after_another)
+    xr.testing.assert_identical(pnc.sweep(statistics, **arguments), open_sweep(path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sweep.zarr"]
+
+
+def test_stores_of_clouds_are_refused_by_name(statistics, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="must be a local file, got s3://bucket/x"):
+        pnc.sweep(statistics, **GRID, store="s3://bucket/x")
+    with pytest.raises(ValueError, match="must be a local file, got s3://bucket/x"):
+        open_sweep("s3://bucket/x")
     assert list(tmp_path.iterdir()) == []

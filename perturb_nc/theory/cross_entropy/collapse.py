@@ -16,12 +16,13 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.collapse import simplex_etf
 from perturb_nc.validation import at_least, nonnegative, positive
 
 
-@dataclass(frozen=True, eq=False)
-class CrossEntropyCollapse:
+@dataclass(frozen=True, eq=False, repr=False)
+class CrossEntropyCollapse(Summarised):
     """The collapsed global minimiser at β = 0, and at any β when H0 is this optimum.
 
     Attributes:
@@ -87,8 +88,8 @@ def cross_entropy_collapse(
     )
 
 
-@dataclass(frozen=True)
-class CrossEntropySpectrum:
+@dataclass(frozen=True, repr=False)
+class CrossEntropySpectrum(Summarised):
     """Eigenvalues β/(β + σ) of F (dN×dN), δH = F δH0, at the collapsed optimum H0 = H*, any β > 0.
 
     Attributes:

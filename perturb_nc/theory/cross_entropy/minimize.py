@@ -19,7 +19,7 @@ from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CrossEntropySolution(Solution):
     """The optimum of a CrossEntropyProblem: a Solution whose statistics are exact throughout.
 

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.cross_entropy.elimination import Targets
 from perturb_nc.theory.cross_entropy.loss import CrossEntropy
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, Samples, descend_convex
@@ -25,8 +26,8 @@ from perturb_nc.validation import (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class CrossEntropyProblem:
+@dataclass(frozen=True, eq=False, repr=False)
+class CrossEntropyProblem(Summarised):
     """Features H near reference features H0, and the last layer (W, b) trained on cross-entropy.
 
         f(W, b, H; H0) = (1/N) Σ ω_{y_i} CE(Wh_i + b, y_i) + λ_W/(2K) |W|² + λ_H/(2N) |H|²
@@ -94,6 +95,12 @@ class CrossEntropyProblem:
     def num_classes(self) -> int:
         """K."""
         return self.statistics.num_classes
+
+    def _summary(self) -> dict[str, object]:
+        n, d = self.features.shape
+        sizes = {"num_classes": self.num_classes, "dim": d, "num_samples": n}
+        given = super()._summary()
+        return sizes | {k: v for k, v in given.items() if k not in ("features", "labels")}
 
     @cached_property
     def shift(self) -> Float64[Tensor, "d"]:

@@ -35,7 +35,7 @@ from perturb_nc.theory.response import (
 from perturb_nc.validation import ArrayLike, as_features, as_labels
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CrossEntropyResponse(LinearResponse):
     """`LinearResponse` with cross-entropy."""
 

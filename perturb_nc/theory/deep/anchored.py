@@ -19,6 +19,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.deep.collapse import scalar_optimum
 from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
@@ -29,8 +30,8 @@ from perturb_nc.validation import at_least, nonnegative, positive
 Weights = list[Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class AnchoredDeepProblem:
+@dataclass(frozen=True, eq=False, repr=False)
+class AnchoredDeepProblem(Summarised):
     """Problem (3), reduced to the class statistics of H0 and the weights of the head.
 
     Widths of the head do not enter, as long as they are at least K: for given A the best weights
@@ -97,8 +98,8 @@ class AnchoredDeepProblem:
         return point.objective.item() + penalty, gradient[::-1]
 
 
-@dataclass(frozen=True, eq=False)
-class AnchoredSolution:
+@dataclass(frozen=True, eq=False, repr=False)
+class AnchoredSolution(Summarised):
     """A minimum of (3).
 
     Attributes:
@@ -131,6 +132,15 @@ class AnchoredSolution:
     agreeing: int
     contractions: Float64[Tensor, "K"]
     status: Status
+
+    def _summary(self) -> dict[str, object]:
+        measured = self.statistics._summary()
+        sizes = {name: measured[name] for name in ("num_classes", "dim", "nc1_trace")}
+        ends = [self.contractions.min(), self.contractions.max()]
+        given = super()._summary()
+        left_out = ("problem", "weights", "head", "statistics", "contractions")
+        kept = {name: value for name, value in given.items() if name not in left_out}
+        return {"layers": len(self.weights)} | sizes | {"contractions": ends} | kept
 
     def layers(self) -> list[ClassStatistics]:
         """Statistics of H, W_1 H, …, W_{L-1} … W_1 H: what enters W_1..W_L."""

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.collapse import orthogonal_frame
 from perturb_nc.validation import at_least, at_most, nonnegative, positive
 
@@ -24,8 +25,8 @@ Parameters = tuple[Float64[Tensor, "N d"], list[Tensor]]
 """Features H_1 of the samples as rows, class after class, and the weights W_1..W_L."""
 
 
-@dataclass(frozen=True, eq=False)
-class DeepCollapse:
+@dataclass(frozen=True, eq=False, repr=False)
+class DeepCollapse(Summarised):
     """The deep-neural-collapse (DNC) solution of (2): in every layer a direction for each class.
 
     Attributes:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.deep.collapse import (
     Parameters,
     deep_collapse_optimum,
@@ -29,8 +30,8 @@ from perturb_nc.theory.deep.collapse import (
 from perturb_nc.validation import at_least, positive
 
 
-@dataclass(frozen=True, eq=False)
-class StronglyRegular:
+@dataclass(frozen=True, eq=False, repr=False)
+class StronglyRegular(Summarised):
     """The strongly-regular-graph (SRG) solution of (2), at its best scales.
 
     Attributes:

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from perturb_nc.summary import Summarised, tally
 from perturb_nc.theory.deep.ufm import DeepProblem, DeepUFM, Points, Runs
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, positive
 
 
-@dataclass(frozen=True, eq=False)
-class DeepTraining:
+@dataclass(frozen=True, eq=False, repr=False)
+class DeepTraining(Summarised):
     """What became of every run; the parameters are in the model.
 
     Attributes:
@@ -28,6 +29,15 @@ class DeepTraining:
     gradient_norm: Runs
     steps: Int64[Tensor, "R"]
     status: tuple[Status, ...]
+
+    def _summary(self) -> dict[str, object]:
+        return {
+            "runs": len(self.status),
+            "objective": [self.objective.min(), self.objective.max()],
+            "gradient_norm": [self.gradient_norm.min(), self.gradient_norm.max()],
+            "steps": [self.steps.min(), self.steps.max()],
+            "status": tally(self.status),
+        }
 
 
 OnCheck = Callable[[int, DeepUFM], None]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.status import Status
@@ -24,8 +25,8 @@ def effective_complexity(betas: Sequence[float]) -> float:
     return sum(1 / positive(beta, "betas") for beta in betas)
 
 
-@dataclass(frozen=True, eq=False)
-class Cascade:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cascade(Summarised):
     """Optima of (1) layer after layer, as a sequence of solutions.
 
     It approaches the central-path flow (every β_l large at fixed Σ 1/β_l) as long as each optimum
@@ -41,6 +42,15 @@ class Cascade:
     solutions: tuple[Solution, ...]
     betas: tuple[float, ...]
     status: Status
+
+    def _summary(self) -> dict[str, object]:
+        return {
+            "layers": len(self),
+            "complexity": self.complexity if len(self) else 0.0,
+            "nc1_trace": [s.metrics.nc1_trace for s in self.solutions],
+            "is_unique": self.is_unique,
+            "status": self.status,
+        }
 
     def __len__(self) -> int:
         """How many layers are solved."""

@@ -6,15 +6,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc import metrics as metric_functions
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
+from perturb_nc.summary import Tabular
 from perturb_nc.theory.flow.integrators import Exponential, Method, Scipy
 from perturb_nc.theory.flow.space import FlowSetting, FlowSpace, transported
 from perturb_nc.theory.flow.state import FlowState, Rows
@@ -23,8 +25,8 @@ from perturb_nc.theory.status import Status
 from perturb_nc.validation import ArrayLike, as_features, as_labels, nonnegative
 
 
-@dataclass(frozen=True, eq=False)
-class FlowPath:
+@dataclass(frozen=True, eq=False, repr=False)
+class FlowPath(Tabular):
     """The flow at a list of times, with all that is needed to go on.
 
     Attributes:
@@ -55,6 +57,28 @@ class FlowPath:
     rtol: float
     atol: float
     method: Method
+
+    _index = ("time",)
+
+    def _columns(self) -> dict[str, list[Any]]:
+        """Metrics that read no weight: a path has none."""
+        names = [n for n in self.metrics[0].as_dict() if n not in READ_BY_WEIGHT]
+        columns = {n: [getattr(m, n) for m in self.metrics] for n in names}
+        return {"time": self.times.tolist()} | columns
+
+    def _summary(self) -> dict[str, object]:
+        return {
+            "times": len(self),
+            "last_time": self.times[-1],
+            "num_classes": self.reference.num_classes,
+            "dim": self.reference.dim,
+            "lambda_w": self.lambda_w,
+            "lambda_h": self.lambda_h,
+            "beta": self.beta,
+            "steps": self.cost.steps,
+            "method": type(self.method).__name__,
+            "status": self.status,
+        }
 
     def __len__(self) -> int:
         """T."""
@@ -231,7 +255,7 @@ def checked_times(times: Sequence[float], start: float) -> list[float]:
 
 
 def events(until: Mapping[str, float]) -> list[Event]:
-    known = [f.name for f in fields(CollapseMetrics) if f.name not in _NEED_WEIGHT]
+    known = [f.name for f in fields(CollapseMetrics) if f.name not in _NO_EVENTS]
     unknown = [name for name in until if name not in (*known, "speed")]
     if unknown:
         raise ValueError(f"until must name metrics ({', '.join(known)}) or speed, got {unknown}")
@@ -247,4 +271,4 @@ def events(until: Mapping[str, float]) -> list[Event]:
     return [event(name, value) for name, value in until.items()]
 
 
-_NEED_WEIGHT = ("nc3_duality", "nc3_alignment", "dnc1", "dnc3")
+_NO_EVENTS = ("dnc1", *READ_BY_WEIGHT)

@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.collapse import simplex_etf
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
@@ -19,8 +20,8 @@ _CHUNK = 1 << 14  # settings at once: what fits into a core's cache
 METRICS = ("nc1_trace", "nc1", "nc2_etf")
 
 
-@dataclass(frozen=True, eq=False)
-class SmallVicinityBatch:
+@dataclass(frozen=True, eq=False, repr=False)
+class SmallVicinityBatch(Summarised):
     """ÑC1, NC1 and NC2 near collapse; tensors have the shape of the settings.
 
     Attributes:

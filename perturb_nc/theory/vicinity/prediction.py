@@ -10,6 +10,7 @@ from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
@@ -24,8 +25,8 @@ Rows = Float64[Tensor, "K d"]
 SMALL = 0.1  # the largest relative remainder that counts as small
 
 
-@dataclass(frozen=True, eq=False)
-class SmallVicinity:
+@dataclass(frozen=True, eq=False, repr=False)
+class SmallVicinity(Summarised):
     """What (1) makes of features near collapse, to an order in the distance from it.
 
     Attributes:
@@ -67,6 +68,21 @@ class SmallVicinity:
     def is_small(self) -> bool:
         """Whether remainder and certificate let one rely on this."""
         return self.status is Status.CONVERGED
+
+    def _summary(self) -> dict[str, object]:
+        return {
+            **self.problem._summary(),
+            "order": self.order,
+            "distance": self.distance,
+            "gamma_in": self.gamma_in,
+            "gamma_out": self.gamma_out,
+            "nc1_trace": self.metrics.nc1_trace,
+            "nc1": self.metrics.nc1,
+            "nc2_etf": self.metrics.nc2_etf,
+            "remainder": self.remainder,
+            "status": self.status,
+            "certificate": str(self.certificate),
+        }
 
     @cached_property
     def metrics(self) -> CollapseMetrics:
