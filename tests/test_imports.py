@@ -42,7 +42,9 @@ LAYERS = {  # what each part may import from the package, beside itself
 FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi, are imported later
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
-    "matplotlib": {"show/plots.py", "show/maps.py"},
+    "matplotlib": {
+        f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "notebook")
+    },
     "dash": {"show/explore/page.py"},
     "plotly": {"show/report/page.py", "show/report/figures.py"},
     "jinja2": {"show/report/page.py"},

@@ -75,6 +75,17 @@ LABELS = {
         "first five eigenvalues of Σ_W / tr Σ_B, median",
         r"eigenvalues of $\Sigma_W / \mathrm{tr}\,\Sigma_B$",
     ),
+    "scaled_within_trace": Label(
+        "e^(2λ_H t) tr Σ_W",
+        "within-class variance without the decay of features",
+        r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_W$",
+    ),
+    "scaled_between_trace": Label(
+        "e^(2λ_H t) tr Σ_B",
+        "between-class variance without the decay of features",
+        r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_B$",
+    ),
+    "flow_time": Label("t", "flow time of a layer on the path", "flow time t of the layers"),
     "lambda_w": Label("λ_W", "weight of |W|²/(2K)", r"$\lambda_W$"),
     "lambda_h": Label("λ_H", "weight of |H|²/(2N)", r"$\lambda_H$"),
     "beta": Label("β", "weight of |H - H0|²/(2N)", r"$\beta$"),

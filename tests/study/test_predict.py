@@ -2,11 +2,9 @@ import math
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from problems import near_collapse, random_problem
 
 import perturb_nc as pnc
-from perturb_nc.show.plots import plot_layers
 from perturb_nc.study.predict import predict_layers, predict_near_collapse
 
 PARAMETERS = {"lambda_w": 0.3, "lambda_h": 0.1, "beta": 0.7}
@@ -39,23 +37,6 @@ def test_bad_arguments_are_named_before_any_work(layers):
         predict_layers(layers, **{**PARAMETERS, "beta": -1.0})
     with pytest.raises(ValueError, match=r"weight must have shape \('any', 12\)"):
         predict_layers(layers, **PARAMETERS, weights={"layer.2": torch.zeros(4, 5)})
-
-
-def test_figure_puts_predictions_at_the_layer_that_follows(layers, tmp_path):
-    predictions = predict_layers(layers, **PARAMETERS)
-    figure = plot_layers(predictions, title="three layers")
-    assert isinstance(figure, Figure)
-    assert len(figure.axes) == 4
-    for axis, metric in zip(figure.axes, ("nc1_trace", "nc1", "nc2_etf", "cdnv"), strict=True):
-        lines = {line.get_label(): line for line in axis.lines}
-        expected = [getattr(p.predicted, metric) for p in predictions.values()]
-        drawn = lines["predicted from the layer before"]
-        assert list(drawn.get_xdata()) == [1, 2, 3]
-        assert list(drawn.get_ydata()) == expected
-        expected = [getattr(p.measured, metric) for p in predictions.values()]
-        assert list(lines["measured"].get_ydata()) == expected
-    figure.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
 def test_near_collapse_it_is_small_vicinity_and_says_where_it_ends():
