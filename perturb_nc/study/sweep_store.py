@@ -54,6 +54,7 @@ class SweepStore:
         if os.path.lexists(self._path):
             self.dataset = open_sweep(self._path)
             _check_same(self._path, self.dataset, empty)
+            _check_whole(self._path, self.dataset, empty)
             _remove_partial(self._path)
 
     def write(self, region: Region, names: list[str]) -> None:
@@ -119,7 +120,9 @@ def _is_sweep(dataset: xr.Dataset) -> bool:
     arguments = json.loads(dataset.attrs["arguments"])
     axes = ("setting",) if arguments["zipped"] else HYPERPARAMETERS
     sizes = [dataset.attrs[name] for name in ("num_classes", "dim", "num_samples")]
-    solved = [dataset[name] for name in (*METRICS, *SCALARS, "status")]
+    # Stores from before a metric was added hold those there were.
+    known = [name for name in METRICS if name in dataset or name in DERIVED]
+    solved = [dataset[name] for name in (*known, *SCALARS, "status")]
     slopes = [dataset[f"{name}_derivative"] for name in DERIVED]
     return (
         all(name in dataset.attrs for name in _COMPARED)
@@ -178,4 +181,12 @@ def _check_same(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
         raise ValueError(
             f"{path} holds a sweep with other {', '.join(differing)}; "
             "repeat its arguments to go on with it, or give another store"
+        )
+
+
+def _check_whole(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
+    if missing := [str(name) for name in wanted.data_vars if name not in found]:
+        raise ValueError(
+            f"{path} was begun before {', '.join(missing)} were measured; read it with "
+            "open_sweep, and give another store to go on"
         )

@@ -169,6 +169,17 @@ def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_
     xr.testing.assert_identical(pnc.sweep(statistics, **GRID, store=store), grid)
 
 
+def test_a_store_from_before_a_metric_was_added_is_read_but_not_gone_on_with(
+    statistics, grid, tmp_path
+):
+    store = tmp_path / "sweep.zarr"
+    grid.drop_vars("discrimination").to_zarr(store, zarr_format=2, consolidated=True)
+    assert "discrimination" not in open_sweep(store)
+    np.testing.assert_array_equal(open_sweep(store)["nc1"], grid["nc1"])
+    with pytest.raises(ValueError, match="was begun before discrimination were measured; read it"):
+        pnc.sweep(statistics, **GRID, store=store)
+
+
 def test_a_store_of_another_sweep_is_refused(statistics, tmp_path):
     arguments = {"lambda_w": [0.1, 0.2], "lambda_h": 0.1, "beta": 1.0}
     store = tmp_path / "sweep.zarr"
