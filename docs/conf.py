@@ -48,10 +48,14 @@ nitpick_ignore_regex = [
     ("py:.*", r"(collections|concurrent|pathlib|typing)\..*"),
     ("py:class", r"Tensor|np\.ndarray|'.*|.*'"),
     ("py:class", r"perturb_nc\.(.*\.)?_.*"),
+    # Names of types that stand for what they say, and classes of the inside.
+    ("py:class", r"nn\..*|Loader|Layers|Reduction"),
+    ("py:class", r"perturb_nc\..*\.(Kind|Jet|Mixture|NearestFrame|Samples|Targets)"),
+    ("py:class", r"perturb_nc\..*\.(CrossEntropyPoint|Regularization)"),
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
-_FILES = re.compile(r"\]\(((?:\.\./)+(?:benchmarks|experiments)/[^)]+)\)")  # no pages
+_FILES = re.compile(r"\]\(((?:\.\./)+(?:(?:benchmarks|experiments)/[^)]+|CONTRIBUTING\.md))\)")  # no pages
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 
 

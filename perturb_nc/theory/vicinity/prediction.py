@@ -91,7 +91,7 @@ class SmallVicinity(Summarised):
 
     @cached_property
     def derivatives(self) -> HyperparameterResponse:
-        """Derivatives in λ_W, λ_H and β: those of the closed form of first order, at any `order`.
+        """Derivatives in λ_W, λ_H and β, those of the closed form of first order at any `order`.
 
         From those of the optimum (`hyperparameter_response`) they differ by the first order in the
         distance: λ_W and λ_H move √ρ, and so what the expansion is in. In β it is the second.
