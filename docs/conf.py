@@ -55,7 +55,8 @@ nitpick_ignore_regex = [
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
-_FILES = re.compile(r"\]\(((?:\.\./)+(?:(?:benchmarks|experiments)/[^)]+|CONTRIBUTING\.md))\)")  # no pages
+# Links to what has no page.
+_FILES = re.compile(r"\]\(((?:\.\./)+(?:(?:benchmarks|experiments)/[^)]+|CONTRIBUTING\.md))\)")
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 
 

@@ -233,7 +233,7 @@ def dnc3(statistics: Moments, weight: Weight) -> Scalar:
 
 @dataclass(frozen=True, repr=False)
 class CollapseMetrics(Summarised):
-    """Every collapse metric of one layer that costs O(Kd²) or less.
+    """Every collapse metric of one layer that costs O(Kd²), those of pairs of classes O(K²d).
 
     At full collapse they are 0, but nc3_alignment and dnc2 1, and discrimination what it says.
     Fields carry the names of the functions in this module. dnc1 (Súkeník et al.) is nc1_trace.
