@@ -431,3 +431,47 @@ def test_stores_of_clouds_are_refused_by_name(statistics, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="must be a local file, got s3://bucket/x"):
         open_sweep("s3://bucket/x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_limit_ends_a_sweep_that_a_store_goes_on_with(statistics, grid, tmp_path):
+    store = tmp_path / "map.zarr"
+    told = []
+    short = {**GRID, "store": store, "chunk": 4}
+    begun = pnc.sweep(statistics, **short, time_limit=1e-9, on_chunk=lambda *at: told.append(at))
+    assert (begun["status"] == STATUSES.index("pending")).all()
+    assert begun["nc1"].isnull().all()
+    assert told == [(0, 18)]
+    xr.testing.assert_allclose(pnc.sweep(statistics, **short)["nc1"], grid["nc1"])
+
+
+def test_settings_that_the_time_limit_met_are_solved_again(statistics, grid, tmp_path, monkeypatch):
+    short = {**GRID, "store": tmp_path / "map.zarr"}
+    monkeypatch.setattr(sweep_module.Clock, "left", lambda self: 1e-9)
+    told = []
+    late = pnc.sweep(statistics, **short, time_limit=60, on_chunk=lambda *at: told.append(at))
+    assert (late["status"] == STATUSES.index("time_limit")).any()
+    assert late["nc1"].notnull().all()
+    assert told[-1][0] == int((late["status"] == CONVERGED).sum())
+    monkeypatch.undo()
+    again = pnc.sweep(statistics, **short)
+    assert (again["status"] == CONVERGED).all()
+    xr.testing.assert_allclose(again["nc1"], grid["nc1"])
+
+
+def test_what_an_executor_has_not_begun_at_the_time_limit_stays_pending(statistics, monkeypatch):
+    piece = sweep_module._piece
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return piece(*arguments)
+
+    monkeypatch.setattr(sweep_module, "_piece", slow)
+    with ThreadPoolExecutor(1) as pool:
+        dataset = pnc.sweep(statistics, **GRID, executor=pool, chunk=6, time_limit=0.05)
+    assert (dataset["status"] == CONVERGED).any()
+    assert (dataset["status"] == STATUSES.index("pending")).any()
+
+
+def test_a_time_limit_that_is_none_is_refused(statistics):
+    with pytest.raises(ValueError, match="time_limit"):
+        pnc.sweep(statistics, **GRID, time_limit=0.0)
