@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perturb_nc.cli.arguments import (
+    All,
     Beta,
     Bias,
     File,
@@ -60,6 +61,7 @@ def metrics(
     weight: Annotated[
         Path | None, typer.Option(help="weight (m, d) that reads the features, for NC3")
     ] = None,
+    everything: All = False,
     as_json: Json = False,
 ) -> None:
     """Every collapse metric of every layer in FILE."""
@@ -80,7 +82,10 @@ def metrics(
         print(json_text(records))
         return
     notes = [f"{name}: {note}" for name, s in layers.items() if (note := sampling_note(s))]
-    terminal.show(*terminal.metrics_tables(records, title=str(file)), *notes)
+    terminal.show(
+        *terminal.metrics_tables(records, title=str(file), everything=everything),
+        *(notes if everything else terminal.first(notes)),
+    )
 
 
 def predict(
@@ -98,6 +103,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write the predicted class statistics")
     ] = None,
+    everything: All = False,
     as_json: Json = False,
 ) -> None:
     """The certified optimum of the near-collapse model, with each layer in FILE as H0.
@@ -129,7 +135,8 @@ def predict(
         print(json_text({name: p.as_dict() for name, p in predictions.items()}))
         return
     wrote = [] if output is None else [f"wrote {output}"]
-    terminal.show(terminal.prediction_table(predictions, hyperparameters), *wrote)
+    table = terminal.prediction_table(predictions, hyperparameters, everything=everything)
+    terminal.show(table, *wrote)
 
 
 def _cross_entropy_problems(
