@@ -15,6 +15,7 @@ from .cross_entropy.minimize import CrossEntropySolution
 from .cross_entropy.response import CrossEntropyResponse
 from .flow.cascade import Cascade, effective_complexity
 from .flow.central_path import central_path_flows
+from .flow.chain import Chain, chain
 from .flow.integrators import Exponential, Scipy
 from .flow.walk import FlowCost
 from .lifted import LiftedOptimum, lifted_optimum
@@ -33,6 +34,7 @@ from .vicinity.prediction import SmallVicinity
 __all__ = [
     "Cascade",
     "Certificate",
+    "Chain",
     "CrossEntropyCollapse",
     "CrossEntropyFlow",
     "CrossEntropyResponse",
@@ -52,6 +54,7 @@ __all__ = [
     "SmallVicinityBatch",
     "SolutionBatch",
     "central_path_flows",
+    "chain",
     "collapse_under_noise",
     "cross_entropy_collapse",
     "cross_entropy_flow",
