@@ -280,6 +280,18 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
 
     Raises:
         ValueError: a weight that is not (m, d) or not finite, or one for `SpanStatistics`.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> metrics = pnc.collapse_metrics(statistics)
+        >>> round(metrics.nc1_trace, 3), round(metrics.nc1, 3)
+        (0.147, 0.04)
+
+    See Also:
+        plot_layers: the metrics of several layers. sampling_intervals: how well they are known.
     """
     w = None
     if weight is not None and isinstance(statistics, SpanStatistics):
