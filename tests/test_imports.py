@@ -43,7 +43,7 @@ FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
     "matplotlib": {"show/plots.py", "show/maps.py"},
-    "dash": {"show/explore/page.py"},
+    "dash": {"show/explore/page.py", "show/explore/guard.py"},
     "plotly": {"show/report/page.py", "show/report/figures.py"},
     "jinja2": {"show/report/page.py"},
 }
