@@ -35,12 +35,7 @@ LOSSES = ("squared", "cross_entropy")
 class Config:
     """(weight decay, batch norm) of the networks, and the grids of λ_W and β (log10)."""
 
-    networks: tuple[tuple[float, bool], ...] = (
-        (1e-3, False),
-        (5e-3, False),
-        (1e-3, True),
-        (5e-3, True),
-    )
+    networks: tuple[tuple[float, bool], ...] = ((1e-3, False),)
     width: int = 64
     blocks: int = 5
     epochs: int = 150

@@ -7,7 +7,10 @@ from .measure.epoch_file import read_epochs
 from .measure.extraction import collect_features, collect_statistics, nearest_mean_scores
 from .measure.monitor import CollapseMonitor
 from .metrics import CollapseMetrics, collapse_metrics
+from .show.maps import plot_map
+from .show.plots import plot_comparison, plot_layers, plot_path
 from .show.report.page import write_report
+from .show.spectra import plot_spectrum, plot_vicinity
 from .statistics import ClassStatistics, StatisticsBuilder
 from .study.alignment import align
 from .study.compare import compare_layers
@@ -74,6 +77,13 @@ __all__ = [  # noqa: RUF022 - by purpose
     "save_comparison",
     "sweep",
     "write_report",
+    # draw: axes in, axes out
+    "plot_comparison",
+    "plot_layers",
+    "plot_map",
+    "plot_path",
+    "plot_spectrum",
+    "plot_vicinity",
     # the rooms: the deep unconstrained features model, our own laboratory; in the others the types
     # of results and lesser verbs
     "deep",

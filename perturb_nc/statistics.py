@@ -179,7 +179,8 @@ class StatisticsBuilder:
     Each batch is centred on its own class means and joined to the rest by the pairwise update of
     Chan, Golub & LeVeque (1983): scatter_ab = scatter_a + scatter_b + (n_a n_b / (n_a + n_b)) δδᵀ
     per class. Nothing cancels, so a common offset of the features does no harm, and the order of
-    the batches changes rounding only. A batch costs one matrix product, O(N_batch d²).
+    the batches changes rounding only. A batch costs one matrix product, O(N_batch d²). Under
+    torch.inference_mode its tensors are ordinary ones, to be added to and computed with anywhere.
 
     Args:
         num_classes: K, or None to take the largest label seen.
@@ -193,6 +194,7 @@ class StatisticsBuilder:
         self._means = torch.zeros(size, 0, dtype=torch.float64)  # d comes with the first batch
         self._scatter = torch.zeros(0, 0, dtype=torch.float64)
 
+    @torch.inference_mode(False)
     def update(self, features: ArrayLike, labels: ArrayLike) -> None:
         """Add a batch of features (N, d) and labels (N,)."""
         x = as_features(features, dim=self._means.shape[1] or None)
@@ -207,6 +209,7 @@ class StatisticsBuilder:
         between = self._absorb(present, counts, means, scatter)
         self._add_gram(torch.cat([deviations, between]))
 
+    @torch.inference_mode(False)
     def merge(self, other: "StatisticsBuilder") -> None:
         """Add all that another builder has seen."""
         d, other_d = self._means.shape[1], other._means.shape[1]
@@ -230,6 +233,7 @@ class StatisticsBuilder:
         self._scatter += other._scatter.to(device)
         self._add_gram(rows)
 
+    @torch.inference_mode(False)
     def all_reduce(
         self, group: "torch.distributed.ProcessGroup | None" = None
     ) -> "StatisticsBuilder":
@@ -266,6 +270,7 @@ class StatisticsBuilder:
         total._counts, total._means = counts, means
         return total
 
+    @torch.inference_mode(False)
     def result(self) -> ClassStatistics:
         """The statistics of all samples so far; ValueError when a class has none."""
         if self._means.shape[1] == 0:
@@ -275,6 +280,7 @@ class StatisticsBuilder:
         return ClassStatistics(self._counts, self._means, within, variance)
 
     @classmethod
+    @torch.inference_mode(False)
     def _of(cls, statistics: ClassStatistics) -> "StatisticsBuilder":
         builder = cls(statistics.num_classes)
         builder._counts = statistics.counts.clone()

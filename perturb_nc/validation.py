@@ -30,6 +30,8 @@ def as_tensor(value: ArrayLike, name: str) -> Tensor:
         )
     try:
         if isinstance(value, Tensor):
+            if value.layout is not torch.strided:
+                raise TypeError("it is sparse; pass value.to_dense(), in batches if it is large")
             return value.detach()
         if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
             return torch.stack([torch.as_tensor(item) for item in value]).detach()

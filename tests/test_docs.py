@@ -17,7 +17,12 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FACES = ("deep", "measure", "networks", "show", "study", "theory")
 HOW_TO = ("metric", "layers", "huge", "monitor", "report")
-PAGES = ["tutorial.md", "numerical.md", *(f"howto/{name}.md" for name in HOW_TO)]
+PAGES = [
+    "tutorial.md",
+    "numerical.md",
+    "cross_entropy.md",
+    *(f"howto/{name}.md" for name in HOW_TO),
+]
 
 
 def read(page):

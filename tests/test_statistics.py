@@ -246,3 +246,16 @@ def test_a_change_of_the_given_tensors_changes_nothing(sample):
         tensor.mul_(3)
     found.class_variance.zero_()
     assert str(pnc.collapse_metrics(held)) == before
+
+
+def test_tensors_made_under_inference_mode_are_ordinary_ones(sample):
+    features, labels = sample
+    with torch.inference_mode():
+        builder = pnc.StatisticsBuilder()
+        builder.update(features, labels)
+        made = pnc.ClassStatistics.from_features(features, labels)
+    builder.update(features, labels)
+    assert builder.result().num_samples == 2 * made.num_samples
+    torch.testing.assert_close(builder.result().means, made.means)
+    assert_same(made.merge(made), builder.result())
+    assert not any(field.is_inference() for field in (made.means, made.within, made.class_variance))

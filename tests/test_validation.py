@@ -94,6 +94,7 @@ def test_lists_are_float64_whatever_the_default(default, monkeypatch):
         (pandas.DataFrame({"a": ["x"]}), TypeError, "got DataFrame: it holds text or objects"),
         (np.array([{}]), TypeError, "it holds text or objects"),
         ([[1.0], [2.0, 3.0]], TypeError, "got list"),
+        (torch.eye(3).to_sparse(), TypeError, r"it is sparse; pass value.to_dense\(\)"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_remedy(features, error, message):

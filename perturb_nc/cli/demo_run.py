@@ -13,6 +13,7 @@ from perturb_nc.networks.architectures import ResidualMLP
 from perturb_nc.networks.checkpoints import EpochRecord
 from perturb_nc.networks.data import load_dataset
 from perturb_nc.networks.training import TrainingConfig, train
+from perturb_nc.show.panels import whole
 from perturb_nc.show.plots import plot_layers
 from perturb_nc.show.report.page import write_report
 from perturb_nc.storage import replacing, write_json
@@ -108,4 +109,4 @@ def _write(folder: Path, result: DemoResult, config: TrainingConfig) -> None:
     values = ", ".join(f"{symbols[name]} = {v:g}" for name, v in result.hyperparameters.items())
     title = f"Residual MLP on digits: each layer, and the model's optimum after it ({values})"
     with replacing(folder / "layers.png") as path:
-        plot_layers(result.predictions, title=title).savefig(path, dpi=150)
+        whole(plot_layers, result.predictions, title=title).savefig(path, dpi=150)

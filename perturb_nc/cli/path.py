@@ -36,7 +36,8 @@ def flow(
 
     from perturb_nc.show import terminal
     from perturb_nc.show.labels import literal
-    from perturb_nc.show.plots import plot_flow
+    from perturb_nc.show.panels import ALONG, whole
+    from perturb_nc.show.plots import TRACES, plot_path
     from perturb_nc.storage import json_text, replacing, write_json
     from perturb_nc.study.depth import calibrate_depth
     from perturb_nc.theory.flow.central_path import central_path_flow
@@ -58,7 +59,8 @@ def flow(
     traces = scaled_traces(path)
     record = {"layer": start, **terminal.flow_record(path, traces, calibration)}
     title = f"Central path from {literal(start)} ({literal(file.name)})"
-    figure = plot_flow(path, traces, calibration, title=title)
+    drawn = {"layers": calibration, "metrics": (*ALONG, *TRACES)}
+    figure = whole(plot_path, path, title=title, **drawn)
     with replacing(output / "flow.png") as picture:
         figure.savefig(picture, dpi=150)
     write_json(output / "path.json", record)
@@ -87,9 +89,10 @@ def depth(
     """Place the layers of networks on the central path; its predictions beside measurements."""
     from perturb_nc.show import terminal
     from perturb_nc.show.labels import literal
-    from perturb_nc.show.plots import plot_depth
+    from perturb_nc.show.panels import whole
+    from perturb_nc.show.plots import plot_comparison
     from perturb_nc.storage import json_text, replacing, write_json
-    from perturb_nc.study.depth import calibrate_depth
+    from perturb_nc.study.depth import COMPARED, calibrate_depth
 
     if lambda_w is not None and fit:
         raise ValueError(f"fit is for fitting λ_W; leave out --lambda-w {lambda_w:g} or --fit")
@@ -115,7 +118,10 @@ def depth(
         with replacing(figure) as picture:
             names = literal(file.name), literal(c.start)
             title = f"{names[0]}: layers placed by {metric} on the path from {names[1]}"
-            plot_depth(c, title=title).savefig(picture, dpi=150)
+            decays = rf"$\lambda_W$ = {c.lambda_w:.3g}, $\lambda_H$ = {c.lambda_h:.3g}"
+            shown = (*COMPARED, "flow_time")
+            page = whole(plot_comparison, c, title=f"{title} ({decays})", metrics=shown)
+            page.savefig(picture, dpi=150)
         if not as_json:
             lines = terminal.depth_lines(errors, judged, left_out)
             terminal.show(terminal.depth_table(c, title=str(file)), *lines, f"wrote {figure}")

@@ -102,7 +102,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     """
     training = {module: module.training for module in model.modules()}
     try:
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError as error:  # of torch.export, fixed in the mode it was made in
+            raise TypeError(
+                f"model cannot be set to eval mode ({error}); pass the module it was exported from"
+            ) from error
         yield
     finally:
         for module, flag in training.items():

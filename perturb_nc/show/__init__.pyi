@@ -1,4 +1,5 @@
-from .maps import plot_maps
-from .plots import plot_depth, plot_flow, plot_layers
+# What perturb_nc itself does not list: a whole figure of maps.
 
-__all__ = ["plot_depth", "plot_flow", "plot_layers", "plot_maps"]
+from .maps import plot_maps
+
+__all__ = ["plot_maps"]

@@ -50,6 +50,31 @@ LABELS = {
         "class-distance normalised variance",
         "CDNV: class-distance normalised variance",
     ),
+    "directional_cdnv": Label(
+        "directional CDNV",
+        "uᵀΣ_Wu / distance², u from one class mean to the other, mean over pairs",
+        "directional CDNV",
+    ),
+    "nc1_parker": Label(
+        "D",
+        "separability tr(Σ_W Σ_B†) = K · NC1",
+        r"$D = \mathrm{tr}(\Sigma_W \Sigma_B^\dagger)$",
+    ),
+    "discrimination": Label(
+        "discrimination",
+        "1 - largest cosine of two class means",
+        r"$1 - \max\,\cos(\mu_k, \mu_l)$",
+    ),
+    "nc2_uniformity": Label(
+        "NC2 uniformity",
+        "variance over pairs of log 1/distance of the directions of class means",
+        r"NC2: variance of $\log 1/\|\hat\mu_k - \hat\mu_l\|$",
+    ),
+    "nc3_uniformity": Label(
+        "NC3 uniformity",
+        "variance over classes of the cosine of weight and class mean",
+        r"NC3: variance of $\cos(w_k, \mu_k - \mu_G)$",
+    ),
     "nc2_etf": Label(
         "NC2", "distance of class means to a simplex ETF", "NC2: distance to a simplex ETF"
     ),
@@ -76,6 +101,17 @@ LABELS = {
         "first five eigenvalues of Σ_W / tr Σ_B, median",
         r"eigenvalues of $\Sigma_W / \mathrm{tr}\,\Sigma_B$",
     ),
+    "scaled_within_trace": Label(
+        "e^(2λ_H t) tr Σ_W",
+        "within-class variance without the decay of features",
+        r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_W$",
+    ),
+    "scaled_between_trace": Label(
+        "e^(2λ_H t) tr Σ_B",
+        "between-class variance without the decay of features",
+        r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_B$",
+    ),
+    "flow_time": Label("t", "flow time of a layer on the path", "flow time t of the layers"),
     "lambda_w": Label("λ_W", "weight of |W|²/(2K)", r"$\lambda_W$"),
     "lambda_h": Label("λ_H", "weight of |H|²/(2N)", r"$\lambda_H$"),
     "beta": Label("β", "weight of |H - H0|²/(2N)", r"$\beta$"),

@@ -18,60 +18,117 @@ from perturb_nc.show.labels import LABELS
 from perturb_nc.study.sweep_plan import DERIVED, STATUSES
 
 MAPPED = tuple(name for name in DERIVED if name != "objective")
+_FINISHED = [STATUSES.index(name) for name in ("converged", "near_collapse")]
 _MOST = 4  # maps side by side
+_SENSITIVITY = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
 _CERTIFIED, _FREE_ZERO, _ZERO = "white", "#ffb703", "#3a3a3a"
+
+
+def plot_map(
+    dataset: xr.Dataset,
+    *,
+    metric: str = "nc1",
+    beta: float | None = None,
+    sensitivity: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """A metric over (λ_W, λ_H) at one β, or which of the two moves it more.
+
+    The metric: on a logarithmic scale, with the boundary r = 1 of certified global optimality (what
+    is not certified is dotted), W = 0 hatched, and λ_W λ_H = 1, beyond which the model without
+    anchor (β = 0) collapses to zero. (With an anchor W vanishes only in the limit, as long as
+    class means differ.)
+    The sensitivity: log10 of |∂metric/∂log λ_H| / |∂metric/∂log λ_W|, positive where λ_H moves it
+    more, with the curves on which either derivative changes its sign.
+
+    Args:
+        dataset: of `sweep`, a grid with at least two values of λ_W and of λ_H.
+        metric: nc1, nc1_trace, nc2_etf or cdnv.
+        beta: the nearest one of the grid is drawn; by default the middle one.
+        sensitivity: whether to draw that.
+        ax: to draw on; by default that of a new figure.
+
+    Raises:
+        ValueError: a sweep that is not such a grid, or a metric without derivatives.
+    """
+    grid = _checked(dataset, metric)
+    available = grid["beta"].values
+    middle = float(available[len(available) // 2])
+    (chosen,) = _betas(grid, [middle if beta is None else beta])
+    part = grid.sel(beta=chosen)
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.figure(figsize=(5.2, 4.6), layout="constrained").add_subplot()
+    if sensitivity:
+        mesh, name = _draw_sensitivity(ax, part, metric), _SENSITIVITY
+        extend = "both"
+    else:
+        mesh, name = _draw_metric(ax, part, metric, _range(part[metric].values)), _named(metric)
+        extend = "min"
+    ax.set_xlabel(LABELS["lambda_w"].title)
+    ax.set_ylabel(LABELS["lambda_h"].title)
+    ax.figure.colorbar(mesh, ax=ax, label=name, extend=extend)
+    handles = _legend(grid.sel(beta=[chosen]), metric, signs=sensitivity, zeros=not sensitivity)
+    if handles:
+        ax.legend(handles=handles, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18))
+    return ax
 
 
 def plot_maps(
     dataset: xr.Dataset, *, metric: str = "nc1", betas: Sequence[float] | None = None, title: str
 ) -> Figure:
-    """A metric over (λ_W, λ_H), and below it which of the two moves it more.
-
-    Above: the metric on a logarithmic scale, the boundary r = 1 of certified global optimality,
-    W = 0 hatched, and λ_W λ_H = 1, beyond which the model without anchor (β = 0) collapses to zero.
-    (With an anchor W vanishes only in the limit, as long as class means differ.)
-    Below: log10 of |∂metric/∂log λ_H| / |∂metric/∂log λ_W|, positive where λ_H moves it more, with
-    the curves on which either derivative changes its sign.
+    """`plot_map` of a metric at several β, and below each its sensitivity: a whole figure.
 
     Args:
-        dataset: of `sweep`, a grid with at least two values of λ_W and of λ_H.
-        metric: nc1, nc1_trace, nc2_etf or cdnv.
+        dataset, metric: as there.
         betas: which β to draw, the nearest ones of the grid; by default up to four over its range.
         title: of the figure.
 
     Raises:
-        ValueError: a sweep that is not such a grid, or a metric without derivatives.
+        ValueError: as there.
     """
     grid = _checked(dataset, metric)
     chosen = _betas(grid, betas)
     slices = [grid.sel(beta=b) for b in chosen]
     figure = Figure(figsize=(1.8 + 3.2 * len(chosen), 6.6), layout="constrained")
     axes = figure.subplots(2, len(chosen), sharex=True, sharey=True, squeeze=False)
-    symbol = LABELS[metric].symbol
-    low, high = _range(np.concatenate([part[metric].values.ravel() for part in slices]))
-    scale = {"norm": LogNorm(low, high), "cmap": colormaps["viridis"].with_extremes(under="black")}
-    for column, (b, part) in enumerate(zip(chosen, slices, strict=True)):
+    scale = _range(np.concatenate([part[metric].values.ravel() for part in slices]))
+    for column, part in enumerate(slices):
         above, below = axes[:, column]
-        values = _mesh(above, part, np.maximum(part[metric].values, 0.99 * low), **scale)
-        above.set_title(f"β = {b:.3g}", fontsize=10, loc="left")
-        _mark_global(above, part)
-        ratio, shares = _sensitivity(part, metric)
-        slope = TwoSlopeNorm(0.0, -2.0, 2.0)
-        ratios = _mesh(below, part, ratio, norm=slope, cmap="RdBu_r")
-        _mark_signs(below, part, metric)
-        below.set_title(shares, fontsize=9, loc="left")
-        below.set_xlabel(r"$\lambda_W$")
+        values = _draw_metric(above, part, metric, scale)
+        ratios = _draw_sensitivity(below, part, metric)
+        below.set_xlabel(LABELS["lambda_w"].title)
+    symbol = LABELS[metric].symbol
     for row, name in zip(axes, (symbol, f"sensitivity of {symbol}"), strict=True):
-        row[0].set_ylabel(f"{name}\n" + r"$\lambda_H$")
-    figure.colorbar(
-        values, ax=axes[0].tolist(), label=f"{symbol} (black: 0)", extend="min", pad=0.01
-    )
-    label = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
-    figure.colorbar(ratios, ax=axes[1].tolist(), label=label, extend="both", pad=0.01)
-    drawn = grid.sel(beta=chosen)
-    figure.legend(handles=_legend(drawn, metric), loc="outside lower center", ncols=3, fontsize=9)
+        row[0].set_ylabel(f"{name}\n" + LABELS["lambda_h"].title)
+    figure.colorbar(values, ax=axes[0].tolist(), label=_named(metric), extend="min", pad=0.01)
+    figure.colorbar(ratios, ax=axes[1].tolist(), label=_SENSITIVITY, extend="both", pad=0.01)
+    handles = _legend(grid.sel(beta=chosen), metric)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _named(metric: str) -> str:
+    return f"{LABELS[metric].symbol} (black: 0)"
+
+
+def _draw_metric(axis: Axes, part: xr.Dataset, metric: str, scale: tuple[float, float]) -> QuadMesh:
+    cmap = colormaps["viridis"].with_extremes(under="black")
+    values = np.maximum(part[metric].values, 0.99 * scale[0])
+    mesh = _mesh(axis, part, values, norm=LogNorm(*scale), cmap=cmap)
+    axis.set_title(f"β = {float(part['beta']):.3g}", fontsize=10, loc="left")
+    _mark_global(axis, part)
+    return mesh
+
+
+def _draw_sensitivity(axis: Axes, part: xr.Dataset, metric: str) -> QuadMesh:
+    ratio, shares = _sensitivity(part, metric)
+    mesh = _mesh(axis, part, ratio, norm=TwoSlopeNorm(0.0, -2.0, 2.0), cmap="RdBu_r")
+    _mark_signs(axis, part, metric)
+    axis.set_title(shares, fontsize=9, loc="left")
+    return mesh
 
 
 def _checked(dataset: xr.Dataset, metric: str) -> xr.Dataset:
@@ -116,7 +173,7 @@ def _mesh(axis: Axes, part: xr.Dataset, values: NDArray[np.float64], **style: An
     mesh = axis.pcolormesh(w, h, values.T, shading="nearest", rasterized=True, **style)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    unsolved = (part["status"] != STATUSES.index("converged")).values
+    unsolved = (~part["status"].isin(_FINISHED)).values
     rows, columns = np.nonzero(unsolved)
     axis.plot(w[rows], h[columns], "x", color="black", ms=4)
     return mesh
@@ -175,22 +232,24 @@ def _sensitivity(part: xr.Dataset, metric: str) -> tuple[NDArray[np.float64], st
     return ratio, f"$\\lambda_H$ moves it more: {(ratio[known] > 0).mean():.0%}"
 
 
-def _legend(grid: xr.Dataset, metric: str) -> list[Line2D | Patch]:
-    """Of what is drawn."""
+def _legend(
+    grid: xr.Dataset, metric: str, *, signs: bool = True, zeros: bool = True
+) -> list[Line2D | Patch]:
+    """Of what is drawn: on the sensitivity (signs), on the metric (zeros), on both."""
     w, h = grid["lambda_w"].values, grid["lambda_h"].values
     slopes = grid[f"{metric}_derivative"]
     handles: list[Line2D | Patch] = []
-    if _crosses(grid["spectral_ratio"].values - (1 + 1e-6)):
+    if zeros and _crosses(grid["spectral_ratio"].values - (1 + 1e-6)):
         said = "r = 1 (white): certified on the undotted side"
         handles.append(Line2D([], [], color="grey", lw=1.8, label=said))
-    if w.min() * h.min() < 1 < w.max() * h.max():
+    if zeros and w.min() * h.min() < 1 < w.max() * h.max():
         label = r"$\lambda_W\lambda_H = 1$"
         handles.append(Line2D([], [], color=_FREE_ZERO, ls="--", label=label))
     for parameter, line, sign in (("lambda_h", "-", "H"), ("lambda_w", ":", "W")):
-        if _crosses(slopes.sel(parameter=parameter).values):
+        if signs and _crosses(slopes.sel(parameter=parameter).values):
             label = rf"$\partial_{{\log\lambda_{sign}}}$ changes sign"
             handles.append(Line2D([], [], color="black", ls=line, label=label))
-    if any(_zero(grid.isel(beta=i)).any() for i in range(grid.sizes["beta"])):
+    if zeros and any(_zero(grid.isel(beta=i)).any() for i in range(grid.sizes["beta"])):
         handles.append(Patch(facecolor="none", edgecolor=_ZERO, hatch="xx", label="W = 0"))
     if (grid["status"] != STATUSES.index("converged")).any():
         handles.append(

@@ -1,141 +1,222 @@
-"""Figures from results; nothing is computed here."""
+"""Layers, paths and comparisons, drawn on axes; nothing is computed here but metrics.
+
+Every plot takes `ax=` (one axes for each of `metrics`, or none for a new figure), returns an array
+of the axes, and can be saved as PDF and SVG: `axes[0].figure.savefig("layers.pdf")`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from perturb_nc.show.labels import LABELS, SIDES, Side, literal
-from perturb_nc.study.depth import COMPARED, DepthCalibration
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.moments import Moments
+from perturb_nc.show.labels import SIDES, literal
+from perturb_nc.show.panels import (
+    ALONG,
+    AxesArray,
+    by_layer,
+    drawn,
+    legend,
+    logarithmic,
+    panels,
+)
+from perturb_nc.study.depth import DepthCalibration
 from perturb_nc.study.predict import LayerPrediction
-from perturb_nc.theory.flow.path import FlowPath
+from perturb_nc.theory.flow.cascade import Cascade, effective_complexity
+from perturb_nc.theory.flow.path import FlowPath, scaled_traces
 
+TRACES = ("scaled_within_trace", "scaled_between_trace")
 _MEASURED, _OPTIMUM, _PATH = SIDES["measured"], SIDES["optimum"], SIDES["path"]
-_ALONG = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
-_TRACES = {
-    "within": r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_W$",
-    "between": r"$e^{2\lambda_H t}\,\mathrm{tr}\,\Sigma_B$",
-}
+_SAID = {"path": "central path", "pair": "optimum from the layer before"}
+Measured = Moments | CollapseMetrics | LayerPrediction
 
 
-def plot_layers(predictions: Mapping[str, LayerPrediction], *, title: str) -> Figure:
-    """Metrics by depth, measured, and what the model predicts after each layer.
+def plot_layers(
+    layers: Mapping[str, Measured], *, metrics: Sequence[str] = ALONG, ax: Any = None
+) -> AxesArray:
+    """Metrics by depth as measured, and what the model predicts after each layer.
 
-    The prediction made from a layer is drawn at the layer that follows, where the measurement to
-    compare it with stands, and is joined to the layer it starts from.
-    """
-    names = list(predictions)
-    places = range(len(names) + 1)
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True).flat
-    for axis, metric in zip(axes, _ALONG, strict=True):
-        measured = [getattr(p.measured, metric) for p in predictions.values()]
-        predicted = [getattr(p.predicted, metric) for p in predictions.values()]
-        for place, (start, end) in enumerate(zip(measured, predicted, strict=True)):
-            axis.plot([place, place + 1], [start, end], color=_OPTIMUM.light, lw=1, alpha=0.6)
-        axis.plot(places[:-1], measured, **_drawn(_MEASURED), label="measured")
-        label = "predicted from the layer before"
-        axis.plot(places[1:], predicted, **(_drawn(_OPTIMUM) | {"ls": ""}), label=label)
-        _style(axis, LABELS[metric].title)
-        axis.set_xticks(
-            places, [*map(literal, names), "(next)"], rotation=30, ha="right", fontsize=8
-        )
-    figure.axes[0].legend(frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def plot_flow(
-    path: FlowPath,
-    traces: Mapping[str, Sequence[float]],
-    calibration: DepthCalibration | None = None,
-    *,
-    title: str,
-) -> Figure:
-    """Metrics and `scaled_traces` along a path, with the layers placed on it.
+    A prediction is drawn at the layer that follows, where the measurement to compare it with
+    stands, and is joined to the layer it starts from.
 
     Args:
-        path: from t = 0 on.
-        traces: "within" and "between": e^{2λ_H t} tr Σ_W and e^{2λ_H t} tr Σ_B at path.times.
-        calibration: layers to draw at their times, as measured; those beyond the path are not.
-        title: of the figure.
+        layers: name → `ClassStatistics` or `SpanStatistics`, `CollapseMetrics`, or a prediction
+            of `perturb_nc.study.predict_layers`, in order of depth.
+        metrics: names of fields of `CollapseMetrics`, an axes each.
+        ax: the axes; by default those of a new figure.
+
+    Raises:
+        ValueError: no layers, or not as many axes as metrics.
+
+    See Also:
+        plot_comparison: with the central path and rivals.
     """
-    figure = Figure(figsize=(12, 6.8), layout="constrained")
-    axes = dict(zip((*_ALONG, *_TRACES), figure.subplots(2, 3).T.flat, strict=True))
-    times = path.times.tolist()
-    for metric in _ALONG:
-        values = [getattr(m, metric) for m in path.metrics]
-        axes[metric].plot(times, values, color=_PATH.light, lw=1.8, label="central path")
-        _style(axes[metric], LABELS[metric].title)
-    for trace, name in _TRACES.items():
-        axes[trace].plot(times, traces[trace], color=_PATH.light, lw=1.8)
-        _style(axes[trace], name)
-    for axis in axes.values():
-        # Logarithmic, but with the start at t = 0 on it.
-        axis.set_xscale("symlog", linthresh=times[1], linscale=0.5)
-        axis.set_xlim(0, times[-1])
-        axis.set_xlabel("flow time t", fontsize=9)
-    if calibration is not None:
-        _mark_layers(axes, calibration, times[-1])
-    handles, labels = axes["nc1_trace"].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    return figure
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+    names, ends = list(layers), list(layers.values())
+    measured = [_measured(end) for end in ends]
+    axes = panels(metrics, ax)
+    for axis, metric in zip(axes, metrics, strict=True):
+        here = [getattr(m, metric) for m in measured]
+        marks = [*names]
+        after = [getattr(e.predicted, metric) for e in ends if isinstance(e, LayerPrediction)]
+        if len(after) == len(ends):
+            for place, pair in enumerate(zip(here, after, strict=True)):
+                axis.plot([place, place + 1], pair, color=_OPTIMUM.light, lw=1, alpha=0.6)
+            label = "predicted from the layer before"
+            places = range(1, len(names) + 1)
+            axis.plot(places, after, **(drawn(_OPTIMUM) | {"ls": ""}), label=label)
+            marks.append("(next)")
+        axis.plot(range(len(names)), here, **drawn(_MEASURED), label="measured")
+        logarithmic(axis)
+        by_layer(axis, marks)
+    return legend(axes)
 
 
-def _mark_layers(axes: Mapping[str, Axes], calibration: DepthCalibration, last: float) -> None:
+def plot_path(
+    path: FlowPath | Cascade,
+    *,
+    layers: DepthCalibration | None = None,
+    metrics: Sequence[str] = ALONG,
+    ax: Any = None,
+) -> AxesArray:
+    """Metrics along a path, with the layers placed on it.
+
+    Args:
+        path: of `central_path_flow`, or of `cascade`, whose time is its complexity so far.
+        layers: to draw at their times, as measured; those beyond the path are not.
+        metrics: names of fields of `CollapseMetrics`; of a path "scaled_within_trace" and
+            "scaled_between_trace" too, e^{2λ_H t} tr Σ_W and e^{2λ_H t} tr Σ_B.
+        ax: one axes for each of `metrics`; by default those of a new figure.
+
+    Raises:
+        ValueError: not as many axes as metrics, traces of a cascade.
+    """
+    times, values, side = _along(path, metrics)
+    axes = panels(metrics, ax)
+    for axis, metric in zip(axes, metrics, strict=True):
+        style = drawn(side) | {"marker": "" if len(times) > 12 else side.marker, "ls": "-"}
+        axis.plot(times, values[metric], **style, label=_label(path))
+        if len(times) > 1 and isinstance(path, FlowPath):
+            # Logarithmic, but with the start at t = 0 on it.
+            linear = next(time for time in times if time > 0)
+            axis.set_xscale("symlog", linthresh=linear, linscale=0.5)
+            axis.set_xlim(times[0], times[-1])
+        axis.set_xlabel("flow time t" if isinstance(path, FlowPath) else "complexity Σ 1/β")
+        if layers is not None and metric not in TRACES:
+            _mark_layers(axis, layers, metric, times[-1])
+    return legend(axes)
+
+
+def plot_comparison(
+    comparison: xr.Dataset | DepthCalibration,
+    *,
+    metrics: Sequence[str] = ALONG,
+    models: Sequence[str] | None = None,
+    ax: Any = None,
+) -> AxesArray:
+    """Metrics by layer: measured (with intervals, if there are), and as each model predicts them.
+
+    Args:
+        comparison: of `compare_layers`, or of `calibrate_depth`.
+        metrics: quantities that it holds; of a calibration "flow_time" too.
+        models: which to draw, of "path", "pair", "shrinkage", "interpolation", "unchanged"; by
+            default all with a prediction.
+        ax: one axes for each of `metrics`; by default those of a new figure.
+
+    Raises:
+        ValueError: a metric or model that it does not hold, or not as many axes as metrics.
+    """
+    names, sides = _sides(comparison, metrics)
+    chosen = list(sides) if models is None else ["measured", *models]
+    if unknown := [model for model in chosen if model not in sides]:
+        raise ValueError(f"models must be among {', '.join(sides)}, got {unknown}")
+    axes = panels(metrics, ax)
+    for axis, metric in zip(axes, metrics, strict=True):
+        for side in chosen:
+            values = sides[side].get(metric, np.full(len(names), np.nan))
+            known = np.isfinite(values).nonzero()[0]
+            if len(known):
+                label = _SAID.get(side, side)
+                axis.plot(known, values[known], **drawn(SIDES[side]), label=label)
+        if isinstance(comparison, xr.Dataset) and "interval" in comparison:
+            ends = comparison["interval"].sel(quantity=metric)
+            low, high = ends.sel(bound="low").values, ends.sel(bound="high").values
+            axis.vlines(range(len(names)), low, high, color=_MEASURED.light, lw=1)
+        if metric != "flow_time":
+            logarithmic(axis)
+        by_layer(axis, names)
+        axis.set_xlim(-0.4, len(names) - 0.6)
+    return legend(axes)
+
+
+def _measured(layer: Measured) -> CollapseMetrics:
+    if isinstance(layer, LayerPrediction):
+        return layer.measured
+    return layer if isinstance(layer, CollapseMetrics) else collapse_metrics(layer)
+
+
+def _label(path: FlowPath | Cascade) -> str:
+    if isinstance(path, Cascade):
+        return "cascade of optima"
+    return "central path" if path.beta == 0 else "anchored path"
+
+
+def _along(
+    path: FlowPath | Cascade, metrics: Sequence[str]
+) -> tuple[list[float], dict[str, list[float]], Any]:
+    """Times, metric → values, and the side that they are drawn as."""
+    if isinstance(path, Cascade):
+        if traces := [metric for metric in metrics if metric in TRACES]:
+            raise ValueError(f"a cascade has no {', '.join(traces)}; leave them out of metrics")
+        times = [effective_complexity(path.betas[: i + 1]) for i in range(len(path))]
+        along, side = [solution.metrics for solution in path.solutions], _OPTIMUM
+        return times, {m: [getattr(each, m) for each in along] for m in metrics}, side
+    values = {m: [getattr(each, m) for each in path.metrics] for m in metrics if m not in TRACES}
+    if set(metrics) & set(TRACES):
+        scaled = scaled_traces(path)
+        values |= dict(zip(TRACES, (scaled["within"], scaled["between"]), strict=True))
+    return path.times.tolist(), values, _PATH
+
+
+def _mark_layers(axis: Any, calibration: DepthCalibration, metric: str, last: float) -> None:
     ceiling = last * (1 + 1e-6)  # a layer may lie at the very end
     shown = {name: time for name, time in calibration.times.items() if time <= ceiling}
     for number, (name, time) in enumerate(shown.items()):
         color = colormaps["viridis"](number / len(shown))
-        for metric in _ALONG:
-            value = getattr(calibration.measured[name], metric)
-            label = f"{literal(name)}, measured"
-            axes[metric].plot(time, value, "o", color=color, ms=6, mec="white", label=label)
+        value = getattr(calibration.measured[name], metric)
+        label = f"{literal(name)}, measured"
+        axis.plot(time, value, "o", color=color, ms=6, mec="white", label=label)
 
 
-def plot_depth(calibration: DepthCalibration, *, title: str) -> Figure:
-    """Metrics by layer: measured, the path at the layers' times, and the two rivals."""
-    c = calibration
-    figure = Figure(figsize=(14.5, 6.8), layout="constrained")
-    axes = [figure.add_subplot(2, 4, i + 1) for i in range(len(COMPARED) + 1)]
-    names = list(c.measured)
-    for axis, metric in zip(axes, COMPARED, strict=False):
-        measured = [getattr(m, metric) for m in c.measured.values()]
-        axis.plot(range(len(names)), measured, **_drawn(_MEASURED), label="measured")
-        for model in ("shrinkage", "interpolation"):
-            values = [getattr(c.predictions[model].metrics[name], metric) for name in names[1:]]
-            axis.plot(range(1, len(names)), values, **_drawn(SIDES[model]), label=model)
-        places = [names.index(name) for name in c.placed]
-        values = [getattr(c.path.metrics[name], metric) for name in c.placed]
-        axis.plot(places, values, **_drawn(_PATH), label="central path")
-        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axis.lines])
-        if drawn.max() > 10 * drawn.min() > 0:
-            axis.set_yscale("log")
-        chosen = " (places)" if metric == c.metric else ""
-        _style(axis, LABELS[metric].title + chosen)
-    times = [0.0, *c.times.values()]
-    axes[-1].plot(range(len(names)), times, **_drawn(_PATH))
-    _style(axes[-1], "flow time t of the layers")
-    for axis in axes:
-        axis.set_xticks(
-            range(len(names)), [*map(literal, names)], rotation=30, ha="right", fontsize=8
-        )
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    decays = rf"$\lambda_W$ = {c.lambda_w:.3g}, $\lambda_H$ = {c.lambda_h:.3g}"
-    figure.suptitle(f"{title} ({decays})", fontsize=11)
-    return figure
-
-
-def _drawn(side: Side) -> dict[str, Any]:
-    return {"color": side.light, "marker": side.marker, "ls": side.line, "ms": 5}
-
-
-def _style(axis: Axes, title: str) -> None:
-    axis.set_title(title, fontsize=10, loc="left")
-    axis.grid(axis="y", alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+def _sides(
+    comparison: xr.Dataset | DepthCalibration, metrics: Sequence[str]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Names of the layers, and side → metric → value at each of them."""
+    if isinstance(comparison, DepthCalibration):
+        table = comparison.to_xarray().reindex(layer=list(comparison.measured))
+        held = [str(name) for name in table]
+        sides = ["measured", *comparison.predictions]
+        found: dict[str, dict[str, Any]] = {
+            side: {m: table[m].sel(side=side).values for m in metrics if m in held}
+            for side in sides
+        }
+        for side in sides:
+            if side != "path":
+                found[side].pop("flow_time", None)
+    else:
+        held = comparison["quantity"].values.tolist()
+        kept = [metric for metric in metrics if metric in held]
+        predicted, measured = comparison["predicted"], comparison["measured"]
+        known = predicted.notnull().any(("layer", "quantity"))
+        found = {"measured": {m: measured.sel(quantity=m).values for m in kept}}
+        for model in predicted["model"].values[known.values].tolist():
+            part = predicted.sel(model=model)
+            found[model] = {m: part.sel(quantity=m).values for m in kept}
+        table = comparison
+    if unknown := [metric for metric in metrics if metric not in held]:
+        raise ValueError(f"metrics must be among {', '.join(held)}, got {unknown}")
+    return [str(name) for name in table["layer"].values], found

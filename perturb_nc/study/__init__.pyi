@@ -1,25 +1,42 @@
 # What perturb_nc itself does not list: the types of results, and lesser verbs.
 
 from .alignment import procrustes_rotation
+from .bench import bench_table, standings, theories_of_depth
 from .comparison import errors
 from .depth import DepthCalibration
 from .explorer import Explorer, LayerView, Optimum
 from .fit import RegularizationFit
-from .predict import LayerPrediction, predict_layers
+from .laws import SeparationLaw, deep_linear_compression, separation_law
+from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
 from .rivals import Prediction, Stage
+from .straight_line import Straightness, all_pairs, straightness
 from .sweep_store import open_sweep
+from .theories import THEORIES, Theory
 
 __all__ = [
+    "THEORIES",
     "DepthCalibration",
     "Explorer",
     "LayerPrediction",
     "LayerView",
+    "NearPrediction",
     "Optimum",
     "Prediction",
     "RegularizationFit",
+    "SeparationLaw",
     "Stage",
+    "Straightness",
+    "Theory",
+    "all_pairs",
+    "bench_table",
+    "deep_linear_compression",
     "errors",
     "open_sweep",
     "predict_layers",
+    "predict_near_collapse",
     "procrustes_rotation",
+    "separation_law",
+    "standings",
+    "straightness",
+    "theories_of_depth",
 ]

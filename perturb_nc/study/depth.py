@@ -28,7 +28,7 @@ _BOUNDS = (1e-6, 1e2)  # of a fitted λ_W
 _AT_END = 1e-2  # of its log: a fit as near to a bound as this is at it
 _STARTS = (0.05, 1e-3, 1e-2, 0.5, 5.0)  # the later ones only where the first places no layer
 
-_Places = dict[str, FlowPath | None]
+Places = dict[str, FlowPath | None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,13 +161,13 @@ def calibrate_stage(
     given: frozenset[str] = frozenset()
     if lambda_w is None:
         given = frozenset(fit or later)
-        place_roughly = partial(_place, stage, lambda_h=lambda_h, rtol=max(rtol, 1e-4))
+        place_roughly = partial(place, stage, lambda_h=lambda_h, rtol=max(rtol, 1e-4))
         lambda_w, status = _fit(place_roughly, stage, [n for n in later if n in given])
         if status is Status.AT_BOUND:
             ends = {"lambda_w": "low" if lambda_w < 1 else "high"}
-    placed: _Places = dict.fromkeys(later)
+    placed: Places = dict.fromkeys(later)
     if not math.isnan(lambda_w):
-        placed = _place(stage, lambda_w, lambda_h=lambda_h, rtol=rtol)
+        placed = place(stage, lambda_w, lambda_h=lambda_h, rtol=rtol)
     reached = {name: path for name, path in placed.items() if path is not None}
     times = {
         name: float(reached[name].times[-1]) if name in reached else math.nan for name in later
@@ -183,10 +183,10 @@ def calibrate_stage(
     )
 
 
-def _place(stage: Stage, lambda_w: float, *, lambda_h: float, rtol: float) -> _Places:
+def place(stage: Stage, lambda_w: float, *, lambda_h: float, rtol: float) -> Places:
     """The path up to each layer's value of the metric, or None where it does not get there."""
     first, *later = stage.names
-    placed: _Places = dict.fromkeys(later)
+    placed: Places = dict.fromkeys(later)
     path = central_path_flow(
         stage.layers[first], lambda_w=lambda_w, lambda_h=lambda_h, times=[0.0], rtol=rtol
     )
@@ -204,7 +204,7 @@ def _place(stage: Stage, lambda_w: float, *, lambda_h: float, rtol: float) -> _P
 
 
 def _fit(
-    place: Callable[[float], _Places], stage: Stage, fit: Sequence[str]
+    place: Callable[[float], Places], stage: Stage, fit: Sequence[str]
 ) -> tuple[float, Status]:
     """λ_W by least squares on log(predicted/measured) of all other metrics compared; NaN if none.
 

@@ -3,15 +3,17 @@
 A predictor takes a `Stage` and returns a `Prediction`; `RIVALS` lists those that fit nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perturb_nc import metrics as metric_functions
+from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import log_ratio, top_spectrum
@@ -25,25 +27,54 @@ class Stage(Summarised):
     """Layers of one width in order of depth, measured; what predictors see.
 
     Attributes:
-        layers: name → class statistics.
+        layers: name → class statistics; of hidden layers there are none.
         metric: the one metric by which predictors may place a layer or scale it.
+        joint: the first and the last layer with what binds them, where that was collected.
+        values: the placing metric of all layers, where some are hidden.
+        displacements: |M̃_l - M̃_0|/|M̃_L - M̃_0| of all layers, where some are hidden.
+        memory: what predictors keep for other views of the same stage.
     """
 
     layers: dict[str, ClassStatistics]
     metric: str
+    joint: JointStatistics | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+    displacements: Mapping[str, float] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
 
     def _summary(self) -> dict[str, object]:
         return {"layers": len(self.layers), "start": self.names[0], "metric": self.metric}
 
     @cached_property
     def names(self) -> list[str]:
-        """Of the layers, the first being where predictions start."""
-        return list(self.layers)
+        """Of the layers, the first being where predictions start; hidden ones too."""
+        return list(self.values or self.layers)
 
     @property
     def is_alone(self) -> bool:
         """Whether there is no later layer to predict."""
-        return len(self.layers) == 1
+        return len(self.names) == 1
+
+    def hide(self, hidden: Iterable[str]) -> "Stage":
+        """The stage as those see it who are to predict later layers without having seen them.
+
+        Of those they know how many there are and where, and, to place them, one number: the placing
+        metric (or the displacement of the class means, for those that place by it).
+        """
+        unseen = set(hidden)
+        seen = {n: s for n, s in self.layers.items() if n not in unseen}
+        view = Stage(
+            seen,
+            self.metric,
+            joint=None if self.names[-1] in unseen else self.joint,
+            values={name: self.value(name) for name in self.names},
+            displacements={name: self.displacement(name) for name in self.names},
+            memory=self.memory,
+        )
+        # What has been measured once is not measured again.
+        view.__dict__["measured"] = {name: self.measured[name] for name in seen}
+        view.__dict__["spectra"] = {name: self.spectra[name] for name in seen}
+        return view
 
     @cached_property
     def measured(self) -> dict[str, CollapseMetrics]:
@@ -57,7 +88,18 @@ class Stage(Summarised):
 
     def value(self, name: str) -> float:
         """The placing metric of a layer."""
+        if name in self.values:
+            return self.values[name]
         return float(getattr(self.measured[name], self.metric))
+
+    def displacement(self, name: str) -> float:
+        """How far the centred class means of a layer are on the way to those of the last."""
+        if name in self.displacements:
+            return self.displacements[name]
+        first, here, last = (
+            self.layers[n].centered_means for n in (self.names[0], name, self.names[-1])
+        )
+        return float((here - first).norm() / (last - first).norm())
 
 
 def stages(layers: Mapping[str, ClassStatistics], metric: str) -> list[Stage]:
@@ -75,12 +117,14 @@ class Prediction(Summarised):
         statistics: layer → class statistics, by a predictor of those; metrics are then theirs.
         given: layers that the predictor was fitted to or told of, beyond the first and the placing
             metric of all: their errors are no predictions.
+        parameters: what the fit found, by name.
     """
 
     metrics: dict[str, CollapseMetrics]
     spectra: dict[str, Vector]
     statistics: dict[str, ClassStatistics] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
+    parameters: dict[str, float] = field(default_factory=dict)
 
     def _summary(self) -> dict[str, object]:
         return {"layers": [*self.metrics], "given": sorted(self.given)}
@@ -94,12 +138,15 @@ class Prediction(Summarised):
 
     @classmethod
     def of(
-        cls, statistics: Mapping[str, ClassStatistics], given: frozenset[str] = frozenset()
+        cls,
+        statistics: Mapping[str, ClassStatistics],
+        given: frozenset[str] = frozenset(),
+        **parameters: float,
     ) -> "Prediction":
         """From predicted class statistics."""
         metrics = {name: collapse_metrics(s) for name, s in statistics.items()}
         spectra = {name: top_spectrum(s) for name, s in statistics.items()}
-        return cls(metrics, spectra, dict(statistics), given)
+        return cls(metrics, spectra, dict(statistics), given, parameters)
 
 
 def shrinkage(stage: Stage) -> Prediction:
@@ -117,17 +164,40 @@ def shrinkage(stage: Stage) -> Prediction:
 
 def interpolation(stage: Stage) -> Prediction:
     """Every quantity linear in its log, by layer number, between first and last, both measured."""
-    first, *later = stage.names
-    last = stage.names[-1]
-    names = list(stage.measured[first].as_dict())
-    start, end = (np.array([getattr(stage.measured[n], m) for m in names]) for n in (first, last))
-    metrics, spectra = {}, {}
-    for number, name in enumerate(later, start=1):
-        share = number / len(later)
-        values = between(start, end, share).tolist()
-        metrics[name] = CollapseMetrics(**dict(zip(names, values, strict=True)))
-        spectra[name] = between(stage.spectra[first], stage.spectra[last], share)
-    return Prediction(metrics, spectra, given=frozenset({last}))
+    names = stage.names
+    if names[-1] not in stage.layers:
+        return Prediction({}, {})
+    found = [_between(stage, names[0], names[-1], i / (len(names) - 1)) for i in range(len(names))]
+    return Prediction(
+        {name: metrics for name, (metrics, _) in zip(names[1:], found[1:], strict=True)},
+        {name: spectrum for name, (_, spectrum) in zip(names[1:], found[1:], strict=True)},
+        given=frozenset({names[-1]}),
+    )
+
+
+def local(stage: Stage) -> Prediction:
+    """Every quantity the geometric mean of its values at the layers before and after."""
+    around = {
+        name: (before, after)
+        for before, name, after in zip(stage.names, stage.names[1:], stage.names[2:], strict=False)
+        if before in stage.layers and after in stage.layers
+    }
+    found = {name: _between(stage, *ends, 0.5) for name, ends in around.items()}
+    return Prediction(
+        {name: metrics for name, (metrics, _) in found.items()},
+        {name: spectrum for name, (_, spectrum) in found.items()},
+    )
+
+
+def _between(stage: Stage, before: str, after: str, share: float) -> tuple[CollapseMetrics, Vector]:
+    """Metrics and spectrum between those of two layers, linear in the log."""
+    names = list(stage.measured[before].as_dict())
+    first, last = (
+        np.array([getattr(stage.measured[n], m) for m in names]) for n in (before, after)
+    )
+    values = between(first, last, share).tolist()
+    metrics = CollapseMetrics(**dict(zip(names, values, strict=True)))
+    return metrics, between(stage.spectra[before], stage.spectra[after], share)
 
 
 def between(first: Vector, last: Vector, share: float) -> Vector:
@@ -139,7 +209,7 @@ def between(first: Vector, last: Vector, share: float) -> Vector:
 
 def unchanged(stage: Stage) -> Prediction:
     """The layer before, as measured."""
-    pairs = list(pairwise(stage.names))
+    pairs = [(before, name) for before, name in pairwise(stage.names) if before in stage.layers]
     return Prediction(
         {name: stage.measured[before] for before, name in pairs},
         {name: stage.spectra[before] for before, name in pairs},

@@ -1,7 +1,8 @@
 """Maps of the optimum over the hyper-parameters, in pieces that run anywhere and resume."""
 
+import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import fields
 from pathlib import Path
 
@@ -25,11 +26,17 @@ from perturb_nc.study.sweep_plan import (
 from perturb_nc.study.sweep_store import SweepStore
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.flow.central_path import central_path_flows
+from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.vicinity.batch import small_vicinity_batch
+from perturb_nc.theory.vicinity.frame import nearest_frame
+from perturb_nc.theory.vicinity.prediction import SMALL
 from perturb_nc.validation import ArrayLike
 
 Values = dict[str, NDArray[np.generic]]
 _PENDING, _FAILED = STATUSES.index("pending"), STATUSES.index("failed")
+_NEAR, _FAR, _VANISHED = map(STATUSES.index, ("near_collapse", "not_small", "vanished"))
+_LATE = STATUSES.index("time_limit")
 
 
 def sweep(
@@ -40,20 +47,27 @@ def sweep(
     beta: ArrayLike,
     zipped: bool = False,
     bias: bool = False,
+    method: str = "exact",
     flow_times: ArrayLike | None = None,
     executor: Executor | None = None,
     store: str | Path | None = None,
     chunk: int = 256,
     tol: float = 1e-10,
     on_chunk: Callable[[int, int], None] | None = None,
+    time_limit: float = math.inf,
 ) -> xr.Dataset:
-    """The certified optimum of (1) at every setting of λ_W, λ_H and β.
+    """The certified optimum of (1) at every setting of λ_W, λ_H and β, or what is near collapse.
 
     Dimensions are lambda_w, lambda_h and beta (their grid), or "setting" if zipped. Variables:
     every metric of the optimum, objective, gap, spectral_ratio, gradient_norm, is_global, steps,
     singular_values of W, and NAME_derivative, the exact derivative of nc1, nc1_trace, nc2_etf, cdnv
     and objective in log λ_W, log λ_H, log β (dimension "parameter"). `status` says of every setting
-    how it ended: converged, max_steps, stalled, or failed (too badly scaled for float64: NaN).
+    how it ended: converged, max_steps, stalled, time_limit, pending (not begun), or failed (too
+    badly scaled for float64: NaN).
+    With method="vicinity" the closed forms of `small_vicinity_batch` are taken instead: nc1,
+    nc1_trace, nc2_etf and their derivatives, certified by nothing, and `distance` from collapse
+    with all else NaN. Status is then near_collapse, not_small (distance² above a tenth) or vanished
+    (λ_W λ_H >= 1: NaN).
     With flow_times, flow_METRIC holds metrics of the central path (β = 0) at these times.
 
     Args:
@@ -61,6 +75,7 @@ def sweep(
         lambda_w, lambda_h, beta: numbers or lists of them, λ_W > 0, λ_H and β >= 0.
         zipped: take the three lists together, setting by setting, instead of their grid.
         bias: whether the last layer has a bias.
+        method: "exact", or "vicinity", which needs λ_H and β > 0.
         flow_times: increasing flow times >= 0.
         executor: any concurrent.futures.Executor, for instance `dask_client.get_executor()`.
             Its workers get NumPy arrays and use one thread each; by default all runs here, on
@@ -70,57 +85,86 @@ def sweep(
         chunk: settings solved together (and lost at most, by a kill, per worker).
         tol: relative gradient norm to reach.
         on_chunk: called as on_chunk(finished, total) settings at the start and after every chunk.
+        time_limit: seconds after which settings under way end with status time_limit, and those not
+            begun stay pending (NaN). With a store, a later call computes both. Flows under way and
+            chunks that an executor has begun come to their end.
 
     Raises:
         ValueError: arguments out of range; a store of another sweep, or a URL for one; statistics
-            so badly scaled that every setting fails.
+            so badly scaled that every setting fails, or, with method="vicinity", without a nearest
+            frame.
 
     Source: DESIGN §4.1-4.3, 4.5.
     """
     check_full(statistics)
+    clock = Clock.of(time_limit, None)
     plan = SweepPlan.checked(
-        lambda_w, lambda_h, beta, flow_times, zipped=zipped, bias=bias, tol=tol, chunk=chunk
-    )
+        lambda_w, lambda_h, beta, flow_times,
+        zipped=zipped, bias=bias, tol=tol, chunk=chunk, method=method,
+    )  # fmt: skip
+    if method == "vicinity":
+        nearest_frame(statistics, bias)  # raises where there is none
     dataset = empty_dataset(statistics, plan)
     kept = None if store is None else SweepStore(store, dataset, plan.block_shape)
     if kept is not None:
         dataset = kept.dataset
     status = dataset["status"]
-    pending = [r for r in plan.regions() if (status[r] == _PENDING).any()]
+    pending = [r for r in plan.regions() if status[r].isin([_PENDING, _LATE]).any()]
     report = on_chunk or (lambda finished, total: None)
-    report(int((status != _PENDING).sum()), status.size)
-    for region, values in _computed(statistics, plan, pending, executor):
+    report(_finished(status), status.size)
+    for region, values in _computed(statistics, plan, pending, executor, clock):
         for name, value in values.items():
             part = dataset[name][{d: s for d, s in region.items() if d in dataset[name].dims}]
             part.values[...] = value.reshape(part.shape)
         if kept is not None:
             kept.write(region, list(values))
-        report(int((status != _PENDING).sum()), status.size)
+        report(_finished(status), status.size)
     if bool((status == _FAILED).all()):
-        _solve(statistics, plan.settings(plan.regions()[0])[:1], bias, tol)  # raises the reason
+        _solve(statistics, plan.settings(plan.regions()[0])[:1], plan, clock)  # raises the reason
     return dataset
 
 
+def _finished(status: xr.DataArray) -> int:
+    return int((~status.isin([_PENDING, _LATE])).sum())
+
+
 def _computed(
-    statistics: ClassStatistics, plan: SweepPlan, regions: list[Region], executor: Executor | None
+    statistics: ClassStatistics,
+    plan: SweepPlan,
+    regions: list[Region],
+    executor: Executor | None,
+    clock: Clock,
 ) -> Iterator[tuple[Region, Values]]:
-    """The pieces as they get done."""
+    """The pieces as they get done, until the time is up."""
 
     def arguments(region: Region) -> tuple[NDArray[np.float64], NDArray[np.float64], SweepPlan]:
         return plan.settings(region), plan.flow_settings(region), plan
 
     if executor is None:
         for region in regions:
-            yield region, _piece(statistics, *arguments(region))
+            if clock.expired():
+                return
+            yield region, _piece(statistics, *arguments(region), clock)
         return
     arrays = {f.name: getattr(statistics, f.name).cpu().numpy() for f in fields(statistics)}
     futures = {executor.submit(_remote_piece, arrays, *arguments(r)): r for r in regions}
     try:
-        for future in as_completed(futures):
+        for future in _ended(list(futures), clock):
             yield futures[future], future.result()
     finally:  # an error or Ctrl-C: what has not begun never does
         for future in futures:
             future.cancel()
+
+
+def _ended(futures: list[Future[Values]], clock: Clock) -> Iterator[Future[Values]]:
+    """Futures as they end; when the time is up those that have not begun never do."""
+    waiting = set(futures)
+    try:
+        for future in as_completed(futures, None if clock.limit == math.inf else clock.left()):
+            waiting.discard(future)
+            yield future
+    except TimeoutError:
+        yield from as_completed([future for future in waiting if not future.cancel()])
 
 
 def _remote_piece(
@@ -132,7 +176,7 @@ def _remote_piece(
     """`_piece` in a worker, of which there is one per core."""
     torch.set_num_threads(1)
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    return _piece(ClassStatistics(**tensors), settings, flow_settings, plan)
+    return _piece(ClassStatistics(**tensors), settings, flow_settings, plan, Clock())
 
 
 def _piece(
@@ -140,32 +184,39 @@ def _piece(
     settings: NDArray[np.float64],
     flow_settings: NDArray[np.float64],
     plan: SweepPlan,
+    clock: Clock,
 ) -> Values:
-    values = _solved(statistics, settings, plan.bias, plan.tol)
-    if len(flow_settings):
+    if plan.method == "vicinity":
+        values = _near_collapse(statistics, settings, plan.bias)
+    else:
+        values = _solved(statistics, settings, plan, clock)
+    if len(flow_settings) and not clock.expired():
         values |= _flows(statistics, flow_settings, plan.flow_times)
     return values
 
 
 def _solved(
-    statistics: ClassStatistics, settings: NDArray[np.float64], bias: bool, tol: float
+    statistics: ClassStatistics, settings: NDArray[np.float64], plan: SweepPlan, clock: Clock
 ) -> Values:
     """The variables at some settings; one that float64 cannot hold does not spoil the others."""
     try:
-        return _solve(statistics, settings, bias, tol)
+        return _solve(statistics, settings, plan, clock)
     except (ValueError, LinAlgError):
         if len(settings) == 1:
             return {"status": np.array([_FAILED], np.int8)} | _undefined(statistics)
         halves = np.array_split(settings, 2)
-        first, second = (_solved(statistics, half, bias, tol) for half in halves)
+        first, second = (_solved(statistics, half, plan, clock) for half in halves)
         return {name: np.concatenate([first[name], second[name]]) for name in first}
 
 
 def _solve(
-    statistics: ClassStatistics, settings: NDArray[np.float64], bias: bool, tol: float
+    statistics: ClassStatistics, settings: NDArray[np.float64], plan: SweepPlan, clock: Clock
 ) -> Values:
     w, h, b = settings.T.tolist()
-    batch = minimize_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias, tol=tol)
+    batch = minimize_batch(
+        statistics, lambda_w=w, lambda_h=h, beta=b, bias=plan.bias, tol=plan.tol,
+        time_limit=clock.left(),
+    )  # fmt: skip
     derivatives = batch.derivatives()
     tensors = {name: batch.metrics[name] for name in METRICS}
     for name in _PER_SETTING:
@@ -189,6 +240,22 @@ def _undefined(statistics: ClassStatistics) -> Values:
     values["is_global"], values["steps"] = np.zeros(1, bool), np.zeros(1, np.int64)
     values["singular_values"] = np.full((1, min(statistics.means.shape)), np.nan)
     return values | {f"{n}_derivative": np.full((1, len(HYPERPARAMETERS)), np.nan) for n in DERIVED}
+
+
+def _near_collapse(
+    statistics: ClassStatistics, settings: NDArray[np.float64], bias: bool
+) -> Values:
+    """The closed forms of some settings, and NaN for what they do not give."""
+    w, h, b = settings.T
+    found = small_vicinity_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
+    tensors = {**found.metrics, "distance": found.distance}
+    for name, slopes in found.derivatives.items():
+        tensors[f"{name}_derivative"] = torch.stack([slopes[p] for p in HYPERPARAMETERS], dim=1)
+    values: Values = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    small = (found.distance.square() <= SMALL).cpu().numpy()
+    status = np.where(w * h < 1, np.where(small, _NEAR, _FAR), _VANISHED).astype(np.int8)
+    nothing = {name: value.repeat(len(w), axis=0) for name, value in _undefined(statistics).items()}
+    return {**nothing, **values, "status": status}
 
 
 def _flows(

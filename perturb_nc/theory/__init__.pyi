@@ -10,10 +10,12 @@ from .cross_entropy.collapse import (
     cross_entropy_collapse,
     cross_entropy_spectrum,
 )
+from .cross_entropy.flow import CrossEntropyFlow, cross_entropy_flow
 from .cross_entropy.minimize import CrossEntropySolution
 from .cross_entropy.response import CrossEntropyResponse
 from .flow.cascade import Cascade, effective_complexity
 from .flow.central_path import central_path_flows
+from .flow.chain import Chain, chain
 from .flow.integrators import Exponential, Scipy
 from .flow.walk import FlowCost
 from .lifted import LiftedOptimum, lifted_optimum
@@ -32,7 +34,9 @@ from .vicinity.prediction import SmallVicinity
 __all__ = [
     "Cascade",
     "Certificate",
+    "Chain",
     "CrossEntropyCollapse",
+    "CrossEntropyFlow",
     "CrossEntropyResponse",
     "CrossEntropySolution",
     "CrossEntropySpectrum",
@@ -50,8 +54,10 @@ __all__ = [
     "SmallVicinityBatch",
     "SolutionBatch",
     "central_path_flows",
+    "chain",
     "collapse_under_noise",
     "cross_entropy_collapse",
+    "cross_entropy_flow",
     "cross_entropy_spectrum",
     "decay_effects",
     "deep",

@@ -40,6 +40,10 @@ class Clock:
         """Whether the limit has passed."""
         return time.monotonic() - self.start >= self.limit
 
+    def left(self) -> float:
+        """Seconds left, at least a thousandth."""
+        return max(self.limit - (time.monotonic() - self.start), 1e-3)
+
     def report(self, steps: int, gradient_norm: Tensor) -> None:
         """Tell of steps taken and the largest gradient norm left."""
         if self.progress is not None:

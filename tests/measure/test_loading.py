@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+import perturb_nc as pnc
 from perturb_nc.measure.dataset import Dataset
 from perturb_nc.measure.extraction import (
     collect_features,
@@ -208,3 +209,9 @@ def test_parameters_held_elsewhere_do_not_draw_the_inputs_there():
     with pytest.raises(RuntimeError) as caught:
         means(batched(X, Y), model(device="meta"))
     assert "Weights on 'meta' hold no numbers: load them first" in caught.value.__notes__[0]
+
+
+def test_a_model_without_numbers_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 3, device="meta"))
+    with pytest.raises(ValueError, match="on device meta; load its weights"):
+        pnc.collect_statistics(model, [(torch.ones(6, 4), torch.arange(6) % 3)])

@@ -261,3 +261,15 @@ def test_layers_of_transformers_give_records():
     network = Calls(lambda body, x: body(x)["last_hidden_state"], states)
     found = collect_features(network, [(X, Y)])[0]
     torch.testing.assert_close(found["body"], 2 * X)
+
+
+def test_an_exported_model_is_refused_by_name():
+    class Exported(nn.Linear):
+        """As a module of torch.export, which costs seconds to make."""
+
+        def train(self, mode=True):
+            raise NotImplementedError("Calling train() is not supported yet.")
+
+    model = Exported(4, 3)
+    with pytest.raises(TypeError, match="pass the module it was exported from"):
+        collect_statistics(model, [(torch.ones(6, 4), torch.arange(6) % 3)])

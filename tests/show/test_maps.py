@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 from problems import random_problem
 
 import perturb_nc as pnc
@@ -94,3 +95,19 @@ def test_what_cannot_be_drawn_is_said(dataset):
         plot_maps(dataset, betas=[], title="")
     with pytest.raises(ValueError, match="no setting of the sweep is finished"):
         plot_maps(dataset.assign(status=0 * dataset["status"]), title="")
+
+
+def test_one_map_on_axes_of_ones_own(dataset):
+    axes = Figure().subplots(1, 2)
+    above = pnc.plot_map(dataset, metric="nc1_trace", beta=0.19, ax=axes[0])
+    below = pnc.plot_map(dataset, metric="nc1_trace", sensitivity=True, ax=axes[1])
+    assert above is axes[0]
+    assert below is axes[1]
+    part = dataset.sel(beta=0.2)
+    np.testing.assert_allclose(mesh(above), part["nc1_trace"])
+    slopes = part["nc1_trace_derivative"]  # the middle β by default
+    by_h, by_w = (slopes.sel(parameter=name) for name in ("lambda_h", "lambda_w"))
+    np.testing.assert_allclose(mesh(below), np.log10(abs(by_h / by_w)))
+    said = [text.get_text() for text in above.get_legend().get_texts()]
+    assert "r = 1 (white): certified on the undotted side" in said
+    assert not any("changes sign" in text for text in said)

@@ -2,12 +2,10 @@ import math
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from problems import random_problem
+from problems import near_collapse, random_problem
 
 import perturb_nc as pnc
-from perturb_nc.show.plots import plot_layers
-from perturb_nc.study.predict import predict_layers
+from perturb_nc.study.predict import predict_layers, predict_near_collapse
 
 PARAMETERS = {"lambda_w": 0.3, "lambda_h": 0.1, "beta": 0.7}
 
@@ -41,18 +39,25 @@ def test_bad_arguments_are_named_before_any_work(layers):
         predict_layers(layers, **PARAMETERS, weights={"layer.2": torch.zeros(4, 5)})
 
 
-def test_figure_puts_predictions_at_the_layer_that_follows(layers, tmp_path):
-    predictions = predict_layers(layers, **PARAMETERS)
-    figure = plot_layers(predictions, title="three layers")
-    assert isinstance(figure, Figure)
-    assert len(figure.axes) == 4
-    for axis, metric in zip(figure.axes, ("nc1_trace", "nc1", "nc2_etf", "cdnv"), strict=True):
-        lines = {line.get_label(): line for line in axis.lines}
-        expected = [getattr(p.predicted, metric) for p in predictions.values()]
-        drawn = lines["predicted from the layer before"]
-        assert list(drawn.get_xdata()) == [1, 2, 3]
-        assert list(drawn.get_ydata()) == expected
-        expected = [getattr(p.measured, metric) for p in predictions.values()]
-        assert list(lines["measured"].get_ydata()) == expected
-    figure.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 5000
+def test_near_collapse_it_is_small_vicinity_and_says_where_it_ends():
+    near, setting, _ = near_collapse(1e-3)
+    far, *_ = near_collapse(0.6)
+    found = predict_near_collapse({"near": near, "far": far}, **setting)
+    expected = pnc.small_vicinity(near, **setting)
+    assert found["near"].predicted.as_dict() == pytest.approx(expected.metrics.as_dict())
+    assert found["near"].measured.nc1 == pnc.collapse_metrics(near).nc1
+    exact = predict_layers({"near": near}, **setting)["near"].predicted
+    assert found["near"].predicted.nc1 == pytest.approx(exact.nc1, rel=1e-2)
+    record = found["near"].as_dict()
+    assert (record["method"], record["status"], record["is_small"]) == (
+        "vicinity", "CONVERGED", True
+    )  # fmt: skip
+    assert record["remainder"] == expected.remainder
+    assert record["spectral_ratio"] == expected.certificate.spectral_ratio
+    assert found["far"].as_dict()["status"] == "NOT_SMALL"
+
+
+def test_a_layer_without_a_nearest_frame_is_named(layers):
+    narrow = random_problem(seed=0, dim=3).reduced.statistics
+    with pytest.raises(ValueError, match="narrow: statistics must have dim >= 4 for a frame"):
+        predict_near_collapse({**layers, "narrow": narrow}, **PARAMETERS)

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from problems import random_problem
+from problems import near_collapse, random_problem
 
 import perturb_nc as pnc
 from perturb_nc.study import sweep as sweep_module
@@ -168,6 +169,17 @@ def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_
     xr.testing.assert_identical(pnc.sweep(statistics, **GRID, store=store), grid)
 
 
+def test_a_store_from_before_a_metric_was_added_is_read_but_not_gone_on_with(
+    statistics, grid, tmp_path
+):
+    store = tmp_path / "sweep.zarr"
+    grid.drop_vars("discrimination").to_zarr(store, zarr_format=2, consolidated=True)
+    assert "discrimination" not in open_sweep(store)
+    np.testing.assert_array_equal(open_sweep(store)["nc1"], grid["nc1"])
+    with pytest.raises(ValueError, match="was begun before discrimination were measured; read it"):
+        pnc.sweep(statistics, **GRID, store=store)
+
+
 def test_a_store_of_another_sweep_is_refused(statistics, tmp_path):
     arguments = {"lambda_w": [0.1, 0.2], "lambda_h": 0.1, "beta": 1.0}
     store = tmp_path / "sweep.zarr"
@@ -316,6 +328,70 @@ def test_bad_arguments_are_named_before_anything_is_written(statistics, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+NEAR = {"lambda_w": [0.03, 0.3, 12.0], "lambda_h": [0.1, 0.2], "beta": [0.7, 2.0]}
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor], ids=["here", "threads"])
+def test_near_collapse_a_cell_is_the_closed_form(executor):
+    statistics, *_ = near_collapse(1e-3)
+    with executor(2) if executor else nullcontext() as pool:
+        dataset = pnc.sweep(statistics, **NEAR, method="vicinity", chunk=5, executor=pool)
+    names = np.array(STATUSES)[dataset["status"].values]
+    assert (names[2] == "vanished").all()
+    assert (names[1, 1] == "near_collapse").all()  # the λ_W and λ_H that it is near collapse for
+    assert (names[0] == "not_small").all()
+    metrics = ("nc1", "nc1_trace", "nc2_etf")
+    for name in metrics:
+        assert dataset[name].isel(lambda_w=2).isnull().all()
+        assert dataset[name].isel(lambda_w=slice(2)).notnull().all()
+    setting = {"lambda_w": 0.3, "lambda_h": 0.2, "beta": 2.0}
+    cell, single = dataset.sel(setting), pnc.small_vicinity_batch(statistics, **setting)
+    for name in metrics:
+        assert float(cell[name]) == pytest.approx(single.metrics[name].item(), rel=1e-13)
+        expected = [single.derivatives[name][parameter].item() for parameter in setting]
+        np.testing.assert_allclose(cell[f"{name}_derivative"], expected, rtol=1e-12)
+    assert float(cell["distance"]) == pytest.approx(single.distance.item(), rel=1e-13)
+    exact = pnc.sweep(statistics, **setting)
+    assert float(cell["nc1"]) == pytest.approx(exact["nc1"].item(), rel=1e-2)
+    assert not dataset["is_global"].any()
+    assert dataset["cdnv"].isnull().all()
+
+
+def test_a_store_of_one_method_refuses_the_other(tmp_path):
+    statistics, *_ = near_collapse(1e-3)
+    path = tmp_path / "near.zarr"
+    first = pnc.sweep(statistics, **NEAR, method="vicinity", store=path)
+    assert json.loads(open_sweep(path).attrs["arguments"])["method"] == "vicinity"
+    assert open_sweep(path).attrs["title"].startswith("First-order predictions")
+    calls = []
+    again = pnc.sweep(
+        statistics, **NEAR, method="vicinity", store=path,
+        on_chunk=lambda *call: calls.append(call),
+    )  # fmt: skip
+    assert calls == [(12, 12)]
+    xr.testing.assert_identical(again, first)
+    with pytest.raises(ValueError, match="holds a sweep with other method"):
+        pnc.sweep(statistics, **NEAR, store=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "near"}, "method must be one of exact, vicinity, got 'near'"),
+        ({"lambda_h": [0.0, 1.0]}, "lambda_h must be > 0, got 0.0"),
+        ({"beta": 0.0}, "beta must be > 0, got 0.0"),
+    ],
+)
+def test_closed_forms_have_conditions(arguments, message, tmp_path):
+    statistics, setting, _ = near_collapse(1e-3)
+    arguments = {**setting, "method": "vicinity", **arguments}
+    with pytest.raises(ValueError, match=message):
+        pnc.sweep(statistics, **arguments, store=tmp_path / "x.zarr")
+    narrow = random_problem(seed=0, dim=3).reduced.statistics
+    with pytest.raises(ValueError, match="dim >= 4 for a frame"):
+        pnc.sweep(narrow, **setting, method="vicinity", store=tmp_path / "x.zarr")
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_fewer_dimensions_than_classes(bias):
     narrow = random_problem(seed=3, counts=(4, 5, 3, 6), dim=2).reduced.statistics
@@ -431,3 +507,47 @@ def test_stores_of_clouds_are_refused_by_name(statistics, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="must be a local file, got s3://bucket/x"):
         open_sweep("s3://bucket/x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_limit_ends_a_sweep_that_a_store_goes_on_with(statistics, grid, tmp_path):
+    store = tmp_path / "map.zarr"
+    told = []
+    short = {**GRID, "store": store, "chunk": 4}
+    begun = pnc.sweep(statistics, **short, time_limit=1e-9, on_chunk=lambda *at: told.append(at))
+    assert (begun["status"] == STATUSES.index("pending")).all()
+    assert begun["nc1"].isnull().all()
+    assert told == [(0, 18)]
+    xr.testing.assert_allclose(pnc.sweep(statistics, **short)["nc1"], grid["nc1"])
+
+
+def test_settings_that_the_time_limit_met_are_solved_again(statistics, grid, tmp_path, monkeypatch):
+    short = {**GRID, "store": tmp_path / "map.zarr"}
+    monkeypatch.setattr(sweep_module.Clock, "left", lambda self: 1e-9)
+    told = []
+    late = pnc.sweep(statistics, **short, time_limit=60, on_chunk=lambda *at: told.append(at))
+    assert (late["status"] == STATUSES.index("time_limit")).any()
+    assert late["nc1"].notnull().all()
+    assert told[-1][0] == int((late["status"] == CONVERGED).sum())
+    monkeypatch.undo()
+    again = pnc.sweep(statistics, **short)
+    assert (again["status"] == CONVERGED).all()
+    xr.testing.assert_allclose(again["nc1"], grid["nc1"])
+
+
+def test_what_an_executor_has_not_begun_at_the_time_limit_stays_pending(statistics, monkeypatch):
+    piece = sweep_module._piece
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return piece(*arguments)
+
+    monkeypatch.setattr(sweep_module, "_piece", slow)
+    with ThreadPoolExecutor(1) as pool:
+        dataset = pnc.sweep(statistics, **GRID, executor=pool, chunk=6, time_limit=0.05)
+    assert (dataset["status"] == CONVERGED).any()
+    assert (dataset["status"] == STATUSES.index("pending")).any()
+
+
+def test_a_time_limit_that_is_none_is_refused(statistics):
+    with pytest.raises(ValueError, match="time_limit"):
+        pnc.sweep(statistics, **GRID, time_limit=0.0)

@@ -141,11 +141,16 @@ class Walk:
         return math.prod(batch) * (k * m) ** 2 <= MOST_ENTRIES
 
     def _pays(self, landings: int) -> bool:
-        """Whether Rosenbrock steps are due: too many steps are left at the present size."""
+        """Whether Rosenbrock steps are due: at the present size too many steps are left.
+
+        Where their systems are not small, about as many must have been taken too: an event may end
+        the walk long before its last time.
+        """
         unknowns = self.weight.shape[-2] * self.weight.shape[-1]
-        allowed = 30 * max(1.0, unknowns / 200) + landings
-        too_many = self.end - self.time > allowed * self.step
-        return self.control.step is None and self.settled and too_many
+        price = max(1.0, (unknowns / 200) ** 2)  # of a step, in exponential ones
+        many = 30 * price + landings
+        due = self.end - self.time > many * self.step and self.steps >= 30 * (price - 1)
+        return self.control.step is None and self.settled and due
 
     def _advance(self, target: float) -> Status | None:
         """Try one step; a status if the walk ends with it."""

@@ -1,0 +1,102 @@
+"""A chain of layers trained together: every layer lies on one straight line (DESIGN §4.8)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.flow.cascade import effective_complexity
+from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.validation import ArrayLike, nonnegative
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The layers H_l = a_l H_0 + b_l H_L of the optimum of a chain.
+
+    Attributes:
+        solution: the last layer, the optimum of (1) with β and λ_H of the whole chain, and its
+            certificate, which is that of the chain.
+        coefficients: (a_l, b_l) of the layers 1..L; (1 - τ_l, τ_l) without decay on the layers.
+    """
+
+    solution: Solution
+    coefficients: tuple[tuple[float, float], ...]
+
+    def __len__(self) -> int:
+        """L."""
+        return len(self.coefficients)
+
+    def statistics(self, i: int) -> ClassStatistics:
+        """Class statistics of layer i + 1: means a M_0 + b M_L, Σ_W = T Σ_W0 Tᵀ.
+
+        With T = aI + bβ(WᵀW + (λ_H + β)I)⁻¹, which every deviation is taken by.
+        """
+        problem, w = self.solution.problem, self.solution.weight
+        regularization, reference = problem.regularization, problem.statistics
+        a, b = self.coefficients[i]
+        eye = torch.eye(reference.dim, dtype=w.dtype, device=w.device)
+        p = w.mT @ w + (regularization.lambda_h + regularization.beta) * eye
+        t = a * eye + b * regularization.beta * torch.linalg.inv(p)
+        within = t @ reference.within @ t.mT
+        means = a * reference.means + b * self.solution.statistics.means
+        return reference.moved(means, 0.5 * (within + within.mT))
+
+    def features(self, reference_features: ArrayLike, labels: ArrayLike, i: int) -> torch.Tensor:
+        """Features of layer i + 1 of given samples, (N, d); errors as `Solution.features`."""
+        last = self.solution.features(reference_features, labels)
+        a, b = self.coefficients[i]
+        return a * torch.as_tensor(reference_features).to(last) + b * last
+
+
+def chain(
+    statistics: ClassStatistics,
+    *,
+    lambda_w: float,
+    lambda_h: float,
+    betas: Sequence[float],
+    layer_decay: float = 0.0,
+    tol: float = 1e-10,
+    initial_weight: ArrayLike | None = None,
+) -> Chain:
+    """The optimum over W and all layers of a chain that is trained as a whole.
+
+    min over W, H_1..H_L of the loss of (1) on H_L + λ_H/(2N) |H_L|² + Σ_l β_l/(2N) |H_l - H_{l-1}|²
+    + λ/(2N) Σ_{l<L} |H_l|². Without the last sum it is (1) with 1/β = Σ 1/β_l, and its layers
+    divide the segment from H_0 to H_L at τ_l = β Σ_{i<=l} 1/β_i. A layer between, given the next,
+    minimises a quadratic with scalar coefficients, so that eliminating H_1, H_2, … leaves (1) with
+    a β and a λ_H in any case. (`cascade` trains the same layers one after another, which is the
+    flow and no straight line.)
+
+    Args:
+        statistics: class statistics of H_0.
+        lambda_w, lambda_h: as in NearCollapseProblem; λ_H is of the last layer.
+        betas: β_1..β_L, all > 0.
+        layer_decay: λ, of every layer between.
+        tol, initial_weight: as for `minimize`.
+
+    Raises:
+        ValueError: hyper-parameters out of range.
+
+    Source: Wang, Gai & Zhang 2024 (progressive feedforward collapse); DESIGN §4.8.
+    """
+    effective_complexity(betas)  # checks them before any work
+    decay = nonnegative(layer_decay, "layer_decay")
+    # What is left of the layers before H_l is ½(B + e)|H_l|² - B⟨H_l, H_0⟩.
+    pull, excess = float(betas[0]), 0.0
+    given_next = []  # H_l = a H_0 + b H_{l+1}
+    for beta in betas[1:]:
+        total = pull + excess + decay + beta
+        given_next.append((pull / total, beta / total))
+        pull, excess = beta * pull / total, beta * (decay + excess) / total
+    coefficients = [(0.0, 1.0)]
+    for a, b in reversed(given_next):
+        a_next, b_next = coefficients[0]
+        coefficients.insert(0, (a + b * a_next, b * b_next))
+    problem = NearCollapseProblem(
+        statistics, lambda_w=lambda_w, lambda_h=lambda_h + excess, beta=pull
+    )
+    solution = minimize(problem, tol=tol, initial_weight=initial_weight)
+    return Chain(solution, tuple(coefficients))

@@ -1,0 +1,150 @@
+"""Theories of depth: exact on networks of their own making, and blind to what is hidden."""
+
+import math
+
+import numpy as np
+import pytest
+from problems import random_problem
+
+import perturb_nc as pnc
+from perturb_nc.study import theories
+from perturb_nc.study.bench import bench_table, standings, theories_of_depth
+from perturb_nc.study.rivals import Stage
+from perturb_nc.study.theories import THEORIES
+from perturb_nc.theory.flow.chain import chain
+
+LAMBDA_W, NAMES = 0.25, "abcd"
+FITTING = ("central_path", "chain")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_members():
+    """Three values of λ_W, that of the networks between them: the search is not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_STARTS", (-2.0,)), ("_STEPS", (1.0,)), ("_LIMITS", (-3.0, -1.0))):
+            patch.setattr(theories, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def start():
+    return random_problem(seed=1, dim=6, num_classes=3).reduced.statistics
+
+
+def path_of(start, lambda_w=LAMBDA_W):
+    times = [0.3, 0.8, 1.5]
+    path = pnc.central_path_flow(start, lambda_w=lambda_w, lambda_h=0.0, times=times, rtol=1e-9)
+    return dict(zip(NAMES, (start, *(path.statistics(i) for i in range(3))), strict=True))
+
+
+def chain_of(start, lambda_w=LAMBDA_W):
+    found = chain(start, lambda_w=lambda_w, lambda_h=0.0, betas=[3.0] * 3)
+    return dict(zip(NAMES, (start, *(found.statistics(i) for i in range(3))), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("theory", "made", "exact"), [("central_path", path_of, 1e-3), ("chain", chain_of, 2e-3)]
+)
+def test_a_theory_is_exact_on_a_network_of_its_own_making(start, theory, made, exact):
+    stage = Stage(made(start), "nc1_span")
+    view = stage.hide(["c"])
+    found = THEORIES[theory].predict(view)
+    assert found.parameters["lambda_w"] == LAMBDA_W
+    assert found.given == {"b", "d"}
+    for metric in ("nc1", "nc1_trace", "cdnv", "nc2_etf"):
+        assert found.errors(stage, metric)["c"] < exact
+    # Layers of another λ_W, 5 % off, are not met.
+    bent = Stage(made(start, 1.05 * LAMBDA_W), "nc1_span")
+    assert max(found.errors(bent, "nc1")["c"], found.errors(bent, "nc1_span")["c"]) > exact
+    if theory == "chain":
+        assert found.parameters["beta"] == pytest.approx(1.0, rel=1e-2)
+        assert found.parameters["spectral_ratio"] > 0
+
+
+@pytest.mark.parametrize("name", THEORIES)
+def test_no_theory_sees_more_of_a_hidden_layer_than_it_says(start, name):
+    """Another layer in its place changes nothing, once what a theory is told is the same."""
+    layers = path_of(start)
+    other = random_problem(seed=7, dim=6, num_classes=3).reduced.statistics
+    changed = {**layers, "c": other}
+    views = [Stage(of, "nc1_span").hide(["c"]) for of in (layers, changed)]
+    assert "c" not in views[1].layers
+    assert views[0].value("c") != views[1].value("c")
+    theory = THEORIES[name]
+    if theory.places:  # then it is told one number, and no more
+        views[1] = Stage(
+            views[1].layers,
+            "nc1_span",
+            values=views[0].values,
+            displacements=views[0].displacements,
+        )
+    first, second = (theory.predict(view) for view in views)
+    assert first.metrics.keys() == second.metrics.keys()
+    if "c" in first.metrics:
+        ours, theirs = (np.array(list(p.metrics["c"].as_dict().values())) for p in (first, second))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_layers_that_no_member_comes_by_are_not_predicted(start):
+    rising = {n: start.moved(start.means, (1 + i) * start.within) for i, n in enumerate(NAMES)}
+    view = Stage(rising, "nc1_span").hide(["c"])
+    for name in FITTING:
+        assert THEORIES[name].predict(view).metrics == {}
+    # With two layers, the later one hidden, there is nothing to be fitted to.
+    two = Stage({n: path_of(start)[n] for n in "ab"}, "nc1_span").hide(["b"])
+    for name in FITTING:
+        assert THEORIES[name].predict(two).metrics == {}
+
+
+@pytest.fixture(scope="module")
+def bench(start):
+    wide = random_problem(seed=3, dim=7, num_classes=3).reduced.statistics
+    return theories_of_depth({**path_of(start), "wide": wide}, name="path")
+
+
+def test_the_bench_leaves_every_layer_out_in_its_turn(bench):
+    assert bench["layer"].values.tolist() == ["b", "c", "d"]
+    assert bench["model"].values.tolist() == list(THEORIES)
+    known = bench["predicted"].sel(quantity="nc1").notnull()
+    assert known.sel(model="central_path").all()
+    assert known.sel(model="interpolation").values.tolist() == [True, True, False]
+    assert not known.sel(model="straight_line").any()
+    assert (bench["parameters"].sel(model="central_path", parameter="lambda_w") == LAMBDA_W).all()
+
+
+def test_the_table_judges_all_on_the_same_layers(bench):
+    table = bench_table([bench])
+    assert (table["judged"].item(), table["layers"].item()) == (2, 3)  # not the last
+    error = table["error"].sel(network="path")
+    expected = [
+        abs(
+            math.log(
+                bench["predicted"].sel(model="unchanged", layer=n, quantity="nc1")
+                / bench["measured"].sel(layer=n, quantity="nc1")
+            )
+        )
+        for n in "bc"
+    ]
+    assert error.sel(model="unchanged", quantity="nc1").item() == pytest.approx(np.mean(expected))
+    assert error.sel(model="central_path", quantity="nc1") < 1e-3
+    assert error.sel(quantity="nc1_span").isnull().all()  # it places the layers
+    assert error.sel(model="straight_line").isnull().all()  # it predicts too few
+    found = standings(table)
+    at = {"model": "central_path", "quantity": "nc1"}
+    assert [found[v].sel(at).item() for v in ("best", "shared", "of")] == [1, 0, 1]
+
+
+def test_a_tie_is_counted_as_one(bench):
+    table = bench_table([bench])
+    level = table.assign(error=table["error"].where(table["error"].isnull(), 0.5))
+    found = standings(level).sel(quantity="nc1", model="central_path")
+    assert [found[v].item() for v in ("best", "shared", "of")] == [0, 1, 1]
+
+
+def test_bad_benches_are_refused(start, bench):
+    with pytest.raises(ValueError, match="layers must hold two of one width"):
+        theories_of_depth({"a": start}, name="x")
+    with pytest.raises(ValueError, match="metric must be one of"):
+        theories_of_depth(path_of(start), name="x", metric="nc2_etf")
+    with pytest.raises(ValueError, match="benches must hold one or more of one metric"):
+        bench_table([])
