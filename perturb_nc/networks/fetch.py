@@ -192,9 +192,9 @@ def _verify(name: str, arrays: Arrays) -> None:
         strict=True,
     ):
         _same(name, f"channel {what}", tuple(found.round(4).tolist()), wanted)
-    for array, wanted in zip(_ARRAYS, known.sha256, strict=True):
+    for array, checksum in zip(_ARRAYS, known.sha256, strict=True):
         digest = hashlib.sha256(np.ascontiguousarray(arrays[array]).data).hexdigest()
-        _same(name, f"SHA-256 of {array}", digest, wanted)
+        _same(name, f"SHA-256 of {array}", digest, checksum)
 
 
 def _same(name: str, what: str, found: object, wanted: object) -> None:

@@ -82,19 +82,22 @@ def test_a_stopped_sweep_goes_on(layer, run, tmp_path, monkeypatch):
     assert len(calls) == 4  # three chunks, and the one that was stopped
 
 
-def start(layer, store, workers=2, **options):
+def start(layer, store, workers=2):
     """The command with work for minutes, once its workers run."""
     axes = [w for o in ("--lambda-w", "--lambda-h", "--beta") for w in (o, "1e-4:1:24")]
     words = ["sweep", layer, *axes, "-o", store, "--workers", workers, "--chunk", 24]
     command = [sys.executable, "-m", "perturb_nc", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, **pipes, text=True, cwd=ROOT, **options)
+    # Without what pytest itself may have been told to ignore, as by nohup.
+    heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(command, **pipes, text=True, cwd=ROOT, preexec_fn=heard)
     while not store.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     return process, psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "SIGKILL"])
 def test_no_worker_outlives_the_command(layer, tmp_path, how):
     process, workers = start(layer, tmp_path / "s.zarr")
@@ -111,6 +114,7 @@ def test_no_worker_outlives_the_command(layer, tmp_path, how):
     assert (open_sweep(tmp_path / "s.zarr")["status"] == 1).any()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line(layer, tmp_path):
     process, workers = start(layer, tmp_path / "s.zarr")
     victims = [w for w in workers if "spawn_main" in " ".join(w.cmdline())]

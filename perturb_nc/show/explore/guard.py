@@ -34,7 +34,7 @@ def _refusing(
         if (request.content_length or _MOST_BYTES + 1) > _MOST_BYTES:
             return Response("too long\n", 413)
         try:
-            body = request.get_json(silent=True)
+            body: Any = request.get_json(silent=True)
         except RecursionError:  # of json: brackets in brackets
             body = None
         if request.path == _PATH and _is_request(body, app):
