@@ -10,6 +10,7 @@ from itertools import pairwise
 import xarray as xr
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 
+from perturb_nc.sampling import sampling_note
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
 from perturb_nc.study.comparison import empty_comparison
@@ -85,6 +86,20 @@ def compare_layers(
         ValueError: no layers, classes that differ, an unknown metric or layer, parameters out of
             range or of other layers.
 
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> path = pnc.central_path_flow(statistics, lambda_w=0.1, lambda_h=0.0, times=[0.2, 0.5])
+        >>> layers = {"a": statistics, "b": path.statistics(0), "c": path.statistics(1)}
+        >>> table = pnc.compare_layers(layers, name="a path", lambda_w=0.1, pairs=False)
+        >>> table["flow_time"].sel(layer=["b", "c"]).values.round(2).tolist()
+        [0.2, 0.5]
+
+    See Also:
+        error_table: errors of every model. plot_comparison, write_report: its pictures.
+
     Source: DESIGN §4.2, 4.6.
     """
     _check(layers, metric, lambda_w, lambda_h, fit, parameters)
@@ -98,6 +113,11 @@ def compare_layers(
         "align": str(align_layers).lower(),
         "parameters_from": "" if parameters is None else parameters.attrs["name"],
     }
+    notes = {layer: note for layer, s in layers.items() if (note := sampling_note(s))}
+    table.attrs["sampling"] = ""
+    if notes:
+        layer, note = next(iter(notes.items()))
+        table.attrs["sampling"] = f"{len(notes)} of {len(layers)} layers, as {layer}: {note}"
     if intervals is not None:
         table["interval"] = intervals.reindex(layer=list(layers), quantity=list(QUANTITIES))
     for stage in runs:
