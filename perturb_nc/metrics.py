@@ -233,7 +233,7 @@ def dnc3(statistics: Moments, weight: Weight) -> Scalar:
 
 @dataclass(frozen=True, repr=False)
 class CollapseMetrics(Summarised):
-    """Every collapse metric of one layer that costs O(Kd²) or less.
+    """Every collapse metric of one layer that costs O(Kd²), those of pairs of classes O(K²d).
 
     At full collapse they are 0, but nc3_alignment and dnc2 1, and discrimination what it says.
     Fields carry the names of the functions in this module. dnc1 (Súkeník et al.) is nc1_trace.
@@ -281,6 +281,18 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
     Raises:
         ValueError: a weight that is not (m, d) or not finite, or one for `SpanStatistics`.
         MemoryError: more classes than memory has room for all pairs of.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> metrics = pnc.collapse_metrics(statistics)
+        >>> round(metrics.nc1_trace, 3), round(metrics.nc1, 3)
+        (0.147, 0.04)
+
+    See Also:
+        plot_layers: the metrics of several layers. sampling_intervals: how well they are known.
     """
     k, w = statistics.num_classes, None
     pairs = 40 * k**2  # bytes: five K×K matrices at a time

@@ -38,6 +38,7 @@ Reference = Annotated[
 ]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="folder to write to")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+All = Annotated[bool, typer.Option("--all", help="every layer and metric, where tables sum up")]
 
 
 def layers_in(file: Path) -> "dict[str, ClassStatistics]":

@@ -175,7 +175,7 @@ class ReducedPoint(Summarised):
 
     @cached_property
     def within(self) -> Float64[Tensor, "... d d"]:
-        """Σ_W = β²P⁻¹Σ_W0P⁻¹: (β/c)²(Σ_W0 - FᵀZ - ZᵀF), corrected on both sides towards WΣ_W."""
+        """Σ_W = β²P⁻¹Σ_W0P⁻¹, as (β/c)²(Σ_W0 - FᵀZ - ZᵀF) corrected on both sides towards WΣ_W."""
         trimmed = self._reference_rows - 0.5 * (self._reference_gram @ self.lift)
         rough = (self.beta / self.c) ** 2 * self._shifted(self.reference.within, -trimmed)
         missing = self.weight_within - self.weight @ rough

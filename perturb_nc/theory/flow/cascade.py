@@ -62,7 +62,7 @@ class Cascade(Summarised):
 
     @property
     def complexity(self) -> float:
-        """Σ 1/β_l of the layers solved: the flow time that they reach."""
+        """Σ 1/β_l of the layers solved, the flow time that they reach."""
         return effective_complexity(self.betas[: len(self)])
 
     @property

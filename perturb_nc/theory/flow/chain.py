@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.cascade import effective_complexity
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.validation import ArrayLike, nonnegative
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
+@dataclass(frozen=True, eq=False, repr=False)
+class Chain(Summarised):
     """The layers H_l = a_l H_0 + b_l H_L of the optimum of a chain.
 
     Attributes:
