@@ -26,7 +26,7 @@ from perturb_nc.mean_geometry import (
 from perturb_nc.moments import Moments, trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.validation import ArrayLike, as_matrix
+from perturb_nc.validation import ArrayLike, affordable, as_matrix
 
 Scalar = Float64[Tensor, "..."]
 READ_BY_WEIGHT = ("nc3_duality", "nc3_uniformity", "nc3_alignment", "dnc3")
@@ -280,6 +280,7 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
 
     Raises:
         ValueError: a weight that is not (m, d) or not finite, or one for `SpanStatistics`.
+        MemoryError: more classes than memory has room for all pairs of.
 
     Example:
         >>> labels = torch.arange(60) % 3
@@ -293,7 +294,9 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
     See Also:
         plot_layers: the metrics of several layers. sampling_intervals: how well they are known.
     """
-    w = None
+    k, w = statistics.num_classes, None
+    pairs = 40 * k**2  # bytes: five K×K matrices at a time
+    affordable(pairs, f"metrics of {k} classes", "leave out classes", statistics.means.device)
     if weight is not None and isinstance(statistics, SpanStatistics):
         raise ValueError(
             "weight must be None for SpanStatistics, which keep no coordinates that it reads; "

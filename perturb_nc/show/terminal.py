@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from perturb_nc.metrics import CollapseMetrics
-from perturb_nc.show.labels import number, symbol
+from perturb_nc.show.labels import number, printable, symbol
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.depth import COMPARED, DepthCalibration
 from perturb_nc.study.predict import LayerPrediction, NearPrediction
@@ -32,7 +32,20 @@ def show(*parts: Table | str) -> None:
     """Print tables and lines; lines are left for the terminal to wrap, so that paths copy."""
     console = Console(markup=False, emoji=False)  # names may hold brackets and colons
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            console.print(printable(part), soft_wrap=True)
+        else:
+            console.print(_printable_table(part))
+
+
+def _printable_table(table: Table) -> Table:
+    """The table, its names without commands to the terminal."""
+    if isinstance(table.title, str):
+        table.title = printable(table.title)
+    for column in table.columns:
+        column.header = printable(str(column.header))
+        column._cells = [printable(str(cell)) for cell in column.cells]
+    return table
 
 
 def of_one_width(
