@@ -100,7 +100,7 @@ def compare_layers(
     See Also:
         error_table: errors of every model. plot_comparison, write_report: its pictures.
 
-    Source: DESIGN §4.2, 4.6.
+    Source: docs §4.2, 4.6.
     """
     _check(layers, metric, lambda_w, lambda_h, fit, parameters)
     _check_predictions(layers, parameters, predictions)

@@ -141,7 +141,7 @@ def fit_regularization(
     See Also:
         compare_layers: fits of every layer to the one before, beside rivals.
 
-    Source: DESIGN §4.1, 4.3; the standard error is the usual sandwich for least squares.
+    Source: docs §4.1, 4.3; the standard error is the usual sandwich for least squares.
     """
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     fixed = _checked(reference, observed, given)

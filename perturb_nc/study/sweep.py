@@ -106,7 +106,7 @@ def sweep(
     See Also:
         plot_map: its picture. minimize_batch: the same settings as solutions.
 
-    Source: DESIGN §4.1-4.3, 4.5.
+    Source: docs §4.1-4.3, 4.5.
     """
     check_full(statistics)
     clock = Clock.of(time_limit, None)

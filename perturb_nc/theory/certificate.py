@@ -1,4 +1,4 @@
-"""Global optimality of (1): (1) is not convex, but it has an exact convex lift (DESIGN §4.2).
+"""Global optimality of (1): (1) is not convex, but it has an exact convex lift (docs §4.2).
 
 With E = WH - T at the optimal H for W, c = λ_H + β, the dual slack of the lift is the K×K matrix
 (λ_W/K) I - EEᵀ/(cN), so that everything here is of size K and comes from class statistics.
@@ -77,7 +77,7 @@ def certify(problem: NearCollapseProblem, weight: ArrayLike) -> Certificate:
     See Also:
         minimize: whose solutions carry a certificate.
 
-    Source: DESIGN §4.2.
+    Source: docs §4.2.
     """
     w = problem.checked_weight(weight)
     found = certify_point(problem.at(w))

@@ -154,7 +154,7 @@ def linear_response(
     See Also:
         hyperparameter_response: derivatives in λ_W, λ_H, β. near_collapse_spectrum: at collapse.
 
-    Source: Tirer et al. 2023, Theorem 4.1; DESIGN §4.3.
+    Source: Tirer et al. 2023, Theorem 4.1; docs §4.3.
     """
     check_isolated(solution)
     h0 = as_features(reference_features, name="reference_features", dim=solution.weight.shape[1])
@@ -227,7 +227,7 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
     See Also:
         linear_response: in the features. minimize_batch: whose `derivatives` are of many settings.
 
-    Source: implicit function theorem; DESIGN §4.3.
+    Source: implicit function theorem; docs §4.3.
     """
     check_isolated(solution)
     point = solution.problem.at(solution.weight)

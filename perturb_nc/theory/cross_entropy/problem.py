@@ -53,7 +53,7 @@ class CrossEntropyProblem(Summarised):
         ValueError: bad features or labels; parameters that are negative, not finite, or leave H
             unbounded.
 
-    Source: DESIGN §4.9; Tirer et al. 2023, eq. (3), for the model.
+    Source: docs §4.9; Tirer et al. 2023, eq. (3), for the model.
     """
 
     features: ArrayLike

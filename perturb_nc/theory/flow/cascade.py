@@ -1,4 +1,4 @@
-"""Depth as flow time: chains of optima, and how their complexities add (DESIGN §4.6)."""
+"""Depth as flow time: chains of optima, and how their complexities add (docs §4.6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ def central_path_flow(
     See Also:
         calibrate_depth: layers on a path. cascade: optima in steps. plot_path: its picture.
 
-    Source: Tirer et al. 2023, Theorem 3.1; DESIGN §4.5.
+    Source: Tirer et al. 2023, Theorem 3.1; docs §4.5.
     """
     watch = {"events": events(until or {}), "on_step": on_step, "time_limit": time_limit}
     if time_limit is not None:

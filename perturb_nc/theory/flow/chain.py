@@ -1,4 +1,4 @@
-"""A chain of layers trained together: every layer lies on one straight line (DESIGN §4.8)."""
+"""A chain of layers trained together: every layer lies on one straight line (docs §4.8)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def chain(
     Raises:
         ValueError: hyper-parameters out of range.
 
-    Source: Wang, Gai & Zhang 2024 (progressive feedforward collapse); DESIGN §4.8.
+    Source: Wang, Gai & Zhang 2024 (progressive feedforward collapse); docs §4.8.
     """
     effective_complexity(betas)  # checks them before any work
     decay = nonnegative(layer_decay, "layer_decay")

@@ -169,7 +169,7 @@ def small_vicinity(
         minimize: without the expansion, at any distance. small_vicinity_batch: many settings.
         plot_vicinity: its picture.
 
-    Source: first-order expansion of Tirer et al. 2023, Theorem 4.1, at Theorem 2.1: DESIGN §4.7.
+    Source: first-order expansion of Tirer et al. 2023, Theorem 4.1, at Theorem 2.1: docs §4.7.
     """
     at_least(order, 1, "order")
     problem = NearCollapseProblem(
