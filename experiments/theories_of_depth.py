@@ -23,8 +23,9 @@ from experiments.running import data_for
 from perturb_nc.measure import joint_statistics
 from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, train
 from perturb_nc.storage import replacing, write_json
-from perturb_nc.study import THEORIES, all_pairs, bench_table, straightness, theories_of_depth
+from perturb_nc.study import all_pairs, bench_table, straightness, theories_of_depth
 from perturb_nc.study.bench import IN_SPAN, OUT_OF_SPAN
+from perturb_nc.study.theories import THEORIES
 
 FOLDER = RESULTS / "theories_of_depth"
 

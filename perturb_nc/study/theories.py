@@ -190,3 +190,4 @@ THEORIES: dict[str, Theory] = {
     "local": Theory(local, "the same metric at the layers before and after", is_naive=True),
     "unchanged": Theory(unchanged, "the same metric at the layer before", is_naive=True),
 }
+"""Name → theory of depth: all that stand on the bench, the naive rivals last."""
