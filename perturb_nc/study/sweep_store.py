@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class SweepStore:
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self.dataset = empty
         writable_folder(self._path.parent)
+        with suppress(FileNotFoundError):
+            os.lstat(self._path)  # a name that is too long is refused before any work
         if os.path.lexists(self._path):
             self.dataset = open_sweep(self._path)
             _check_same(self._path, self.dataset, empty)
