@@ -7,103 +7,20 @@ A metric of CollapseMetrics stands in TANGENTS or, with the reason, in WITHOUT_T
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from perturb_nc import metrics
+from perturb_nc import mean_geometry as geometry
+from perturb_nc.metric_step import Change, Rows, Step, inner, unit_rows
 from perturb_nc.metrics import Scalar
-from perturb_nc.moments import Moments, trace
+from perturb_nc.moments import Moments
+
+__all__ = ["TANGENTS", "WITHOUT_TANGENT", "Change", "metric_tangents"]
 
 _ZERO = 1e-12  # a metric below this is rounding, and a distance has no derivative at 0
-Rows = Float64[Tensor, "... K d"]
 Square = Float64[Tensor, "... K K"]
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """A change of the class means, Σ_W and class variances, and of the weight that reads them."""
-
-    means: Rows
-    within: Float64[Tensor, "... d d"]
-    class_variance: Float64[Tensor, "... K"]
-    weight: Rows
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """Statistics and a weight (one row a class) with their change, and what metrics share."""
-
-    statistics: Moments
-    weight: Rows
-    change: Change
-
-    @cached_property
-    def centered(self) -> tuple[Rows, Rows]:
-        """M̃ and its change."""
-        moved = self.change.means
-        return self.statistics.centered_means, moved - moved.mean(-2, keepdim=True)
-
-    @cached_property
-    def between(self) -> tuple[Scalar, Scalar]:
-        """tr Σ_B = |M̃|²/K and its change 2⟨M̃, M̃˙⟩/K."""
-        means, moved = self.centered
-        k = self.statistics.num_classes
-        return _inner(means, means) / k, 2 * _inner(means, moved) / k
-
-    @cached_property
-    def within(self) -> tuple[Scalar, Scalar]:
-        """tr Σ_W and its change."""
-        return trace(self.statistics.within), trace(self.change.within)
-
-    @cached_property
-    def span(self) -> tuple[Scalar, Scalar, Scalar]:
-        """tr(A†Σ_WA†ᵀ)˙, tr(PΣ_W) and tr(PΣ_W)˙ of the contrasts A (d×r), P = AA†.
-
-        With X = A†, Y = XΣ_W and Y⊥ = Y(I - P), at constant rank (Golub & Pereyra 1973),
-
-            X˙ = -XA˙X + XXᵀA˙ᵀ(I - P) + (I - XA)A˙ᵀXᵀX,      P˙ = (I - P)A˙X + its transpose,
-            tr(XΣ_WXᵀ)˙ = ⟨XΣ_W˙, X⟩ + 2⟨A˙ᵀ, XXᵀY⊥ + (I - XA)YXᵀX⟩ - 2⟨XA˙, YXᵀ⟩,
-            tr(PΣ_W)˙ = ⟨XΣ_W˙, Aᵀ⟩ + 2⟨A˙ᵀ, Y⊥⟩,
-
-        and A˙ = M˙ᵀC, as the contrasts C are orthogonal to 1.
-        """
-        a = metrics.contrasts(self.statistics)
-        moved = metrics.helmert(self.statistics).mT @ self.change.means
-        x, _ = metrics.pseudo_inverse(a, self.statistics)
-        y, turned = x @ self.statistics.within, x @ self.change.within
-        off = y - (y @ a) @ x
-        read = y @ x.mT
-        identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-        pull = (x @ x.mT) @ off + ((identity - x @ a) @ read) @ x
-        inverse = _inner(turned, x) + 2 * _inner(moved, pull) - 2 * _inner(x @ moved.mT, read)
-        return inverse, _inner(y, a.mT), _inner(turned, a.mT) + 2 * _inner(moved, off)
-
-    @cached_property
-    def cosines(self) -> tuple[Float64[Tensor, "... pairs"], Float64[Tensor, "... pairs"]]:
-        """cos(μ̃_k, μ̃_j) + 1/(K-1) over pairs, and its change ⟨u_k˙, u_j⟩ + ⟨u_k, u_j˙⟩."""
-        means, moved = self.centered
-        size = means.norm(dim=-1, keepdim=True)
-        unit = means / size
-        turn = (moved - unit * (unit * moved).sum(-1, keepdim=True)) / size
-        k = self.statistics.num_classes
-        i, j = torch.triu_indices(k, k, 1, device=means.device)
-        gram = turn @ unit.mT
-        return metrics.angle_excess(self.statistics), (gram + gram.mT)[..., i, j]
-
-    @cached_property
-    def nc1_trace(self) -> Scalar:
-        """(tr Σ_W˙ - ÑC1 tr Σ_B˙) / tr Σ_B."""
-        (w, dw), (b, db) = self.within, self.between
-        return (dw - w / b * db) / b
-
-    @cached_property
-    def nc1(self) -> Scalar:
-        """`span` says how."""
-        return self.span[0]
 
 
 def _nc1_parker(step: Step) -> Scalar:
@@ -118,11 +35,11 @@ def _nc1_span(step: Step) -> Scalar:
 
 
 def _nc2_etf(step: Step) -> Scalar:
-    return _frame(*step.centered, metrics.etf_gram(step.statistics))
+    return _frame(*step.centered, geometry.etf_gram(step.statistics))
 
 
 def _nc2_of(step: Step) -> Scalar:
-    target = metrics.frame_gram(step.statistics)
+    target = geometry.frame_gram(step.statistics)
     return _frame(step.statistics.means, step.change.means, target)
 
 
@@ -132,7 +49,7 @@ def _frame(means: Rows, moved: Rows, target: Square) -> Scalar:
     size = torch.linalg.matrix_norm(gram)
     unit, change = gram / _wide(size), half + half.mT
     gap = unit - target
-    turn = _inner(gap, change) - _inner(gap, unit) * _inner(unit, change)
+    turn = inner(gap, change) - inner(gap, unit) * inner(unit, change)
     return turn / (size * torch.linalg.matrix_norm(gap))
 
 
@@ -161,22 +78,51 @@ def _std_change(x: Float64[Tensor, "... n"], change: Float64[Tensor, "... n"]) -
     return (spread * change).mean(-1) / x.std(-1, correction=0)
 
 
+def _nc2_uniformity(step: Step) -> Scalar:
+    """2 mean((x - x̄)x˙) over the pairs' x = -log(2 - 2cos)/2, x˙ = cos˙/(2 - 2cos)."""
+    _, change = step.cosines
+    means = step.centered[0]
+    units = means / means.norm(dim=-1, keepdim=True)
+    gap = geometry.pair_products(units, units)
+    return _variance_change(-gap.log() / 2, change / gap)
+
+
+def _variance_change(x: Float64[Tensor, "... n"], change: Float64[Tensor, "... n"]) -> Scalar:
+    return 2 * ((x - x.mean(-1, keepdim=True)) * change).mean(-1)
+
+
+def _discrimination(step: Step) -> Scalar:
+    """-(cos(μ_k, μ_l))˙ of the pair of the largest cosine; NaN where two pairs share it."""
+    unit, turn = unit_rows(step.statistics.means, step.change.means)
+    k = step.statistics.num_classes
+    i, j = torch.triu_indices(k, k, 1, device=unit.device)
+    gram, change = unit @ unit.mT, turn @ unit.mT
+    cosines, change = gram[..., i, j], (change + change.mT)[..., i, j]
+    top, place = cosines.topk(min(2, cosines.shape[-1]), dim=-1)
+    place = place[..., :1].expand(*change.shape[:-1], 1)
+    slope = -torch.take_along_dim(change, place, dim=-1)[..., 0]
+    shared = (top[..., :1] - top[..., 1:] <= _ZERO).any(-1)
+    return torch.where(shared, torch.nan, slope)
+
+
 def _cdnv(step: Step) -> Scalar:
     """Mean over pairs of (v_c˙ + v_c'˙ - (v_c + v_c') D˙/D)/(2D), D = |Δ|², D˙ = 2Δ·Δ˙."""
-    means, moved, v, dv = (
-        step.statistics.means, step.change.means,
-        step.statistics.class_variance, step.change.class_variance,
-    )  # fmt: skip
-    total = torch.zeros_like(step.between[1])
-    k = step.statistics.num_classes
-    for c in range(k - 1):  # K-1 slices: all pairs at once would be K²d
-        gap = means[..., c + 1 :, :] - means[..., c, None, :]
-        rate = moved[..., c + 1 :, :] - moved[..., c, None, :]
-        size = gap.square().sum(-1)
-        growth = 2 * (gap * rate).sum(-1) / size
-        variance, change = v[..., c + 1 :] + v[..., c, None], dv[..., c + 1 :] + dv[..., c, None]
-        total = total + ((change - variance * growth) / (2 * size)).sum(-1)
-    return total / (k * (k - 1) / 2)
+    v, dv = step.statistics.class_variance, step.change.class_variance
+    i, j = torch.triu_indices(v.shape[-1], v.shape[-1], 1, device=v.device)
+    distance, growth = step.distances
+    change = dv[..., i] + dv[..., j] - (v[..., i] + v[..., j]) * growth
+    return (change / (2 * distance)).mean(-1)
+
+
+def _directional_cdnv(step: Step) -> Scalar:
+    """Mean over pairs of (q˙ - 2q D˙/D)/D², q = ΔᵀΣ_WΔ, q˙ = 2Δ˙ᵀΣ_WΔ + ΔᵀΣ_W˙Δ."""
+    means, within = step.statistics.means, step.statistics.within
+    distance, growth = step.distances
+    read = means @ within
+    along = geometry.pair_products(means, read)
+    change = geometry.pair_products(means, means @ step.change.within)
+    change = change + 2 * geometry.pair_products(step.change.means, read)
+    return ((change - 2 * along * growth) / distance.square()).mean(-1)
 
 
 def _within_share(step: Step) -> Scalar:
@@ -204,7 +150,15 @@ def _nc3_duality(step: Step) -> Scalar:
     weight, turned = _unit(step.weight, step.change.weight)
     means, moved = _unit(*step.centered)
     gap = weight - means
-    return _inner(gap, turned - moved) / torch.linalg.matrix_norm(gap)
+    return inner(gap, turned - moved) / torch.linalg.matrix_norm(gap)
+
+
+def _nc3_uniformity(step: Step) -> Scalar:
+    """2 mean((x - x̄)x˙) of x_k = ŵ_k·û_k, unit rows of W and M̃: x˙ = ŵ˙·û + ŵ·û˙."""
+    weight, turned = unit_rows(step.weight, step.change.weight)
+    means, moved = unit_rows(*step.centered)
+    cosines = (weight * means).sum(-1)
+    return _variance_change(cosines, (turned * means + weight * moved).sum(-1))
 
 
 def _nc3_alignment(step: Step) -> Scalar:
@@ -218,7 +172,7 @@ def _nc3_alignment(step: Step) -> Scalar:
     read, turned = _basis(step.weight, step.change.weight)
     span, moved = _basis(step.statistics.means, step.change.means)
     u, _, vh = torch.linalg.svd(read.mT @ span)
-    return _inner(u @ vh, turned.mT @ span + read.mT @ moved) / k
+    return inner(u @ vh, turned.mT @ span + read.mT @ moved) / k
 
 
 def _dnc3(step: Step) -> Scalar:
@@ -226,9 +180,8 @@ def _dnc3(step: Step) -> Scalar:
 
     r˙ = w˙ - (w˙·m + w·m˙)m - (w·m)m˙. NaN where a row is 0 or lies along a mean.
     """
-    means, size = step.statistics.means, step.statistics.means.norm(dim=-1, keepdim=True)
-    unit, w, dw = means / size, step.weight, step.change.weight
-    turn = (step.change.means - unit * (unit * step.change.means).sum(-1, keepdim=True)) / size
+    unit, turn = unit_rows(step.statistics.means, step.change.means)
+    w, dw = step.weight, step.change.weight
     closest = (w @ unit.mT).abs().argmax(-1, keepdim=True)
     m = torch.take_along_dim(unit, closest, dim=-2)
     dm = torch.take_along_dim(turn, closest.expand(*turn.shape[:-1], 1), dim=-2)
@@ -258,6 +211,10 @@ TANGENTS: Mapping[str, Callable[[Step], Scalar]] = {
     "nc3_duality": _nc3_duality,
     "nc3_alignment": _nc3_alignment,
     "dnc3": _dnc3,
+    "directional_cdnv": _directional_cdnv,
+    "discrimination": _discrimination,
+    "nc2_uniformity": _nc2_uniformity,
+    "nc3_uniformity": _nc3_uniformity,
 }
 WITHOUT_TANGENT: Mapping[str, str] = {}
 
@@ -286,7 +243,7 @@ def _unit(matrix: Rows, change: Rows) -> tuple[Rows, Rows]:
     """A/‖A‖ and its change."""
     size = torch.linalg.matrix_norm(matrix, keepdim=True)
     unit = matrix / size
-    return unit, (change - unit * _wide(_inner(unit, change))) / size
+    return unit, (change - unit * _wide(inner(unit, change))) / size
 
 
 def _basis(
@@ -296,10 +253,6 @@ def _basis(
     q, triangle = torch.linalg.qr(rows.mT)
     off = change.mT - q @ (q.mT @ change.mT)
     return q, torch.linalg.solve_triangular(triangle, off, upper=True, left=False)
-
-
-def _inner(left: Float64[Tensor, "... m n"], right: Float64[Tensor, "... m n"]) -> Scalar:
-    return (left * right).sum((-2, -1))
 
 
 def _wide(values: Scalar) -> Float64[Tensor, "... 1 1"]:

@@ -2,8 +2,9 @@
 
 Papers differ in normalisation; each function names its source. In all of them M̃ has rows
 μ_k - μ_G with μ_G the mean of the class means, and Σ_B = M̃ᵀM̃/K.
-Metrics that need the samples themselves are in `perturb_nc.sample_metrics`. Statistics with leading
-batch dimensions (`perturb_nc.theory.batch`) give metrics with these dimensions.
+Metrics that decompose a d×d matrix are in `perturb_nc.covariance_metrics`, those that need the
+samples themselves in `perturb_nc.sample_metrics`. Statistics with leading batch dimensions
+(`perturb_nc.theory.batch`) give metrics with these dimensions.
 """
 
 import math
@@ -11,17 +12,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from perturb_nc.mean_geometry import (
+    angle_excess,
+    contrasts,
+    etf_gram,
+    frame_gram,
+    pair_products,
+    pseudo_inverse,
+)
 from perturb_nc.moments import Moments, trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.validation import ArrayLike, as_matrix
 
 Scalar = Float64[Tensor, "..."]
-READ_BY_WEIGHT = ("nc3_duality", "nc3_alignment", "dnc3")
-_RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
+READ_BY_WEIGHT = ("nc3_duality", "nc3_uniformity", "nc3_alignment", "dnc3")
 Weight = Float[Tensor, "... m d"]
 
 
@@ -57,7 +65,7 @@ def nc1_span(statistics: Moments) -> Scalar:
 
 
 def nc1_parker(statistics: Moments) -> Scalar:
-    """tr(Σ_W Σ_B†) = K · NC1 (Parker et al. 2023)."""
+    """tr(Σ_W Σ_B†) = K · NC1 (Parker et al. 2023), the separability D of He & Su (2023)."""
     return statistics.num_classes * nc1(statistics)
 
 
@@ -93,6 +101,36 @@ def nc2_angle_std(statistics: Moments) -> Scalar:
     return angle_excess(statistics).std(-1, correction=0)
 
 
+def nc2_uniformity(statistics: Moments) -> Scalar:
+    """Variance over pairs of log 1/‖û_k - û_l‖, û_k the unit vector along μ_k - μ_G.
+
+    0 wherever all angles are alike (Wu & Papyan 2024). NaN when two class means lie in one
+    direction from μ_G, or one lies there. `hyperspherical_energy` is the mean.
+    """
+    return _log_nearness(statistics).var(-1, correction=0)
+
+
+def hyperspherical_energy(statistics: Moments) -> Scalar:
+    """Mean over pairs of log 1/‖û_k - û_l‖, û_k the unit vector along μ_k - μ_G.
+
+    At least -log(2K/(K-1))/2, the value of a simplex ETF (Liu et al. 2023). Infinite when two class
+    means lie in one direction from μ_G, NaN when one lies there.
+    """
+    return _log_nearness(statistics).mean(-1)
+
+
+def discrimination(statistics: Moments) -> Scalar:
+    """1 - max over pairs of cos(μ_k, μ_l), uncentred (Wang et al. 2023).
+
+    From 0, two classes in one direction, to K/(K-1), a simplex ETF; 1 for an orthogonal frame. NaN
+    when a class mean is 0.
+    """
+    k, means = statistics.num_classes, statistics.means
+    units = means / means.norm(dim=-1, keepdim=True)
+    i, j = torch.triu_indices(k, k, 1, device=means.device)
+    return 1 - _gram(units)[..., i, j].amax(-1)
+
+
 def nc3_duality(statistics: Moments, weight: Weight) -> Scalar:
     """‖ W/‖W‖_F - M̃/‖M̃‖_F ‖_F for the last layer's weight W (K×d) (Papyan et al. 2020).
 
@@ -102,6 +140,19 @@ def nc3_duality(statistics: Moments, weight: Weight) -> Scalar:
     if weight.shape[-2] != means.shape[-2]:
         return _undefined(statistics)
     return torch.linalg.matrix_norm(_unit(weight) - _unit(means))
+
+
+def nc3_uniformity(statistics: Moments, weight: Weight) -> Scalar:
+    """Variance over classes of cos(w_k, μ_k - μ_G): uniform duality (Wu & Papyan 2024).
+
+    0 when every row of W makes the same angle with the mean of its class, as at collapse. NaN when
+    the weight does not have one row per class, a row is 0 or a class mean lies at μ_G.
+    """
+    means = statistics.centered_means
+    if weight.shape[-2] != means.shape[-2]:
+        return _undefined(statistics)
+    cosines = (weight * means).sum(-1) / (weight.norm(dim=-1) * means.norm(dim=-1))
+    return cosines.var(-1, correction=0)
 
 
 def nc3_alignment(statistics: Moments, weight: Weight) -> Scalar:
@@ -131,14 +182,22 @@ def cdnv(statistics: Moments) -> Scalar:
     Mean over pairs of (v_c + v_c') / (2 ‖μ_c - μ_c'‖²).
     """
     k, means = statistics.num_classes, statistics.means
-    # Differences, class by class: |μ_c|² + |μ_c'|² - 2μ_cᵀμ_c' would cancel for close classes.
-    distances = torch.cat(
-        [(means[..., c + 1 :, :] - means[..., c, None, :]).square().sum(-1) for c in range(k - 1)],
-        dim=-1,
-    )
     i, j = torch.triu_indices(k, k, 1, device=means.device)
     v = statistics.class_variance
-    return ((v[..., i] + v[..., j]) / (2 * distances)).mean(-1)
+    return ((v[..., i] + v[..., j]) / (2 * pair_products(means, means))).mean(-1)
+
+
+def directional_cdnv(statistics: Moments) -> Scalar:
+    """Mean over pairs of uᵀΣ_Wu / ‖μ_k - μ_l‖², u the unit vector from one mean to the other.
+
+    CDNV of the variability along the line between two classes, which governs few-shot transfer
+    (Luthra, Yang & Galanti 2025; they take each class's own covariance, here it is Σ_W). It lies
+    in the span of the class means. NaN when two class means agree: no line is between them.
+    """
+    means = statistics.means
+    distances = pair_products(means, means)
+    along = pair_products(means, means @ statistics.within)
+    return (along / distances / distances).mean(-1)
 
 
 def within_share(statistics: Moments) -> Scalar:
@@ -174,8 +233,9 @@ def dnc3(statistics: Moments, weight: Weight) -> Scalar:
 
 @dataclass(frozen=True, repr=False)
 class CollapseMetrics(Summarised):
-    """Every collapse metric of one layer; 0 is full collapse (1 for nc3_alignment and dnc2).
+    """Every collapse metric of one layer that costs O(Kd²) or less.
 
+    At full collapse they are 0, but nc3_alignment and dnc2 1, and discrimination what it says.
     Fields carry the names of the functions in this module. dnc1 (Súkeník et al.) is nc1_trace.
     The ones that need a weight are NaN without it, or for a weight of zeros. Where class means
     agree, ratios to their distances are infinite (NaN if nothing varies), angles and shapes NaN.
@@ -197,6 +257,10 @@ class CollapseMetrics(Summarised):
     nc3_duality: float
     nc3_alignment: float
     dnc3: float
+    directional_cdnv: float
+    discrimination: float
+    nc2_uniformity: float
+    nc3_uniformity: float
 
     def as_dict(self) -> dict[str, float]:
         """Name → value, in the order of the fields."""
@@ -211,8 +275,8 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
 
     Args:
         statistics: of the features.
-        weight: (m, d) of the layer that reads these features, for nc3_duality (m = K),
-            nc3_alignment (m >= K) and dnc3; NaN without it.
+        weight: (m, d) of the layer that reads these features, for nc3_duality and nc3_uniformity
+            (m = K), nc3_alignment (m >= K) and dnc3; NaN without it.
 
     Raises:
         ValueError: a weight that is not (m, d) or not finite, or one for `SpanStatistics`.
@@ -232,11 +296,11 @@ def metric_tensors(statistics: Moments, weight: Weight | None) -> Mapping[str, S
     """Metric name → tensor (0-d without batch), differentiable in statistics and weight."""
     of_features = (
         nc1_trace, nc1, nc1_parker, nc1_span, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
-        nc2_angle_std, cdnv, within_share, dnc2,
+        nc2_angle_std, nc2_uniformity, cdnv, directional_cdnv, discrimination, within_share, dnc2,
     )  # fmt: skip
     values = {metric.__name__: metric(statistics) for metric in of_features}
     values["dnc1"] = values["nc1_trace"]
-    for metric in (nc3_duality, nc3_alignment, dnc3):
+    for metric in (nc3_duality, nc3_uniformity, nc3_alignment, dnc3):
         values[metric.__name__] = (
             _undefined(statistics) if weight is None else metric(statistics, weight)
         )
@@ -248,34 +312,15 @@ def collapse_depth(layers: Mapping[str, Moments], threshold: float = 0.2) -> str
     return next((name for name, s in layers.items() if cdnv(s) < threshold), None)
 
 
-def contrasts(statistics: Moments) -> Float64[Tensor, "... d r"]:
-    """A = M̃ᵀC with C the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
-    return statistics.centered_means.mT @ helmert(statistics)
-
-
-def helmert(statistics: Moments) -> Float64[Tensor, "K r"]:
-    """C, an orthonormal basis of 1⊥."""
-    k = statistics.num_classes
-    index = torch.arange(1, k, dtype=torch.float64, device=statistics.means.device)
-    columns = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
-    columns[1:].diagonal().copy_(-index)
-    return columns / (index * (index + 1)).sqrt()
-
-
-def pseudo_inverse(
-    a: Float64[Tensor, "... d r"], statistics: Moments
-) -> tuple[Float64[Tensor, "... r d"], Bool[Tensor, "..."]]:
-    """A† of the contrasts, cut off as `nc1` says, and whether all class means agree."""
-    # The rounding of the (float64) means themselves, for a common offset of 1e6 and more.
-    noise = max(statistics.means.shape[-2:]) * torch.finfo(a.dtype).eps
-    noise = noise * torch.linalg.matrix_norm(statistics.means).detach()
-    agree = torch.linalg.matrix_norm(a) <= noise
-    cutoff = torch.full_like(noise, _RANK_CUTOFF)
-    return torch.linalg.pinv(a, atol=noise, rtol=cutoff), agree
-
-
 def _trace_between(statistics: Moments) -> Scalar:
     return statistics.centered_means.square().sum((-2, -1)) / statistics.num_classes
+
+
+def _log_nearness(statistics: Moments) -> Float64[Tensor, "... pairs"]:
+    """log 1/‖û_k - û_l‖ over pairs of directions of the centred class means."""
+    means = statistics.centered_means
+    units = means / means.norm(dim=-1, keepdim=True)
+    return -pair_products(units, units).log() / 2
 
 
 def _undefined(statistics: Moments) -> Scalar:
@@ -294,28 +339,5 @@ def _unit(matrix: Float[Tensor, "... m n"]) -> Float[Tensor, "... m n"]:
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
 
 
-def etf_gram(statistics: Moments) -> Float64[Tensor, "K K"]:
-    """(I - 11ᵀ/K)/√(K-1), the Gram matrix of a simplex ETF, of norm 1."""
-    k = statistics.num_classes
-    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device) - 1 / k
-    return target / math.sqrt(k - 1)
-
-
-def frame_gram(statistics: Moments) -> Float64[Tensor, "K K"]:
-    """I/√K, the Gram matrix of an orthogonal frame, of norm 1."""
-    k = statistics.num_classes
-    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device)
-    return target / math.sqrt(k)
-
-
 def _distance(gram: Float64[Tensor, "... K K"], target: Float64[Tensor, "K K"]) -> Scalar:
     return torch.linalg.matrix_norm(_unit(gram) - target)
-
-
-def angle_excess(statistics: Moments) -> Float64[Tensor, "... pairs"]:
-    """cos(μ̃_k, μ̃_j) + 1/(K-1) over pairs of classes, 0 for a simplex ETF."""
-    k = statistics.num_classes
-    means = statistics.centered_means
-    units = means / means.norm(dim=-1, keepdim=True)
-    i, j = torch.triu_indices(k, k, 1, device=means.device)
-    return _gram(units)[..., i, j] + 1 / (k - 1)

@@ -45,6 +45,19 @@ def nc4_vs_network(
     return (nearest != y.to(nearest.device)).double().mean().item()
 
 
+def nc5(statistics: ClassStatistics, outside: ArrayLike) -> float:
+    """Mean over classes of |cos(μ_k, μ_o)|, μ_o the mean of features (M, d) of no class (NC5).
+
+    Between 0, out-of-distribution samples orthogonal to all classes on average, and 1. Means are
+    uncentred. NaN when one of them is 0.
+
+    Source: Ammar et al. 2024, "NECO: neural collapse based out-of-distribution detection".
+    """
+    x = as_features(outside, name="outside", dim=statistics.dim)
+    mean, means = x.double().mean(0), statistics.means.to(x.device)
+    return ((means @ mean).abs() / (means.norm(dim=1) * mean.norm())).mean().item()
+
+
 def stable_rank(features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "K"]:
     """‖H_c‖_F² / ‖H_c‖₂² of the features of every class, uncentred (Rangamani et al. 2023).
 

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.metrics import collapse_metrics, contrasts, etf_gram, helmert
+from perturb_nc.mean_geometry import contrasts, etf_gram, helmert
+from perturb_nc.metrics import collapse_metrics
 from perturb_nc.moments import trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics

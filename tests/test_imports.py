@@ -9,15 +9,9 @@ import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
-GROUND |= {
-    "leftovers",
-    "joint_statistics",
-    "metrics",
-    "metric_tangents",
-    "sample_metrics",
-    "sampling",
-    "summary",
-}
+GROUND |= {"joint_statistics", "mean_geometry", "metrics", "metric_tangents", "sampling"}
+GROUND |= {"covariance_metrics", "kernel_alignment", "metric_step", "sample_metrics"}
+GROUND |= {"leftovers", "summary"}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "leftovers": set(),
@@ -28,9 +22,13 @@ LAYERS = {  # what each part may import from the package, beside itself
     "span_statistics": {"summary", "validation", "moments", "statistics"},
     "joint_statistics": {"summary", "statistics"},
     "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
-    "metrics": {"summary", "validation", "moments", "span_statistics"},
-    "metric_tangents": {"moments", "metrics"},
-    "sampling": {"summary", "moments", "statistics", "span_statistics", "metrics"},
+    "mean_geometry": {"moments"},
+    "metrics": {"summary", "validation", "moments", "mean_geometry", "span_statistics"},
+    "metric_step": {"moments", "mean_geometry", "metrics"},
+    "metric_tangents": {"moments", "mean_geometry", "metric_step", "metrics"},
+    "covariance_metrics": {"moments", "mean_geometry", "statistics"},
+    "sampling": {"summary", "moments", "mean_geometry", "statistics", "span_statistics", "metrics"},
+    "kernel_alignment": {"moments", "statistics", "joint_statistics", "sampling"},
     "sample_metrics": {"validation", "statistics"},
     "theory": GROUND,
     "measure": GROUND,

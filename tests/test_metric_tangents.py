@@ -133,7 +133,9 @@ def test_no_derivative_where_there_is_none():
     found = tangents.metric_tangents(values, frame, frame.means, change)
     undefined = {name for name, tangent in found.items() if tangent.isnan()}
     distances = {"nc2_etf", "nc2_of", "nc2_equinorm", "nc2_equiangular", "nc2_angle_std", "dnc3"}
-    assert undefined == distances | {"dnc2"}  # whose singular values coincide
+    variances = {"nc2_uniformity", "nc3_uniformity"}
+    several = {"dnc2", "discrimination"}  # singular values coincide, all pairs are the nearest
+    assert undefined == distances | variances | several
     torch.testing.assert_close(found["nc3_alignment"], torch.zeros_like(values["nc1"]))  # its most
     agree = dataclasses.replace(s, means=torch.ones(4, 7, dtype=torch.float64))
     found = tangents.metric_tangents(metric_tensors(agree, weight), agree, weight, change)

@@ -6,6 +6,7 @@ import torch
 
 import perturb_nc as pnc
 from perturb_nc import metrics
+from perturb_nc.mean_geometry import angle_excess
 from perturb_nc.theory.collapse import orthogonal_frame, simplex_etf
 
 
@@ -117,7 +118,7 @@ def test_etf_and_frame_are_the_zeros_of_nc2():
 def test_ten_unit_vectors_on_a_circle():
     angles = 2 * math.pi * torch.arange(10, dtype=torch.float64) / 10
     s = statistics_of(torch.stack([angles.cos(), angles.sin()], dim=1))
-    assert metrics.angle_excess(s).mean().abs() < 1e-14  # which is why it is no metric
+    assert angle_excess(s).mean().abs() < 1e-14  # which is why it is no metric
     assert metrics.nc2_angle_std(s).item() == pytest.approx(0.657, abs=5e-4)
     assert metrics.nc2_equiangular(s).item() == pytest.approx(0.596, abs=5e-4)
 
@@ -219,3 +220,76 @@ def test_collapse_depth_is_the_first_layer_below_the_threshold():
     }
     assert metrics.collapse_depth(layers) == "c"
     assert metrics.collapse_depth(layers, threshold=0.1) is None
+
+
+def test_metrics_of_pairs_and_angles_against_loops(generic):
+    _, _, s = generic
+    m = s.means - s.means.mean(0)
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+    along = []
+    for i, j in pairs:
+        gap = s.means[i] - s.means[j]
+        u = gap / gap.norm()
+        along.append((u @ s.within @ u) / gap.square().sum())
+    expected = torch.stack(along).mean()
+    torch.testing.assert_close(metrics.directional_cdnv(s), expected)
+    assert abs(1.01 * expected - metrics.directional_cdnv(s)) > 1e-3 * expected
+    unit = s.means / s.means.norm(dim=1, keepdim=True)
+    nearest = max((unit[i] @ unit[j]).item() for i, j in pairs)
+    assert metrics.discrimination(s).item() == pytest.approx(1 - nearest, rel=1e-13)
+    unit = m / m.norm(dim=1, keepdim=True)
+    energies = torch.stack([1 / (unit[i] - unit[j]).norm() for i, j in pairs]).log()
+    torch.testing.assert_close(metrics.hyperspherical_energy(s), energies.mean())
+    spread = (energies - energies.mean()).square().mean()
+    torch.testing.assert_close(metrics.nc2_uniformity(s), spread)
+    weight = torch.randn(5, 9, dtype=torch.float64)
+    cosines = torch.cosine_similarity(weight, m)
+    spread = (cosines - cosines.mean()).square().mean()
+    torch.testing.assert_close(metrics.nc3_uniformity(s, weight), spread)
+
+
+def test_metrics_of_pairs_and_angles_at_frames():
+    k, within = 6, 0.3 * torch.eye(11, dtype=torch.float64)
+    etf, frame = (statistics_of(f(k, 11), within) for f in (simplex_etf, orthogonal_frame))
+    # Isotropic: one direction of d = 11, so CDNV/d.
+    for s in (etf, frame):
+        torch.testing.assert_close(metrics.directional_cdnv(s), metrics.cdnv(s) / 11)
+        assert metrics.nc2_uniformity(s) < 1e-28
+        assert metrics.nc3_uniformity(s, 2 * s.centered_means) < 1e-28
+        energy = -math.log(2 * k / (k - 1)) / 2
+        assert metrics.hyperspherical_energy(s).item() == pytest.approx(energy, rel=1e-13)
+    assert metrics.discrimination(etf).item() == pytest.approx(k / (k - 1), rel=1e-14)
+    assert metrics.discrimination(frame).item() == pytest.approx(1.0, rel=1e-14)
+    turned = etf.centered_means.roll(1, 0)
+    assert metrics.nc3_uniformity(etf, turned) < 1e-28  # alike, however wrong
+    assert metrics.nc3_uniformity(etf, torch.eye(4, 11, dtype=torch.float64)).isnan()
+    two = statistics_of(torch.tensor([[3.0, 1.0], [-1.0, 2.0]], dtype=torch.float64))
+    assert metrics.nc2_uniformity(two) == 0
+    assert metrics.hyperspherical_energy(two).item() == pytest.approx(-math.log(2), rel=1e-14)
+
+
+def test_ten_unit_vectors_on_a_circle_and_their_pairs():
+    angles = 2 * math.pi * torch.arange(10, dtype=torch.float64) / 10
+    within = torch.diag(torch.tensor([0.2, 0.2, 7.0], dtype=torch.float64))
+    means = torch.stack([angles.cos(), angles.sin(), 0 * angles], dim=1)
+    s = statistics_of(means, within)
+    chords = 2 * torch.sin(math.pi * torch.arange(1, 10, dtype=torch.float64) / 10)
+    assert metrics.discrimination(s).item() == pytest.approx(1 - math.cos(math.pi / 5), rel=1e-12)
+    torch.testing.assert_close(metrics.hyperspherical_energy(s), -chords.log().mean())
+    torch.testing.assert_close(metrics.nc2_uniformity(s), chords.log().var(correction=0))
+    # The plane alone counts, where CDNV takes the 7 off it too.
+    torch.testing.assert_close(metrics.directional_cdnv(s), (0.2 / chords.square()).mean())
+
+
+def test_pairs_that_are_not_told_apart():
+    within = torch.eye(4, dtype=torch.float64)
+    agree = statistics_of(torch.ones(3, 4, dtype=torch.float64), within)
+    assert metrics.discrimination(agree).item() == pytest.approx(0.0, abs=1e-15)
+    for metric in (metrics.directional_cdnv, metrics.nc2_uniformity, metrics.hyperspherical_energy):
+        assert metric(agree).isnan()
+    twins = torch.eye(4, dtype=torch.float64)[[0, 0, 1, 2]]
+    s = statistics_of(twins, within)
+    assert metrics.hyperspherical_energy(s) == math.inf
+    assert metrics.nc2_uniformity(s).isnan()
+    assert metrics.directional_cdnv(s).isnan()
+    assert metrics.discrimination(statistics_of(0 * twins, within)).isnan()

@@ -20,7 +20,7 @@ def test_the_readme_example_runs_as_written(capsys):
     exec(compile(example, "README.md", "exec"), {})
     out = capsys.readouterr().out
     assert "nc1_trace" in out
-    assert "CONVERGED Certificate(spectral_ratio=" in out
+    assert "CONVERGED global optimum, r = " in out
 
 
 def test_the_readme_names_make_targets_and_files_that_exist():

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -53,3 +55,17 @@ def test_effective_depth():
     assert sample_metrics.effective_depth(accuracies) == "c"
     assert sample_metrics.effective_depth(accuracies, epsilon=0.05) == "b"
     assert sample_metrics.effective_depth({"a": 0.5}) is None
+
+
+def test_nc5_of_means_along_and_across_the_classes(sample):
+    _, _, s = sample
+    outside = torch.randn(40, 5) + 2
+    cosines = torch.cosine_similarity(s.means, outside.double().mean(0)[None]).abs()
+    assert sample_metrics.nc5(s, outside) == pytest.approx(cosines.mean().item(), rel=1e-12)
+    frame = pnc.ClassStatistics.from_features(torch.eye(3, 4), [0, 1, 2])
+    assert sample_metrics.nc5(frame, torch.tensor([[1.0, 1, 1, 0]])) == pytest.approx(3**-0.5)
+    across = torch.tensor([[0.0, 0, 0, 2], [1.0, 0, 0, 2], [-1.0, 0, 0, 2]])
+    assert sample_metrics.nc5(frame, across) == pytest.approx(0.0, abs=1e-15)
+    assert math.isnan(sample_metrics.nc5(frame, torch.zeros(2, 4)))
+    with pytest.raises(ValueError, match="outside must have dimension 4, got 3"):
+        sample_metrics.nc5(frame, torch.ones(2, 3))

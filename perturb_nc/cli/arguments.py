@@ -7,7 +7,7 @@ it runs, so that help and version come at once.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ LambdaW = Annotated[float, typer.Option(help="λ_W, weight of |W|²/(2K)")]
 LambdaH = Annotated[float, typer.Option(help="λ_H, weight of |H|²/(2N)")]
 Beta = Annotated[float, typer.Option(help="β, weight of |H - H0|²/(2N)")]
 Bias = Annotated[bool, typer.Option(help="give the last layer a bias")]
+Method = Annotated[
+    Literal["exact", "vicinity"],
+    typer.Option(help="exact optimum, or closed form to first order in the distance from collapse"),
+]
 Reference = Annotated[
     str | None,
     typer.Option(help="layer that is H0, or that a path starts from; default: the first"),

@@ -1,5 +1,6 @@
 """The commands on layers: `perturb-nc stats`, `metrics` and `predict`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from perturb_nc.cli.arguments import (
     Json,
     LambdaH,
     LambdaW,
+    Method,
     layers_in,
     name_of,
     pick,
@@ -20,6 +22,7 @@ from perturb_nc.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from perturb_nc.study.predict import LayerPrediction, NearPrediction
     from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 
 LOSSES = ("squared", "cross-entropy")
@@ -89,6 +92,7 @@ def predict(
     lambda_h: LambdaH,
     beta: Beta,
     bias: Bias = False,
+    method: Method = "exact",
     loss: Annotated[
         str, typer.Option(help="squared, or cross-entropy: FILE then holds features and labels")
     ] = "squared",
@@ -102,34 +106,43 @@ def predict(
 ) -> None:
     """The certified optimum of the near-collapse model, with each layer in FILE as H0.
 
+    With --method vicinity the closed form near collapse, and whether the layer is near enough.
+
     With --loss cross-entropy FILE (.npz, .pt or .safetensors) holds the features of layers, (N, d)
     each, and their labels: what `collect_features` gives. The squared loss needs class statistics.
     """
     from perturb_nc.layer_files import save_layers
     from perturb_nc.show import terminal
     from perturb_nc.storage import json_text
-    from perturb_nc.study.predict import predict_layers, predict_problems
+    from perturb_nc.study.predict import predict_layers, predict_near_collapse, predict_problems
 
     refuse_overwriting(output, file)
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
     hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
-    if loss == "squared":
-        predictions = predict_layers(
-            layers_in(file), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
-        )
+    predictions: Mapping[str, LayerPrediction | NearPrediction]
+    if method == "vicinity":
+        if loss != "squared":
+            raise ValueError(f"method vicinity is of the squared loss, got loss {loss!r}")
+        predictions = near = predict_near_collapse(layers_in(file), **hyperparameters, bias=bias)
+        table = terminal.near_collapse_table(near, hyperparameters)
     else:
-        problems = _cross_entropy_problems(
-            file, labels_key, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
-        )
-        predictions = predict_problems(problems)
+        if loss == "squared":
+            solved = predict_layers(
+                layers_in(file), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+            )
+        else:
+            solved = predict_problems(
+                _cross_entropy_problems(file, labels_key, **hyperparameters, bias=bias)
+            )
+        predictions, table = solved, terminal.prediction_table(solved, hyperparameters)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:
         print(json_text({name: p.as_dict() for name, p in predictions.items()}))
         return
     wrote = [] if output is None else [f"wrote {output}"]
-    terminal.show(terminal.prediction_table(predictions, hyperparameters), *wrote)
+    terminal.show(table, *wrote)
 
 
 def _cross_entropy_problems(

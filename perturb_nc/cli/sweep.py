@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturb_nc.cli.arguments import MOST_VALUES, Bias, File, Reference, layers_in, progress_bar
+from perturb_nc.cli.arguments import (
+    MOST_VALUES,
+    Bias,
+    File,
+    Method,
+    Reference,
+    layers_in,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +39,7 @@ def sweep(
     beta: Axis,
     reference: Reference = None,
     bias: Bias = False,
+    method: Method = "exact",
     flow_times: Annotated[str | None, typer.Option(help=f"central path too: {_AXIS}")] = None,
     chunk: Annotated[int, typer.Option(help="settings solved together")] = 256,
     workers: Annotated[int, typer.Option(help="processes, of one thread each; 0: all here")] = 0,
@@ -54,6 +63,7 @@ def sweep(
                 lambda_h=values["lambda_h"],
                 beta=values["beta"],
                 bias=bias,
+                method=method,
                 flow_times=times,
                 executor=pool,
                 store=output,
@@ -69,7 +79,8 @@ def sweep(
     counts = Counter(STATUSES[code] for code in dataset["status"].values.ravel())
     proved = int(dataset["is_global"].sum())
     found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    print(f"wrote {output}: {found}; {proved} certified as the global optimum")
+    proof = f"{proved} certified as the global optimum"
+    print(f"wrote {output}: {found}; {proof if method == 'exact' else 'in closed form'}")
 
 
 def plot(

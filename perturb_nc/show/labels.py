@@ -49,6 +49,31 @@ LABELS = {
         "class-distance normalised variance",
         "CDNV: class-distance normalised variance",
     ),
+    "directional_cdnv": Label(
+        "directional CDNV",
+        "uᵀΣ_Wu / distance², u from one class mean to the other, mean over pairs",
+        "directional CDNV",
+    ),
+    "nc1_parker": Label(
+        "D",
+        "separability tr(Σ_W Σ_B†) = K · NC1",
+        r"$D = \mathrm{tr}(\Sigma_W \Sigma_B^\dagger)$",
+    ),
+    "discrimination": Label(
+        "discrimination",
+        "1 - largest cosine of two class means",
+        r"$1 - \max\,\cos(\mu_k, \mu_l)$",
+    ),
+    "nc2_uniformity": Label(
+        "NC2 uniformity",
+        "variance over pairs of log 1/distance of the directions of class means",
+        r"NC2: variance of $\log 1/\|\hat\mu_k - \hat\mu_l\|$",
+    ),
+    "nc3_uniformity": Label(
+        "NC3 uniformity",
+        "variance over classes of the cosine of weight and class mean",
+        r"NC3: variance of $\cos(w_k, \mu_k - \mu_G)$",
+    ),
     "nc2_etf": Label(
         "NC2", "distance of class means to a simplex ETF", "NC2: distance to a simplex ETF"
     ),

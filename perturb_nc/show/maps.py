@@ -18,6 +18,7 @@ from perturb_nc.show.labels import LABELS
 from perturb_nc.study.sweep_plan import DERIVED, STATUSES
 
 MAPPED = tuple(name for name in DERIVED if name != "objective")
+_FINISHED = [STATUSES.index(name) for name in ("converged", "near_collapse")]
 _MOST = 4  # maps side by side
 _SENSITIVITY = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
 _CERTIFIED, _FREE_ZERO, _ZERO = "white", "#ffb703", "#3a3a3a"
@@ -172,7 +173,7 @@ def _mesh(axis: Axes, part: xr.Dataset, values: NDArray[np.float64], **style: An
     mesh = axis.pcolormesh(w, h, values.T, shading="nearest", rasterized=True, **style)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    unsolved = (part["status"] != STATUSES.index("converged")).values
+    unsolved = (~part["status"].isin(_FINISHED)).values
     rows, columns = np.nonzero(unsolved)
     axis.plot(w[rows], h[columns], "x", color="black", ms=4)
     return mesh

@@ -14,7 +14,7 @@ from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.show.labels import number, symbol
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.depth import COMPARED, DepthCalibration
-from perturb_nc.study.predict import LayerPrediction
+from perturb_nc.study.predict import LayerPrediction, NearPrediction
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.theory.status import Status
@@ -78,6 +78,27 @@ def prediction_table(
         gap = "–" if math.isnan(c.gap) else f"{max(c.gap, 0.0):.0e}"  # rounding may be below 0
         numbers = (number(c.spectral_ratio), gap)
         table.add_row(" after it", "predicted", *_cells(p.predicted, _OF_A_LAYER), *numbers, proof)
+    return table
+
+
+def near_collapse_table(
+    predictions: Mapping[str, NearPrediction], hyperparameters: Mapping[str, float]
+) -> Table:
+    """As `prediction_table`, with what says whether the closed form is to be relied on."""
+    table = _layer_table(_title(hyperparameters), [symbol(m) for m in _OF_A_LAYER])
+    for label in ("r", "distance", "remainder"):
+        table.add_column(label, justify="right")
+    table.add_column("small?")
+    for name, p in predictions.items():
+        table.add_row(name, "measured", *_cells(p.measured, _OF_A_LAYER))
+        found = p.solution
+        largest = max(found.remainder.values())
+        numbers = map(number, (found.certificate.spectral_ratio, found.distance, largest))
+        verdict = "yes" if found.is_small else f"no: {found.status.name}"
+        cells = (*_cells(p.predicted, _OF_A_LAYER), *numbers, verdict)
+        table.add_row(" after it", "predicted", *cells)
+    reasons = {p.solution.status for p in predictions.values() if not p.solution.is_small}
+    table.caption = "\n".join(f"{reason.name}: {reason.value}" for reason in reasons)
     return table
 
 

@@ -7,7 +7,7 @@ from .depth import DepthCalibration
 from .explorer import Explorer, LayerView, Optimum
 from .fit import RegularizationFit
 from .laws import SeparationLaw, deep_linear_compression, separation_law
-from .predict import LayerPrediction, predict_layers
+from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
 from .rivals import Prediction, Stage
 from .straight_line import Straightness, all_pairs, straightness
 from .sweep_store import open_sweep
@@ -19,6 +19,7 @@ __all__ = [
     "Explorer",
     "LayerPrediction",
     "LayerView",
+    "NearPrediction",
     "Optimum",
     "Prediction",
     "RegularizationFit",
@@ -32,6 +33,7 @@ __all__ = [
     "errors",
     "open_sweep",
     "predict_layers",
+    "predict_near_collapse",
     "procrustes_rotation",
     "separation_law",
     "standings",

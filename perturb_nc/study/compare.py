@@ -10,6 +10,7 @@ from itertools import pairwise
 import xarray as xr
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 
+from perturb_nc.sampling import sampling_note
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
 from perturb_nc.study.comparison import empty_comparison
@@ -98,6 +99,11 @@ def compare_layers(
         "align": str(align_layers).lower(),
         "parameters_from": "" if parameters is None else parameters.attrs["name"],
     }
+    notes = {layer: note for layer, s in layers.items() if (note := sampling_note(s))}
+    table.attrs["sampling"] = ""
+    if notes:
+        layer, note = next(iter(notes.items()))
+        table.attrs["sampling"] = f"{len(notes)} of {len(layers)} layers, as {layer}: {note}"
     if intervals is not None:
         table["interval"] = intervals.reindex(layer=list(layers), quantity=list(QUANTITIES))
     for stage in runs:

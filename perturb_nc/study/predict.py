@@ -1,7 +1,7 @@
 """Predicted beside measured, layer by layer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
@@ -9,6 +9,7 @@ from perturb_nc.summary import Summarised
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import ArrayLike
 
 
@@ -40,6 +41,7 @@ class LayerPrediction(Summarised):
         """Plain values: metrics, objective, certificate and status."""
         certificate = self.solution.certificate
         return {
+            "method": "exact",
             "measured": self.measured.as_dict(),
             "predicted": self.predicted.as_dict(),
             "objective": self.solution.objective,
@@ -49,6 +51,39 @@ class LayerPrediction(Summarised):
             "is_global": certificate.is_global,
             "gradient_norm": self.solution.gradient_norm,
             "status": self.solution.status.name,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class NearPrediction:
+    """One layer: what was measured, and `small_vicinity` with its features as H0.
+
+    Attributes:
+        measured: metrics of the layer itself.
+        solution: what (1) makes of it to first order in the distance from collapse; its status
+            says where this is too far.
+    """
+
+    measured: CollapseMetrics
+    solution: SmallVicinity
+
+    @property
+    def predicted(self) -> CollapseMetrics:
+        """Metrics of the prediction."""
+        return self.solution.metrics
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values: metrics, remainder, certificate and status."""
+        found = self.solution
+        return {
+            "method": "vicinity",
+            "measured": self.measured.as_dict(),
+            "predicted": self.predicted.as_dict(),
+            "distance": found.distance,
+            "remainder": found.remainder,
+            "is_small": found.is_small,
+            **asdict(found.certificate),
+            "status": found.status.name,
         }
 
 
@@ -95,3 +130,28 @@ def predict_problems(
         solution: Solution = minimize(problem)  # type: ignore[arg-type]  # either loss
         predictions[name] = LayerPrediction(measured[name], solution)
     return predictions
+
+
+def predict_near_collapse(
+    layers: Mapping[str, ClassStatistics],
+    *,
+    lambda_w: float,
+    lambda_h: float,
+    beta: float,
+    bias: bool = False,
+) -> dict[str, NearPrediction]:
+    """`predict_layers` in closed form, for layers near collapse.
+
+    Raises:
+        ValueError: bad hyper-parameters, or a layer that has no nearest collapsed frame.
+    """
+    found = {}
+    for name, statistics in layers.items():
+        try:
+            near = small_vicinity(
+                statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        found[name] = NearPrediction(collapse_metrics(statistics), near)
+    return found

@@ -28,10 +28,14 @@ from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.flow.central_path import central_path_flows
 from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.vicinity.batch import small_vicinity_batch
+from perturb_nc.theory.vicinity.frame import nearest_frame
+from perturb_nc.theory.vicinity.prediction import SMALL
 from perturb_nc.validation import ArrayLike
 
 Values = dict[str, NDArray[np.generic]]
 _PENDING, _FAILED = STATUSES.index("pending"), STATUSES.index("failed")
+_NEAR, _FAR, _VANISHED = map(STATUSES.index, ("near_collapse", "not_small", "vanished"))
 _LATE = STATUSES.index("time_limit")
 
 
@@ -43,6 +47,7 @@ def sweep(
     beta: ArrayLike,
     zipped: bool = False,
     bias: bool = False,
+    method: str = "exact",
     flow_times: ArrayLike | None = None,
     executor: Executor | None = None,
     store: str | Path | None = None,
@@ -51,7 +56,7 @@ def sweep(
     on_chunk: Callable[[int, int], None] | None = None,
     time_limit: float = math.inf,
 ) -> xr.Dataset:
-    """The certified optimum of (1) at every setting of λ_W, λ_H and β.
+    """The certified optimum of (1) at every setting of λ_W, λ_H and β, or what is near collapse.
 
     Dimensions are lambda_w, lambda_h and beta (their grid), or "setting" if zipped. Variables:
     every metric of the optimum, objective, gap, spectral_ratio, gradient_norm, is_global, steps,
@@ -59,6 +64,10 @@ def sweep(
     and objective in log λ_W, log λ_H, log β (dimension "parameter"). `status` says of every setting
     how it ended: converged, max_steps, stalled, time_limit, pending (not begun), or failed (too
     badly scaled for float64: NaN).
+    With method="vicinity" the closed forms of `small_vicinity_batch` are taken instead: nc1,
+    nc1_trace, nc2_etf and their derivatives, certified by nothing, and `distance` from collapse
+    with all else NaN. Status is then near_collapse, not_small (distance² above a tenth) or vanished
+    (λ_W λ_H >= 1: NaN).
     With flow_times, flow_METRIC holds metrics of the central path (β = 0) at these times.
 
     Args:
@@ -66,6 +75,7 @@ def sweep(
         lambda_w, lambda_h, beta: numbers or lists of them, λ_W > 0, λ_H and β >= 0.
         zipped: take the three lists together, setting by setting, instead of their grid.
         bias: whether the last layer has a bias.
+        method: "exact", or "vicinity", which needs λ_H and β > 0.
         flow_times: increasing flow times >= 0.
         executor: any concurrent.futures.Executor, for instance `dask_client.get_executor()`.
             Its workers get NumPy arrays and use one thread each; by default all runs here, on
@@ -81,15 +91,19 @@ def sweep(
 
     Raises:
         ValueError: arguments out of range; a store of another sweep, or a URL for one; statistics
-            so badly scaled that every setting fails.
+            so badly scaled that every setting fails, or, with method="vicinity", without a nearest
+            frame.
 
     Source: DESIGN §4.1-4.3, 4.5.
     """
     check_full(statistics)
     clock = Clock.of(time_limit, None)
     plan = SweepPlan.checked(
-        lambda_w, lambda_h, beta, flow_times, zipped=zipped, bias=bias, tol=tol, chunk=chunk
-    )
+        lambda_w, lambda_h, beta, flow_times,
+        zipped=zipped, bias=bias, tol=tol, chunk=chunk, method=method,
+    )  # fmt: skip
+    if method == "vicinity":
+        nearest_frame(statistics, bias)  # raises where there is none
     dataset = empty_dataset(statistics, plan)
     kept = None if store is None else SweepStore(store, dataset, plan.block_shape)
     if kept is not None:
@@ -172,7 +186,10 @@ def _piece(
     plan: SweepPlan,
     clock: Clock,
 ) -> Values:
-    values = _solved(statistics, settings, plan, clock)
+    if plan.method == "vicinity":
+        values = _near_collapse(statistics, settings, plan.bias)
+    else:
+        values = _solved(statistics, settings, plan, clock)
     if len(flow_settings) and not clock.expired():
         values |= _flows(statistics, flow_settings, plan.flow_times)
     return values
@@ -223,6 +240,22 @@ def _undefined(statistics: ClassStatistics) -> Values:
     values["is_global"], values["steps"] = np.zeros(1, bool), np.zeros(1, np.int64)
     values["singular_values"] = np.full((1, min(statistics.means.shape)), np.nan)
     return values | {f"{n}_derivative": np.full((1, len(HYPERPARAMETERS)), np.nan) for n in DERIVED}
+
+
+def _near_collapse(
+    statistics: ClassStatistics, settings: NDArray[np.float64], bias: bool
+) -> Values:
+    """The closed forms of some settings, and NaN for what they do not give."""
+    w, h, b = settings.T
+    found = small_vicinity_batch(statistics, lambda_w=w, lambda_h=h, beta=b, bias=bias)
+    tensors = {**found.metrics, "distance": found.distance}
+    for name, slopes in found.derivatives.items():
+        tensors[f"{name}_derivative"] = torch.stack([slopes[p] for p in HYPERPARAMETERS], dim=1)
+    values: Values = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    small = (found.distance.square() <= SMALL).cpu().numpy()
+    status = np.where(w * h < 1, np.where(small, _NEAR, _FAR), _VANISHED).astype(np.int8)
+    nothing = {name: value.repeat(len(w), axis=0) for name, value in _undefined(statistics).items()}
+    return {**nothing, **values, "status": status}
 
 
 def _flows(

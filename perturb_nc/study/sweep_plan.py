@@ -24,7 +24,11 @@ METRICS = tuple(field.name for field in fields(CollapseMetrics))
 FLOW_METRICS = tuple(m for m in METRICS if m not in READ_BY_WEIGHT)
 DERIVED = ("nc1", "nc1_trace", "nc2_etf", "cdnv", "objective")
 # Their places are the codes in stores: add at the end.
-STATUSES = ("pending", "converged", "max_steps", "stalled", "failed", "time_limit")
+STATUSES = (
+    "pending", "converged", "max_steps", "stalled", "failed", "time_limit",
+    "near_collapse", "not_small", "vanished",  # of method="vicinity"
+)  # fmt: skip
+METHODS = ("exact", "vicinity")
 FLOW_STATUSES = ("pending", "finished", "event", "max_steps", "step_too_small", "time_limit")
 SCALARS = {
     "objective": "f(W*, H*) of problem (1)",
@@ -42,6 +46,7 @@ class SweepPlan:
         lambda_w, lambda_h, beta: values along each axis, or of each setting if zipped.
         zipped: one dimension "setting" instead of the grid of the three.
         bias, tol: as in `minimize`.
+        method: one of METHODS.
         flow_times: of the central path, empty for none.
         chunk: settings in a piece at most.
     """
@@ -54,6 +59,7 @@ class SweepPlan:
     tol: float
     flow_times: tuple[float, ...]
     chunk: int
+    method: str
 
     @classmethod
     def checked(
@@ -85,6 +91,11 @@ class SweepPlan:
             unbounded = bool(h.min() + b.min() == 0)
         if unbounded:
             raise ValueError("lambda_h and beta must not both be 0 in one setting: drop one 0")
+        if (method := options["method"]) not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if method == "vicinity":
+            for name in ("lambda_h", "beta"):
+                positive(axes[name].min(), name)
         positive(options["tol"], "tol")
         at_least(options["chunk"], 1, "chunk")
         return cls(w, h, b, flow_times=times, **options)
@@ -166,6 +177,8 @@ def empty_dataset(statistics: ClassStatistics, plan: SweepPlan) -> xr.Dataset:
         add(f"{name}_derivative", derivative, "parameter", fill=np.nan)
     add("status", "how the minimisation ended", fill=np.int8(0))
     variables["status"].attrs |= _flags(STATUSES)
+    if plan.method == "vicinity":
+        add("distance", "|H0 - √ρ frame| / |√ρ frame|", fill=np.nan)
     if plan.flow_times:
         of = plan.flow_dims
         for name in FLOW_METRICS:
@@ -220,7 +233,7 @@ def _coordinates(plan: SweepPlan) -> dict[str, Any]:
 def _provenance(statistics: ClassStatistics, plan: SweepPlan) -> dict[str, Any]:
     arguments = {name: _listed(value) for name, value in asdict(plan).items()}
     return {
-        "title": "Optima of the near-collapse model over its hyper-parameters",
+        "title": _TITLES[plan.method],
         "perturb_nc_version": version("perturb-nc"),
         "statistics_sha256": statistics_sha256(statistics),
         "num_classes": statistics.num_classes,
@@ -228,6 +241,12 @@ def _provenance(statistics: ClassStatistics, plan: SweepPlan) -> dict[str, Any]:
         "num_samples": statistics.num_samples,
         "arguments": json.dumps(arguments),
     }
+
+
+_TITLES = {
+    "exact": "Optima of the near-collapse model over its hyper-parameters",
+    "vicinity": "First-order predictions near collapse over the hyper-parameters",
+}
 
 
 def _listed(value: Any) -> Any:

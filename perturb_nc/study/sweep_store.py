@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -48,12 +49,13 @@ class SweepStore:
 
     def __init__(self, path: str | Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
         self._path, self._empty, self._block_shape = local(path), empty, block_shape
-        self._arrays: dict[str, zarr.Array] = {}
+        self._arrays: dict[str, zarr.Array[Any]] = {}
         self.dataset = empty
         writable_folder(self._path.parent)
         if os.path.lexists(self._path):
             self.dataset = open_sweep(self._path)
             _check_same(self._path, self.dataset, empty)
+            _check_whole(self._path, self.dataset, empty)
             _remove_partial(self._path)
 
     def write(self, region: Region, names: list[str]) -> None:
@@ -119,7 +121,9 @@ def _is_sweep(dataset: xr.Dataset) -> bool:
     arguments = json.loads(dataset.attrs["arguments"])
     axes = ("setting",) if arguments["zipped"] else HYPERPARAMETERS
     sizes = [dataset.attrs[name] for name in ("num_classes", "dim", "num_samples")]
-    solved = [dataset[name] for name in (*METRICS, *SCALARS, "status")]
+    # Stores from before a metric was added hold those there were.
+    known = [name for name in METRICS if name in dataset or name in DERIVED]
+    solved = [dataset[name] for name in (*known, *SCALARS, "status")]
     slopes = [dataset[f"{name}_derivative"] for name in DERIVED]
     return (
         all(name in dataset.attrs for name in _COMPARED)
@@ -171,10 +175,19 @@ def _remove_partial(path: Path) -> None:
 
 def _check_same(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
     theirs, own = (json.loads(dataset.attrs["arguments"]) for dataset in (found, wanted))
+    theirs = {"method": "exact"} | theirs  # older stores know no other
     differing = [name for name in _COMPARED if found.attrs[name] != wanted.attrs[name]]
     differing += [name for name in own if own[name] != theirs.get(name)]
     if differing:
         raise ValueError(
             f"{path} holds a sweep with other {', '.join(differing)}; "
             "repeat its arguments to go on with it, or give another store"
+        )
+
+
+def _check_whole(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
+    if missing := [str(name) for name in wanted.data_vars if name not in found]:
+        raise ValueError(
+            f"{path} was begun before {', '.join(missing)} were measured; read it with "
+            "open_sweep, and give another store to go on"
         )

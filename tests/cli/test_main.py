@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from problems import near_collapse
 
 import perturb_nc as pnc
 from perturb_nc.cli import demo_run as demo
@@ -84,6 +85,32 @@ def test_predict_is_minimize(layer, run, tmp_path):
     row = next(line for line in out.splitlines() if "predicted" in line).split()
     assert f"{solution.certificate.spectral_ratio:.3g}" in row
     assert ("global" in row) == solution.certificate.is_global
+
+
+def test_predict_near_collapse_is_small_vicinity(run, tmp_path):
+    near, setting, _ = near_collapse(1e-3)
+    far, *_ = near_collapse(0.6)
+    file, output = tmp_path / "two.safetensors", tmp_path / "p.safetensors"
+    pnc.save_layers({"near": near, "far": far}, file)
+    options = [part for name, v in setting.items() for part in (f"--{name.replace('_', '-')}", v)]
+    options += ["--method", "vicinity"]
+    code, out, _ = run("predict", file, *options, "--json", "-o", output)
+    assert code == 0
+    records = json.loads(out)
+    expected = pnc.small_vicinity(near, **setting)
+    assert records["near"]["remainder"] == expected.remainder
+    assert [records[name]["is_small"] for name in ("near", "far")] == [True, False]
+    predicted = pnc.load_layers(output)["near"]
+    torch.testing.assert_close(predicted.means, expected.statistics.means)
+    code, out, _ = run("predict", file, *options)
+    assert code == 0
+    rows = [line.split()[-1] for line in out.splitlines() if "predicted" in line]
+    assert rows == ["yes", "NOT_SMALL"]
+    assert "too far from collapse" in out
+    code, _, err = run("predict", file, *options[:-1], "nearly")
+    assert (code, "'nearly' is not one of 'exact', 'vicinity'" in err) == (2, True)
+    code, _, err = run("predict", file, *options, "--loss", "cross-entropy")
+    assert (code, "method vicinity is of the squared loss" in err) == (2, True)
 
 
 def test_predict_with_cross_entropy_is_minimize(run, tmp_path):

@@ -44,6 +44,17 @@ def test_the_sweep_command_is_sweep_and_plot_draws_it(statistics, layer, run, tm
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
+def test_the_sweep_command_in_closed_form(layer, run, tmp_path):
+    store = tmp_path / "sweep.zarr"
+    code, out, _ = run("sweep", layer, *AXES, "-o", store, "--method", "vicinity")
+    assert code == 0
+    assert out.endswith(" not_small; in closed form\n")
+    assert open_sweep(store)["nc1"].notnull().all()
+    assert run("plot", store, "-o", tmp_path / "map.png", "--metric", "nc2_etf")[0] == 0
+    code, _, err = run("sweep", layer, *AXES, "-o", store)
+    assert (code, "holds a sweep with other method" in err) == (2, True)
+
+
 def test_a_stopped_sweep_goes_on(layer, run, tmp_path, monkeypatch):
     arguments = ("sweep", layer, *AXES, "-o", tmp_path / "sweep.zarr", "--chunk", 2)
     solve, calls = sweep_module.minimize_batch, []

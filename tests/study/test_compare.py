@@ -7,6 +7,7 @@ import xarray as xr
 from problems import random_problem
 
 import perturb_nc as pnc
+from perturb_nc.show.report.tables import provenance
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.comparison import (
     MODELS,
@@ -281,3 +282,16 @@ def test_layers_that_do_not_belong_together_are_refused(chained):
     apart = compare_layers({"layer.0": wide, "layer.1": first_layer()}, name="apart")
     with pytest.raises(ValueError, match="no λ_W of a path"):
         compare_layers(chain(2), name="n", parameters=apart)
+
+
+def test_a_comparison_says_where_samples_are_few():
+    torch.manual_seed(0)
+    labels = torch.arange(400) % 2
+    means = 9 * torch.eye(2, 4, dtype=torch.float64)
+    few, many = (torch.randn(n, 4, dtype=torch.float64) + means[labels[:n]] for n in (6, 400))
+    layers = {"a": pnc.ClassStatistics.from_features(few, labels[:6])}
+    found = pnc.compare_layers(layers, name="few", pairs=False)
+    said = provenance(found)["finite sample"]
+    assert said.startswith("1 of 1 layers, as a: few samples for their spread (n >= 3 a class")
+    layers = {"a": pnc.ClassStatistics.from_features(many, labels)}
+    assert pnc.compare_layers(layers, name="many", pairs=False).attrs["sampling"] == ""

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from problems import random_problem
+from problems import near_collapse, random_problem
 
 import perturb_nc as pnc
-from perturb_nc.study.predict import predict_layers
+from perturb_nc.study.predict import predict_layers, predict_near_collapse
 
 PARAMETERS = {"lambda_w": 0.3, "lambda_h": 0.1, "beta": 0.7}
 
@@ -37,3 +37,27 @@ def test_bad_arguments_are_named_before_any_work(layers):
         predict_layers(layers, **{**PARAMETERS, "beta": -1.0})
     with pytest.raises(ValueError, match=r"weight must have shape \('any', 12\)"):
         predict_layers(layers, **PARAMETERS, weights={"layer.2": torch.zeros(4, 5)})
+
+
+def test_near_collapse_it_is_small_vicinity_and_says_where_it_ends():
+    near, setting, _ = near_collapse(1e-3)
+    far, *_ = near_collapse(0.6)
+    found = predict_near_collapse({"near": near, "far": far}, **setting)
+    expected = pnc.small_vicinity(near, **setting)
+    assert found["near"].predicted.as_dict() == pytest.approx(expected.metrics.as_dict())
+    assert found["near"].measured.nc1 == pnc.collapse_metrics(near).nc1
+    exact = predict_layers({"near": near}, **setting)["near"].predicted
+    assert found["near"].predicted.nc1 == pytest.approx(exact.nc1, rel=1e-2)
+    record = found["near"].as_dict()
+    assert (record["method"], record["status"], record["is_small"]) == (
+        "vicinity", "CONVERGED", True
+    )  # fmt: skip
+    assert record["remainder"] == expected.remainder
+    assert record["spectral_ratio"] == expected.certificate.spectral_ratio
+    assert found["far"].as_dict()["status"] == "NOT_SMALL"
+
+
+def test_a_layer_without_a_nearest_frame_is_named(layers):
+    narrow = random_problem(seed=0, dim=3).reduced.statistics
+    with pytest.raises(ValueError, match="narrow: statistics must have dim >= 4 for a frame"):
+        predict_near_collapse({**layers, "narrow": narrow}, **PARAMETERS)

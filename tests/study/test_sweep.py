@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from problems import random_problem
+from problems import near_collapse, random_problem
 
 import perturb_nc as pnc
 from perturb_nc.study import sweep as sweep_module
@@ -168,6 +169,17 @@ def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_
     xr.testing.assert_identical(pnc.sweep(statistics, **GRID, store=store), grid)
 
 
+def test_a_store_from_before_a_metric_was_added_is_read_but_not_gone_on_with(
+    statistics, grid, tmp_path
+):
+    store = tmp_path / "sweep.zarr"
+    grid.drop_vars("discrimination").to_zarr(store, zarr_format=2, consolidated=True)
+    assert "discrimination" not in open_sweep(store)
+    np.testing.assert_array_equal(open_sweep(store)["nc1"], grid["nc1"])
+    with pytest.raises(ValueError, match="was begun before discrimination were measured; read it"):
+        pnc.sweep(statistics, **GRID, store=store)
+
+
 def test_a_store_of_another_sweep_is_refused(statistics, tmp_path):
     arguments = {"lambda_w": [0.1, 0.2], "lambda_h": 0.1, "beta": 1.0}
     store = tmp_path / "sweep.zarr"
@@ -314,6 +326,70 @@ def test_bad_arguments_are_named_before_anything_is_written(statistics, tmp_path
     with pytest.raises(ValueError, match=message):
         pnc.sweep(statistics, **arguments, store=tmp_path / "sweep.zarr")
     assert list(tmp_path.iterdir()) == []
+
+
+NEAR = {"lambda_w": [0.03, 0.3, 12.0], "lambda_h": [0.1, 0.2], "beta": [0.7, 2.0]}
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor], ids=["here", "threads"])
+def test_near_collapse_a_cell_is_the_closed_form(executor):
+    statistics, *_ = near_collapse(1e-3)
+    with executor(2) if executor else nullcontext() as pool:
+        dataset = pnc.sweep(statistics, **NEAR, method="vicinity", chunk=5, executor=pool)
+    names = np.array(STATUSES)[dataset["status"].values]
+    assert (names[2] == "vanished").all()
+    assert (names[1, 1] == "near_collapse").all()  # the λ_W and λ_H that it is near collapse for
+    assert (names[0] == "not_small").all()
+    metrics = ("nc1", "nc1_trace", "nc2_etf")
+    for name in metrics:
+        assert dataset[name].isel(lambda_w=2).isnull().all()
+        assert dataset[name].isel(lambda_w=slice(2)).notnull().all()
+    setting = {"lambda_w": 0.3, "lambda_h": 0.2, "beta": 2.0}
+    cell, single = dataset.sel(setting), pnc.small_vicinity_batch(statistics, **setting)
+    for name in metrics:
+        assert float(cell[name]) == pytest.approx(single.metrics[name].item(), rel=1e-13)
+        expected = [single.derivatives[name][parameter].item() for parameter in setting]
+        np.testing.assert_allclose(cell[f"{name}_derivative"], expected, rtol=1e-12)
+    assert float(cell["distance"]) == pytest.approx(single.distance.item(), rel=1e-13)
+    exact = pnc.sweep(statistics, **setting)
+    assert float(cell["nc1"]) == pytest.approx(exact["nc1"].item(), rel=1e-2)
+    assert not dataset["is_global"].any()
+    assert dataset["cdnv"].isnull().all()
+
+
+def test_a_store_of_one_method_refuses_the_other(tmp_path):
+    statistics, *_ = near_collapse(1e-3)
+    path = tmp_path / "near.zarr"
+    first = pnc.sweep(statistics, **NEAR, method="vicinity", store=path)
+    assert json.loads(open_sweep(path).attrs["arguments"])["method"] == "vicinity"
+    assert open_sweep(path).attrs["title"].startswith("First-order predictions")
+    calls = []
+    again = pnc.sweep(
+        statistics, **NEAR, method="vicinity", store=path,
+        on_chunk=lambda *call: calls.append(call),
+    )  # fmt: skip
+    assert calls == [(12, 12)]
+    xr.testing.assert_identical(again, first)
+    with pytest.raises(ValueError, match="holds a sweep with other method"):
+        pnc.sweep(statistics, **NEAR, store=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "near"}, "method must be one of exact, vicinity, got 'near'"),
+        ({"lambda_h": [0.0, 1.0]}, "lambda_h must be > 0, got 0.0"),
+        ({"beta": 0.0}, "beta must be > 0, got 0.0"),
+    ],
+)
+def test_closed_forms_have_conditions(arguments, message, tmp_path):
+    statistics, setting, _ = near_collapse(1e-3)
+    arguments = {**setting, "method": "vicinity", **arguments}
+    with pytest.raises(ValueError, match=message):
+        pnc.sweep(statistics, **arguments, store=tmp_path / "x.zarr")
+    narrow = random_problem(seed=0, dim=3).reduced.statistics
+    with pytest.raises(ValueError, match="dim >= 4 for a frame"):
+        pnc.sweep(narrow, **setting, method="vicinity", store=tmp_path / "x.zarr")
 
 
 @pytest.mark.parametrize("bias", [False, True])

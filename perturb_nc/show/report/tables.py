@@ -187,6 +187,7 @@ def provenance(comparison: xr.Dataset) -> dict[str, str]:
         "name": "network",
         "num_classes": "K",
         "num_samples": "N",
+        "sampling": "finite sample",
         "metric": "placed by",
         "lambda_h": "λ_H of the path",
         "align": "class means aligned",

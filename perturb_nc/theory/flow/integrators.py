@@ -101,10 +101,13 @@ class Scipy:
         def pack(means: Tensor, propagator: Tensor) -> NDArray[np.float64]:
             return torch.cat([means.flatten(), propagator.flatten()]).cpu().numpy()
 
+        first = pack(state.means, state.propagator)
+        # scipy weighs every entry by itself, and many are 0 at first.
+        atol = max(atol, 1e-3 * rtol * float(abs(first).max()))
         result = scipy.integrate.solve_ivp(
             rate,
             (start, max(times[-1], start)),
-            pack(state.means, state.propagator),
+            first,
             self.name,
             times,
             rtol=rtol,

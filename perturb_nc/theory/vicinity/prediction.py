@@ -22,7 +22,7 @@ from perturb_nc.theory.vicinity.frame import NearestFrame, nearest_frame
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
 Rows = Float64[Tensor, "K d"]
-_SMALL = 0.1  # the largest relative remainder that counts as small
+SMALL = 0.1  # the largest relative remainder that counts as small
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,7 +151,8 @@ def small_vicinity(
 
     Raises:
         ValueError: arguments out of range; c0 >= 1, where the optimum is zero; d < K (K-1 with a
-            bias) or class means that are not independent, which have no nearest frame.
+            bias) or class means that are not independent, which have no nearest frame; an order
+            that diverges.
 
     Source: first-order expansion of Tirer et al. 2023, Theorem 4.1, at Theorem 2.1: DESIGN §4.7.
     """
@@ -174,6 +175,11 @@ def small_vicinity(
     here = problem.at(weight)
     for _ in range(order - 1):
         here = problem.at(_refined(here, frame, scalars))
+        if not (here.means.isfinite().all() and here.within.isfinite().all()):
+            raise ValueError(
+                f"order must be lower here, got {order}: the features are too far from collapse, "
+                "and the expansion diverges; use minimize"
+            )
     following = problem.at(_refined(here, frame, scalars))
     means, within = here.means, here.within
     if order == 1:
@@ -230,7 +236,7 @@ def _relative(value: Tensor, better: Tensor) -> float:
 
 
 def _status(remainder: dict[str, float], certificate: Certificate) -> Status:
-    if not max(remainder.values()) <= _SMALL:  # NaN too
+    if not max(remainder.values()) <= SMALL:  # NaN too
         return Status.NOT_SMALL
     if not certificate.spectral_ratio <= 1:
         return Status.NOT_CERTIFIED

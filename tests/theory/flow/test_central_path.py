@@ -460,3 +460,13 @@ def test_bad_methods_and_batches_are_named():
         Exponential(order=3)
     with pytest.raises(ValueError, match=r"must have one length, got \(2, 1, 2\)"):
         pnc.theory.central_path_flows(statistics, lambda_w=[1.0, 1.0], lambda_h=[1.0], times=[1.0])
+
+
+@pytest.mark.parametrize("method", ["DOP853", "Radau"])
+def test_a_judge_needs_no_absolute_tolerance(method):
+    start = random_problem(seed=0).reduced.statistics  # Ψ begins with zeros
+    options = {"lambda_w": 0.05, "lambda_h": 0.01, "times": [2.0], "rtol": 1e-8}
+    found = pnc.central_path_flow(start, **options, method=method).statistics(0)
+    own = pnc.central_path_flow(start, **options).statistics(0)
+    torch.testing.assert_close(found.means, own.means, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found.within, own.within, rtol=1e-6, atol=1e-8)

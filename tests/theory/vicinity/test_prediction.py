@@ -204,6 +204,36 @@ def test_far_from_collapse_it_says_so():
     assert not far.is_small
 
 
+def test_a_stationary_point_that_is_not_the_optimum_is_not_certified():
+    setting = {"lambda_w": 0.246, "lambda_h": 0.115, "beta": 0.252}
+    statistics, setting, _ = near_collapse(0.9, num_classes=3, dim=2, bias=True, **setting)
+    found = prediction.small_vicinity(statistics, **setting, bias=True, order=30)
+    assert max(found.remainder.values()) < 1e-6  # the expansion converges, to what is no optimum
+    assert found.certificate.spectral_ratio == pytest.approx(1.154, abs=1e-3)
+    assert found.status is pnc.Status.NOT_CERTIFIED
+    assert not found.is_small
+    assert "another optimum may be better" in found.status.value
+
+
+def test_strong_imbalance_is_not_small():
+    statistics, setting, _ = near_collapse(1e-4)
+    assert prediction.small_vicinity(statistics, **setting).is_small
+    counts = torch.tensor([10, 10, 10, 970])
+    uneven = dataclasses.replace(statistics, counts=counts)
+    found = prediction.small_vicinity(uneven, **setting)
+    assert found.distance < 0.02  # which knows nothing of class sizes
+    assert found.status is pnc.Status.NOT_SMALL
+    exact = solved(uneven, setting, bias=False)
+    assert (found.weight - exact.weight).norm() > 0.1 * exact.weight.norm()
+
+
+def test_an_order_that_diverges_is_refused_by_name():
+    setting = {"lambda_w": 1.047, "lambda_h": 0.7317, "beta": 0.1827}
+    statistics, setting, _ = near_collapse(0.51, num_classes=6, dim=8, **setting)
+    with pytest.raises(ValueError, match=r"order must be lower here, got 60: .* use minimize"):
+        prediction.small_vicinity(statistics, **setting, order=60)
+
+
 def test_frame_size_and_distance():
     statistics, setting, _ = near_collapse(0.05, bias=True)
     found = prediction.small_vicinity(statistics, **setting, bias=True)

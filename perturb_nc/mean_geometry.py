@@ -1,0 +1,75 @@
+"""The geometry of class means that metrics share: contrasts, frames, angles, pairs of classes."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from perturb_nc.moments import Moments
+
+_RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
+
+
+def contrasts(statistics: Moments) -> Float64[Tensor, "... d r"]:
+    """A = M̃ᵀC with C the Helmert contrasts, so that AAᵀ = K Σ_B with full rank K-1."""
+    return statistics.centered_means.mT @ helmert(statistics)
+
+
+def helmert(statistics: Moments) -> Float64[Tensor, "K r"]:
+    """C, an orthonormal basis of 1⊥."""
+    k = statistics.num_classes
+    index = torch.arange(1, k, dtype=torch.float64, device=statistics.means.device)
+    columns = torch.triu(torch.ones(k, k - 1, dtype=torch.float64, device=index.device))
+    columns[1:].diagonal().copy_(-index)
+    return columns / (index * (index + 1)).sqrt()
+
+
+def pseudo_inverse(
+    a: Float64[Tensor, "... d r"], statistics: Moments
+) -> tuple[Float64[Tensor, "... r d"], Bool[Tensor, "..."]]:
+    """A† of the contrasts, cut off as `nc1` says, and whether all class means agree."""
+    # The rounding of the (float64) means themselves, for a common offset of 1e6 and more.
+    noise = max(statistics.means.shape[-2:]) * torch.finfo(a.dtype).eps
+    noise = noise * torch.linalg.matrix_norm(statistics.means).detach()
+    agree = torch.linalg.matrix_norm(a) <= noise
+    cutoff = torch.full_like(noise, _RANK_CUTOFF)
+    return torch.linalg.pinv(a, atol=noise, rtol=cutoff), agree
+
+
+def etf_gram(statistics: Moments) -> Float64[Tensor, "K K"]:
+    """(I - 11ᵀ/K)/√(K-1), the Gram matrix of a simplex ETF, of norm 1."""
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device) - 1 / k
+    return target / math.sqrt(k - 1)
+
+
+def frame_gram(statistics: Moments) -> Float64[Tensor, "K K"]:
+    """I/√K, the Gram matrix of an orthogonal frame, of norm 1."""
+    k = statistics.num_classes
+    target = torch.eye(k, dtype=torch.float64, device=statistics.means.device)
+    return target / math.sqrt(k)
+
+
+def angle_excess(statistics: Moments) -> Float64[Tensor, "... pairs"]:
+    """cos(μ̃_k, μ̃_j) + 1/(K-1) over pairs of classes, 0 for a simplex ETF."""
+    k = statistics.num_classes
+    means = statistics.centered_means
+    units = means / means.norm(dim=-1, keepdim=True)
+    i, j = torch.triu_indices(k, k, 1, device=means.device)
+    return (units @ units.mT)[..., i, j] + 1 / (k - 1)
+
+
+def pair_products(
+    left: Float64[Tensor, "... K d"], right: Float64[Tensor, "... K d"]
+) -> Float64[Tensor, "... pairs"]:
+    """(l_c - l_c')·(r_c - r_c') over pairs of rows.
+
+    From the differences, class by class: |l_c|² + |l_c'|² - 2 l_c·l_c' would cancel for close rows.
+    """
+    products = []
+    for c in range(left.shape[-2] - 1):
+        gap = left[..., c + 1 :, :] - left[..., c, None, :]
+        other = gap if right is left else right[..., c + 1 :, :] - right[..., c, None, :]
+        products.append((gap * other).sum(-1))
+    return torch.cat(products, dim=-1)
