@@ -10,6 +10,7 @@ sys.path.insert(0, str(ROOT))
 from experiments.theories_of_depth import kind_of, loaded
 from perturb_nc.study import THEORIES, bench_table
 
+RESULT = RESULTS / "theories_of_depth" / "result.json"
 PANELS = {"nc1": "NC1 (in the span)", "nc2_etf": "NC2 (in the span)", "nc1_trace": "ÑC1"}
 COLORS = {
     "residual, squared loss": VERMILION,
@@ -48,4 +49,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    write(draw(read(RESULTS / "theories_of_depth" / "result.json")), __file__)
+    write(draw(read(RESULT)), __file__)
