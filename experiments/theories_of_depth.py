@@ -136,7 +136,7 @@ def kind_of(network: str) -> str:
 
 def loaded(record: dict[str, Any]) -> xr.Dataset:
     """The dataset of one network's, or of all networks', record."""
-    table = xr.Dataset.from_dict(record)
+    table = xr.Dataset.from_dict(record).drop_vars("stage", errors="ignore")
     return table.assign({name: v.astype(float) for name, v in table.data_vars.items()})
 
 
