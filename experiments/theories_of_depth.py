@@ -55,6 +55,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     blocks: int = 8
     epochs: int = 60
+    learning_rate: float = 0.02
     weight_decay: float = 1e-3
     samples: int | None = None
 
@@ -70,7 +71,7 @@ def trained(config: Config, loss: str, batch_norm: bool, seed: int) -> dict[str,
     training = TrainingConfig(
         epochs=epochs,
         batch_size=64,
-        learning_rate=0.05,
+        learning_rate=config.learning_rate,
         milestones=(epochs // 2, 3 * epochs // 4) if epochs >= 4 else (),
         weight_decay=config.weight_decay,
         loss=loss,
