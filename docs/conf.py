@@ -48,10 +48,15 @@ nitpick_ignore_regex = [
     ("py:.*", r"(collections|concurrent|pathlib|typing)\..*"),
     ("py:class", r"Tensor|np\.ndarray|'.*|.*'"),
     ("py:class", r"perturb_nc\.(.*\.)?_.*"),
+    # Names of types that stand for what they say, and classes of the inside.
+    ("py:class", r"nn\..*|Loader|Layers|Reduction"),
+    ("py:class", r"perturb_nc\..*\.(Kind|Jet|Mixture|NearestFrame|Samples|Targets)"),
+    ("py:class", r"perturb_nc\..*\.(CrossEntropyPoint|Regularization)"),
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
-_FILES = re.compile(r"\]\(((?:\.\./)+(?:benchmarks|experiments)/[^)]+)\)")  # no pages
+# Links to what has no page.
+_FILES = re.compile(r"\]\(((?:\.\./)+(?:(?:benchmarks|experiments)/[^)]+|CONTRIBUTING\.md))\)")
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 
 

@@ -25,7 +25,6 @@ from perturb_nc.measure import joint_statistics
 from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, train
 from perturb_nc.storage import replacing, write_json
 from perturb_nc.study import (
-    THEORIES,
     all_pairs,
     bench_table,
     standings,
@@ -33,6 +32,7 @@ from perturb_nc.study import (
     theories_of_depth,
 )
 from perturb_nc.study.bench import IN_SPAN, OUT_OF_SPAN
+from perturb_nc.study.theories import THEORIES
 
 SUMMED = ("nc1", "nc2_etf", "nc2_equiangular", "nc1_trace", "cdnv", "top_eigenvalues")
 FOLDER = RESULTS / "theories_of_depth"

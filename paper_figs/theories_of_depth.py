@@ -8,7 +8,8 @@ from style import BLUE, GREY, RESULTS, ROOT, VERMILION, read, write
 
 sys.path.insert(0, str(ROOT))
 from experiments.theories_of_depth import kind_of, loaded
-from perturb_nc.study import THEORIES, bench_table
+from perturb_nc.study import bench_table
+from perturb_nc.study.theories import THEORIES
 
 RESULT = RESULTS / "theories_of_depth" / "result.json"
 PANELS = {"nc1": "NC1 (in the span)", "nc2_etf": "NC2 (in the span)", "nc1_trace": "ÑC1"}

@@ -73,3 +73,15 @@ def pair_products(
         other = gap if right is left else right[..., c + 1 :, :] - right[..., c, None, :]
         products.append((gap * other).sum(-1))
     return torch.cat(products, dim=-1)
+
+
+def trace_between(statistics: Moments) -> Float64[Tensor, "..."]:
+    """tr Σ_B."""
+    return statistics.centered_means.square().sum((-2, -1)) / statistics.num_classes
+
+
+def log_nearness(statistics: Moments) -> Float64[Tensor, "... pairs"]:
+    """log 1/‖û_k - û_l‖ over pairs of directions of the centred class means."""
+    means = statistics.centered_means
+    units = means / means.norm(dim=-1, keepdim=True)
+    return -pair_products(units, units).log() / 2

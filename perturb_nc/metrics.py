@@ -20,13 +20,15 @@ from perturb_nc.mean_geometry import (
     contrasts,
     etf_gram,
     frame_gram,
+    log_nearness,
     pair_products,
     pseudo_inverse,
+    trace_between,
 )
 from perturb_nc.moments import Moments, trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.validation import ArrayLike, as_matrix
+from perturb_nc.validation import ArrayLike, affordable, as_matrix
 
 Scalar = Float64[Tensor, "..."]
 READ_BY_WEIGHT = ("nc3_duality", "nc3_uniformity", "nc3_alignment", "dnc3")
@@ -35,7 +37,7 @@ Weight = Float[Tensor, "... m d"]
 
 def nc1_trace(statistics: Moments) -> Scalar:
     """ÑC1 = tr Σ_W / tr Σ_B (Tirer et al. 2023). Infinite or NaN when all class means agree."""
-    return trace(statistics.within) / _trace_between(statistics)
+    return trace(statistics.within) / trace_between(statistics)
 
 
 def nc1(statistics: Moments) -> Scalar:
@@ -60,7 +62,7 @@ def nc1_span(statistics: Moments) -> Scalar:
     """
     a = contrasts(statistics)
     inverse, agree = pseudo_inverse(a, statistics)
-    value = ((inverse @ statistics.within) * a.mT).sum((-2, -1)) / _trace_between(statistics)
+    value = ((inverse @ statistics.within) * a.mT).sum((-2, -1)) / trace_between(statistics)
     return torch.where(agree, trace(statistics.within) / 0.0, value)
 
 
@@ -107,7 +109,7 @@ def nc2_uniformity(statistics: Moments) -> Scalar:
     0 wherever all angles are alike (Wu & Papyan 2024). NaN when two class means lie in one
     direction from μ_G, or one lies there. `hyperspherical_energy` is the mean.
     """
-    return _log_nearness(statistics).var(-1, correction=0)
+    return log_nearness(statistics).var(-1, correction=0)
 
 
 def hyperspherical_energy(statistics: Moments) -> Scalar:
@@ -116,7 +118,7 @@ def hyperspherical_energy(statistics: Moments) -> Scalar:
     At least -log(2K/(K-1))/2, the value of a simplex ETF (Liu et al. 2023). Infinite when two class
     means lie in one direction from μ_G, NaN when one lies there.
     """
-    return _log_nearness(statistics).mean(-1)
+    return log_nearness(statistics).mean(-1)
 
 
 def discrimination(statistics: Moments) -> Scalar:
@@ -203,13 +205,13 @@ def directional_cdnv(statistics: Moments) -> Scalar:
 def within_share(statistics: Moments) -> Scalar:
     """tr Σ_W / (tr Σ_W + tr Σ_B) (Rangamani et al. 2023)."""
     within = trace(statistics.within)
-    return within / (within + _trace_between(statistics))
+    return within / (within + trace_between(statistics))
 
 
 def within_spectrum(statistics: Moments) -> Float64[Tensor, "... d"]:
     """Eigenvalues of Σ_W / tr Σ_B, largest first; their sum is nc1_trace."""
     values = torch.linalg.eigvalsh(statistics.within).flip(-1)
-    return values / _trace_between(statistics)[..., None]
+    return values / trace_between(statistics)[..., None]
 
 
 def dnc2(statistics: Moments) -> Scalar:
@@ -233,7 +235,7 @@ def dnc3(statistics: Moments, weight: Weight) -> Scalar:
 
 @dataclass(frozen=True, repr=False)
 class CollapseMetrics(Summarised):
-    """Every collapse metric of one layer that costs O(Kd²) or less.
+    """Every collapse metric of one layer that costs O(Kd²), those of pairs of classes O(K²d).
 
     At full collapse they are 0, but nc3_alignment and dnc2 1, and discrimination what it says.
     Fields carry the names of the functions in this module. dnc1 (Súkeník et al.) is nc1_trace.
@@ -280,8 +282,23 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
 
     Raises:
         ValueError: a weight that is not (m, d) or not finite, or one for `SpanStatistics`.
+        MemoryError: more classes than memory has room for all pairs of.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> metrics = pnc.collapse_metrics(statistics)
+        >>> round(metrics.nc1_trace, 3), round(metrics.nc1, 3)
+        (0.147, 0.04)
+
+    See Also:
+        plot_layers: the metrics of several layers. sampling_intervals: how well they are known.
     """
-    w = None
+    k, w = statistics.num_classes, None
+    pairs = 40 * k**2  # bytes: five K×K matrices at a time
+    affordable(pairs, f"metrics of {k} classes", "leave out classes", statistics.means.device)
     if weight is not None and isinstance(statistics, SpanStatistics):
         raise ValueError(
             "weight must be None for SpanStatistics, which keep no coordinates that it reads; "
@@ -312,19 +329,8 @@ def collapse_depth(layers: Mapping[str, Moments], threshold: float = 0.2) -> str
     return next((name for name, s in layers.items() if cdnv(s) < threshold), None)
 
 
-def _trace_between(statistics: Moments) -> Scalar:
-    return statistics.centered_means.square().sum((-2, -1)) / statistics.num_classes
-
-
-def _log_nearness(statistics: Moments) -> Float64[Tensor, "... pairs"]:
-    """log 1/‖û_k - û_l‖ over pairs of directions of the centred class means."""
-    means = statistics.centered_means
-    units = means / means.norm(dim=-1, keepdim=True)
-    return -pair_products(units, units).log() / 2
-
-
 def _undefined(statistics: Moments) -> Scalar:
-    return torch.full_like(_trace_between(statistics), math.nan)
+    return torch.full_like(trace_between(statistics), math.nan)
 
 
 def _gram(means: Float64[Tensor, "... K d"]) -> Float64[Tensor, "... K K"]:

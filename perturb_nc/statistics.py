@@ -41,7 +41,7 @@ class ClassStatistics(Moments, Summarised):
     Raises:
         ValueError: fewer than two classes, an empty class, shapes that disagree, NaN or infinity.
 
-    Source: Tirer et al. 2023, Section 2; DESIGN §4.1.
+    Source: Tirer et al. 2023, Section 2; docs §4.1.
     """
 
     counts: Int64[Tensor, "K"]

@@ -182,3 +182,12 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "NearCollapseProblem" in (tmp_path / "site" / "api" / "theory.html").read_text("utf8")
+
+
+def test_sections_that_docstrings_cite_are_there():
+    page = read("mathematics.md")
+    headings = " ".join(re.findall(r"^## .*$", page, re.M))
+    for path in (ROOT / "perturb_nc").rglob("*.py"):
+        for cited in re.findall(r"docs §(\d(?:\.\d)?(?:[,-] ?\d\.\d)*)", path.read_text("utf8")):
+            for section in re.findall(r"\d(?:\.\d)?", cited):
+                assert f"§{section}" in headings, (path.name, section)

@@ -43,7 +43,7 @@ ALONE = {
     "matplotlib": {
         f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "notebook")
     },
-    "dash": {"show/explore/page.py"},
+    "dash": {"show/explore/page.py", "show/explore/guard.py"},
     "plotly": {"show/report/page.py", "show/report/figures.py"},
     "jinja2": {"show/report/page.py"},
 }

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from perturb_nc.show.labels import printable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,6 +38,7 @@ Reference = Annotated[
 ]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="folder to write to")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+All = Annotated[bool, typer.Option("--all", help="every layer and metric, where tables sum up")]
 
 
 def layers_in(file: Path) -> "dict[str, ClassStatistics]":
@@ -68,16 +71,23 @@ def pick(arrays: "Mapping[str, Tensor]", key: str, path: Path) -> "Tensor":
 
 
 def refuse_overwriting(output: Path | None, *inputs: Path | None) -> None:
-    """An output must not be one of the inputs."""
+    """An output must be a place that can be written to, and none of the inputs."""
     for path in inputs:
         if path and path.exists() and output and output.exists() and output.samefile(path):
             raise ValueError(f"--output {output} is the input {path}; give another file")
+    if output is not None:
+        from perturb_nc.storage import writable
+
+        writable(output)
 
 
 def refuse_file(folder: Path) -> None:
-    """A folder to write to must not be a file."""
+    """A folder to write to must be one, or be there to be made."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output must be a folder, got the file {folder}; give another name")
+    from perturb_nc.storage import writable_folder
+
+    writable_folder(folder)
 
 
 @contextmanager
@@ -101,7 +111,7 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Callabl
     progress = Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)
     )
-    task = progress.add_task(escape(description), total=total)
+    task = progress.add_task(escape(printable(description)), total=total)
 
     def update(completed: int, of: int | None = None) -> None:
         progress.start()

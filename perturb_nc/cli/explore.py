@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import socket
 import sys
+import threading
 import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,9 @@ from perturb_nc.cli.arguments import File, layers_in
 
 if TYPE_CHECKING:
     from flask import Flask
+    from werkzeug.serving import WSGIRequestHandler
 
+_CONNECTIONS, _SILENCE = 64, 10  # at a time; seconds
 _HOST = (
     "address to listen on; any but this machine's own 127.0.0.1 exposes the page to other "
     "machines, without a password"
@@ -69,6 +72,8 @@ def _serve(server: "Flask", listener: socket.socket, host: str, open_browser: bo
     """Serve until Ctrl-C."""
     from werkzeug.serving import make_server
 
+    from perturb_nc.show.explore.guard import MOVES
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for every move
     name = f"[{host}]" if ":" in host else host
     port = listener.getsockname()[1]
@@ -78,7 +83,9 @@ def _serve(server: "Flask", listener: socket.socket, host: str, open_browser: bo
         server.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", name]
     else:
         print("perturb-nc: other machines can reach this page, without a password", file=sys.stderr)
-    web = make_server(host, port, server, threaded=True, fd=listener.fileno())
+    web = make_server(
+        host, port, server, threaded=True, request_handler=_handler(), fd=listener.fileno()
+    )
     print(f"{address} (Ctrl-C stops it)", flush=True)
     if open_browser:
         webbrowser.open(address)
@@ -86,6 +93,28 @@ def _serve(server: "Flask", listener: socket.socket, host: str, open_browser: bo
         web.serve_forever()
     finally:
         web.server_close()
+        if MOVES in server.config:
+            # The move under way ends, and none begins: torch must not compute while Python ends.
+            server.config[MOVES].acquire()
+
+
+def _handler() -> "type[WSGIRequestHandler]":
+    """Of connections: so many at a time, and none that says nothing for long."""
+    from werkzeug.serving import WSGIRequestHandler
+
+    room = threading.BoundedSemaphore(_CONNECTIONS)
+
+    class Handler(WSGIRequestHandler):
+        timeout = _SILENCE
+
+        def handle(self) -> None:
+            if room.acquire(blocking=False):
+                try:
+                    super().handle()
+                finally:
+                    room.release()
+
+    return Handler
 
 
 def _is_loopback(listener: socket.socket) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perturb_nc.cli.arguments import (
+    All,
     Beta,
     Bias,
     File,
@@ -63,6 +64,7 @@ def metrics(
     weight: Annotated[
         Path | None, typer.Option(help="weight (m, d) that reads the features, for NC3")
     ] = None,
+    everything: All = False,
     as_json: Json = False,
 ) -> None:
     """Every collapse metric of every layer in FILE."""
@@ -83,7 +85,10 @@ def metrics(
         print(json_text(records))
         return
     notes = [f"{name}: {note}" for name, s in layers.items() if (note := sampling_note(s))]
-    terminal.show(*terminal.metrics_tables(records, title=str(file)), *notes)
+    terminal.show(
+        *terminal.metrics_tables(records, title=str(file), everything=everything),
+        *(notes if everything else terminal.first(notes)),
+    )
 
 
 def predict(
@@ -102,6 +107,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write the predicted class statistics")
     ] = None,
+    everything: All = False,
     as_json: Json = False,
 ) -> None:
     """The certified optimum of the near-collapse model, with each layer in FILE as H0.
@@ -135,7 +141,8 @@ def predict(
             solved = predict_problems(
                 _cross_entropy_problems(file, labels_key, **hyperparameters, bias=bias)
             )
-        predictions, table = solved, terminal.prediction_table(solved, hyperparameters)
+        predictions = solved
+        table = terminal.prediction_table(solved, hyperparameters, everything=everything)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -14,7 +14,9 @@ from perturb_nc.cli.explore import explore
 from perturb_nc.cli.layers import metrics, predict, stats
 from perturb_nc.cli.path import depth, flow
 from perturb_nc.cli.report import report
+from perturb_nc.cli.streams import ending_like_ctrl_c, notes, speak_every_encoding
 from perturb_nc.cli.sweep import plot, sweep
+from perturb_nc.show.labels import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,24 +49,38 @@ def _options(show_version: _Version = None) -> None:
 def main() -> None:
     """Entry point: exit code 2 and one line on stderr for whatever the user can mend."""
     warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name drawn as boxes
+    speak_every_encoding()
+    with notes(), ending_like_ctrl_c() as signals:
+        code = _run()
+    if code:
+        sys.exit(128 + signals[0] if signals else code)
+
+
+def _run() -> int:
+    """The exit code of the command."""
     try:
-        if code := app(standalone_mode=False):  # of Ctrl-C, which typer does not raise again
-            sys.exit(code)
+        return int(app(standalone_mode=False) or 0)  # of Ctrl-C, which typer does not raise again
     except TyperException as error:
-        _fail(error.format_message())
-    except (ValueError, OSError, MemoryError) as error:
-        _fail(str(error) or type(error).__name__)
+        return _failed(error.format_message())
+    except MemoryError as error:
+        return _failed(str(error) or "there is not enough memory; use fewer or smaller features")
+    except (ValueError, OSError) as error:
+        return _failed(str(error) or type(error).__name__)
     except (FloatingPointError, OverflowError) as error:
-        _fail(f"the numbers leave the range of float64: rescale them ({error})")
+        return _failed(f"the numbers leave the range of float64: rescale them ({error})")
     except RuntimeError as error:
-        if not type(error).__name__.endswith("LinAlgError"):  # torch's, without importing torch
+        text, name = str(error), type(error).__name__
+        if name == "OutOfMemoryError" or "t allocate memory" in text or "enough memory" in text:
+            line = text.strip().splitlines()[0]
+            return _failed(f"there is not enough memory; use fewer or smaller features ({line})")
+        if not name.endswith("LinAlgError"):  # torch's, without importing torch
             raise
-        _fail(f"the features are badly scaled or offset: centre and rescale them ({error})")
+        return _failed(f"the features are badly scaled or offset: centre and rescale them ({text})")
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
 
 
-def _fail(message: str) -> NoReturn:
+def _failed(message: str) -> int:
     if message:  # empty after the help page of a bare `perturb-nc`
-        print("perturb-nc: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+        print("perturb-nc: " + printable(" ".join(message.split())), file=sys.stderr)
+    return 2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturb_nc.cli.arguments import layers_in, name_of, progress_bar, statistics_file
+from perturb_nc.show.labels import printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,10 +40,13 @@ def report(
 ) -> None:
     """One self-contained HTML page: measured, predicted, and where the prediction fails."""
     from perturb_nc.show.report.page import write_report
-    from perturb_nc.storage import existing
+    from perturb_nc.storage import existing, writable, writable_folder
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output must end in .html, got {output}")
+    writable(output)
+    if save is not None:
+        writable_folder(save)
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "metric": metric}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if align:
@@ -51,23 +55,23 @@ def report(
         settings["pairs"] = False
     networks: dict[str, xr.Dataset | Statistics] = {}
     for file in [existing(statistics_file(run)) for run in runs]:
-        name, network = _loaded(file, settings)
+        name, network = _loaded(file)
         if name in networks:
             raise ValueError(f"RUNs must differ in name; {file} is {name!r} again: rename it")
         networks[name] = network
+    if settings and not any(isinstance(network, tuple) for network in networks.values()):
+        names = ", ".join(settings)
+        raise ValueError(f"{names} must be left out: every RUN is a finished comparison")
     write_report(_compared(networks, settings, save), output)
-    print(f"wrote {output}")
+    print(printable(f"wrote {output}"))
 
 
-def _loaded(file: Path, settings: Mapping[str, Any]) -> "tuple[str, xr.Dataset | Statistics]":
+def _loaded(file: Path) -> "tuple[str, xr.Dataset | Statistics]":
     """A network's name, and its comparison or else its layers and what was recorded with them."""
     if file.suffix.lower() == ".json":
         from perturb_nc.study.comparison import load_comparison  # xarray loads slowly
 
         comparison = load_comparison(file)
-        if settings:
-            names = ", ".join(settings)
-            raise ValueError(f"{names} must be left out: {file} is a finished comparison")
         return str(comparison.attrs["name"]), comparison
     from perturb_nc.layer_files import load_metadata
 

@@ -2,8 +2,6 @@
 
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +16,7 @@ from perturb_nc.cli.arguments import (
     layers_in,
     progress_bar,
 )
+from perturb_nc.show.labels import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +44,7 @@ def sweep(
     workers: Annotated[int, typer.Option(help="processes, of one thread each; 0: all here")] = 0,
 ) -> None:
     """The certified optimum over a grid of λ_W, λ_H and β; stop and repeat it at will."""
+    from perturb_nc.cli.workers import processes
     from perturb_nc.study.sweep import sweep as run
     from perturb_nc.study.sweep_plan import STATUSES
     from perturb_nc.validation import at_least, at_most
@@ -54,9 +54,8 @@ def sweep(
     times = None if flow_times is None else parse_axis(flow_times, "flow_times")
     at_most(at_least(workers, 0, "workers"), _MOST_WORKERS, "workers")
     statistics = _reference(file, reference)
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers else None
     try:
-        with progress_bar("settings") as update:
+        with processes(workers) as pool, progress_bar("settings") as update:
             dataset = run(
                 statistics,
                 lambda_w=values["lambda_w"],
@@ -71,16 +70,15 @@ def sweep(
                 on_chunk=update,
             )
     except KeyboardInterrupt:
-        print(f"stopped; repeat the command to go on with {output}", file=sys.stderr)
+        again = f"repeat the command to go on with {printable(str(output))}"
+        print(f"stopped; {again}" if output.exists() else "stopped", file=sys.stderr)
         raise
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
     counts = Counter(STATUSES[code] for code in dataset["status"].values.ravel())
     proved = int(dataset["is_global"].sum())
     found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     proof = f"{proved} certified as the global optimum"
-    print(f"wrote {output}: {found}; {proof if method == 'exact' else 'in closed form'}")
+    how = proof if method == "exact" else "in closed form"
+    print(printable(f"wrote {output}: {found}; {how}"))
 
 
 def plot(
@@ -92,12 +90,13 @@ def plot(
     """Maps over (λ_W, λ_H): the metric, where it is certified, and which of the two moves it."""
     from perturb_nc.show.labels import literal
     from perturb_nc.show.maps import plot_maps
-    from perturb_nc.storage import replacing
+    from perturb_nc.storage import replacing, writable
     from perturb_nc.study.sweep_store import open_sweep
     from perturb_nc.validation import nonnegative
 
     if output.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--output must end in .png, .pdf or .svg, got {output}")
+    writable(output)
     betas = None if beta is None else [nonnegative(b, "beta") for b in parse_axis(beta, "beta")]
 
     dataset = open_sweep(store)
@@ -105,7 +104,7 @@ def plot(
     figure = plot_maps(dataset, metric=metric, betas=betas, title=f"{literal(store.name)}: {size}")
     with replacing(output) as picture:
         figure.savefig(picture, dpi=150)
-    print(f"wrote {output}")
+    print(printable(f"wrote {output}"))
 
 
 def parse_axis(text: str, name: str) -> "np.ndarray":

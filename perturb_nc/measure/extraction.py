@@ -110,6 +110,17 @@ def collect_statistics(
 
     Warns:
         UserWarning: layers that were found, not asked for, and never ran.
+
+    Example:
+        >>> nn = torch.nn
+        >>> model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> loader = [(torch.randn(30, 5), torch.arange(30) % 3)]
+        >>> layers = pnc.collect_statistics(model, loader, layers=["0", "1"])
+        >>> [(name, s.num_samples, s.dim) for name, s in layers.items()]
+        [('0', 30, 8), ('1', 30, 8)]
+
+    See Also:
+        collapse_metrics: what to read of them. save_layers: to keep them.
     """
     if covariance not in ("full", "span"):
         raise ValueError(f"covariance must be 'full' or 'span', got {covariance!r}")

@@ -1,5 +1,6 @@
 """The state of a training run, and its file."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,8 +51,10 @@ class Run:
             "global_generator": torch.get_rng_state(),  # dropout draws from it
             "history": [asdict(record) for record in self.history],
         }
+        content = io.BytesIO()  # torch's own writer makes of a full disk what it likes
+        torch.save(state, content)
         with replacing(path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(content.getbuffer())
 
     def restore(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Go back to a file; ValueError when it is of another run or no checkpoint.

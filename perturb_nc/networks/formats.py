@@ -7,6 +7,7 @@ test_labels; images (N, C, H, W), labels (N,).
 import gzip
 import json
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +30,10 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     """An IDX file of unsigned bytes: 0, 0, type 8, number of axes, big-endian sizes, data."""
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
-        raw = gzip.decompress(raw)
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
     if raw[:3] != b"\x00\x00\x08" or len(raw) < 4:
         raise ValueError(f"{path} is not an IDX file of unsigned bytes; fetch it again")
     start = 4 + 4 * raw[3]
@@ -66,8 +70,13 @@ def read_cifar10_png(folder: Path) -> Arrays:
     from PIL import Image  # needed here only
 
     def images(name: str) -> UInt8[np.ndarray, "N 3 32 32"]:
-        with Image.open(_file(folder / name)) as sheet:
-            rows = np.asarray(sheet.convert("RGB"))
+        try:
+            with Image.open(_file(folder / name)) as sheet:
+                rows = np.asarray(sheet.convert("RGB"))
+        except (OSError, SyntaxError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{folder / name} is damaged ({error}); fetch it again") from error
         return rows.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
 
     def labels(name: str) -> UInt8[np.ndarray, "N"]:

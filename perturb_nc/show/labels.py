@@ -5,6 +5,7 @@ lightened until it is legible on the ground it stands on.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 
@@ -161,3 +162,13 @@ def number(value: float, digits: int = 3) -> str:
 def literal(text: str) -> str:
     """A name as text of a matplotlib figure, where dollars would enclose mathematics."""
     return text.replace("$", r"\$")
+
+
+def printable(text: str) -> str:
+    """A name for the terminal: what would command it, or end or turn its lines, as escapes."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+_COMMANDS = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]"
+)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from perturb_nc.metrics import CollapseMetrics
-from perturb_nc.show.labels import number, symbol
+from perturb_nc.show.labels import number, printable, symbol
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.depth import COMPARED, DepthCalibration
 from perturb_nc.study.predict import LayerPrediction, NearPrediction
@@ -23,13 +23,29 @@ _OF_A_LAYER = ("nc1_trace", "nc1", "nc2_etf", "nc3_duality", "cdnv")
 _ALONG_A_PATH = ("nc1_trace", "nc1", "nc2_etf", "cdnv")
 _ROWS = 8  # times of a path in its table
 _ACROSS = 5  # layers side by side
+_NOTES = 3
+_NAME = 20  # characters of a layer's name on one line
+_LAYERS = 12  # layers below each other where not all are asked for
 
 
 def show(*parts: Table | str) -> None:
     """Print tables and lines; lines are left for the terminal to wrap, so that paths copy."""
     console = Console(markup=False, emoji=False)  # names may hold brackets and colons
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            console.print(printable(part), soft_wrap=True)
+        else:
+            console.print(_printable_table(part))
+
+
+def _printable_table(table: Table) -> Table:
+    """The table, its names without commands to the terminal."""
+    if isinstance(table.title, str):
+        table.title = printable(table.title)
+    for column in table.columns:
+        column.header = printable(str(column.header))
+        column._cells = [printable(str(cell)) for cell in column.cells]
+    return table
 
 
 def of_one_width(
@@ -45,9 +61,23 @@ def of_one_width(
     return kept, [name for name in later if name not in kept]
 
 
-def metrics_tables(records: Mapping[str, Mapping[str, float]], *, title: str) -> list[Table]:
-    """Metrics down, layers across, as many tables as it takes to keep numbers on one line."""
+def first(notes: Sequence[str]) -> list[str]:
+    """The first few notes, and how many more there are."""
+    more = len(notes) - _NOTES
+    return [*notes[:_NOTES], *([f"{more} more such notes: --all"] if more > 0 else [])]
+
+
+def metrics_tables(
+    records: Mapping[str, Mapping[str, float]], *, title: str, everything: bool = False
+) -> list[Table]:
+    """Metrics down, layers across, as many tables as it takes to keep numbers on one line.
+
+    More layers than fit side by side are summed up first, unless everything is asked for: layers
+    down, the main metrics across.
+    """
     tables, names = [], list(records)
+    if len(names) > _ACROSS and not everything:
+        return [_metrics_summary(records, title)]
     for start in range(0, len(names), _ACROSS):
         layers = names[start : start + _ACROSS]
         table = Table(Column("metric", no_wrap=True), title=title, box=SIMPLE_HEAD)
@@ -59,16 +89,40 @@ def metrics_tables(records: Mapping[str, Mapping[str, float]], *, title: str) ->
     return tables
 
 
+def _metrics_summary(records: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    names = list(records)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("layer", overflow="fold", max_width=2 * _NAME)
+    for metric in _OF_A_LAYER:
+        table.add_column(symbol(metric), justify="right", no_wrap=True)
+    shown = _spread(len(names), _LAYERS)
+    for i in shown:
+        table.add_row(names[i], *(number(records[names[i]][m]) for m in _OF_A_LAYER))
+    said = f"{len(names)} layers" + (f", {len(shown)} shown" if len(shown) < len(names) else "")
+    table.caption = f"{said}; every layer and all {len(records[names[0]])} metrics: --all"
+    return table
+
+
 def prediction_table(
-    predictions: Mapping[str, LayerPrediction], hyperparameters: Mapping[str, float]
+    predictions: Mapping[str, LayerPrediction],
+    hyperparameters: Mapping[str, float],
+    *,
+    everything: bool = False,
 ) -> Table:
-    """Two rows a layer: its own metrics, and the model's for the features that follow."""
+    """Two rows a layer: its metrics as measured, and the model's for the features that follow.
+
+    Of many layers a dozen, first and last among them, unless everything is asked for.
+    """
     table = _layer_table(_title(hyperparameters), [symbol(m) for m in _OF_A_LAYER])
     for label in ("r", "gap"):
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", no_wrap=True)
     table.add_column("optimum")
-    for name, p in predictions.items():
-        table.add_row(name, "measured", *_cells(p.measured, _OF_A_LAYER))
+    names = list(predictions)
+    shown = [*range(len(names))] if everything else _spread(len(names), _LAYERS)
+    if len(shown) < len(names):
+        table.caption = f"{len(names)} layers, {len(shown)} shown; all of them: --all"
+    for name, p in ((names[i], predictions[names[i]]) for i in shown):
+        table.add_row(name, *_cells(p.measured, _OF_A_LAYER))
         c = p.solution.certificate
         proof = "global" if c.is_global else f"< {c.gap / p.solution.objective:.1%} off"
         if math.isnan(c.gap):
@@ -77,7 +131,7 @@ def prediction_table(
             proof += f"; {p.solution.status.value}"
         gap = "–" if math.isnan(c.gap) else f"{max(c.gap, 0.0):.0e}"  # rounding may be below 0
         numbers = (number(c.spectral_ratio), gap)
-        table.add_row(" after it", "predicted", *_cells(p.predicted, _OF_A_LAYER), *numbers, proof)
+        table.add_row(" predicted", *_cells(p.predicted, _OF_A_LAYER), *numbers, proof)
     return table
 
 
@@ -87,16 +141,16 @@ def near_collapse_table(
     """As `prediction_table`, with what says whether the closed form is to be relied on."""
     table = _layer_table(_title(hyperparameters), [symbol(m) for m in _OF_A_LAYER])
     for label in ("r", "distance", "remainder"):
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", no_wrap=True)
     table.add_column("small?")
     for name, p in predictions.items():
-        table.add_row(name, "measured", *_cells(p.measured, _OF_A_LAYER))
+        table.add_row(name, *_cells(p.measured, _OF_A_LAYER))
         found = p.solution
         largest = max(found.remainder.values())
         numbers = map(number, (found.certificate.spectral_ratio, found.distance, largest))
         verdict = "yes" if found.is_small else f"no: {found.status.name}"
         cells = (*_cells(p.predicted, _OF_A_LAYER), *numbers, verdict)
-        table.add_row(" after it", "predicted", *cells)
+        table.add_row(" predicted", *cells)
     reasons = {p.solution.status for p in predictions.values() if not p.solution.is_small}
     table.caption = "\n".join(f"{reason.name}: {reason.value}" for reason in reasons)
     return table
@@ -125,8 +179,7 @@ def flow_table(path: FlowPath, traces: Mapping[str, Sequence[float]]) -> Table:
     symbols = [symbol(m) for m in _ALONG_A_PATH]
     for label in ("t", *symbols, "e^(2λ_H t) trΣ_W", "e^(2λ_H t) trΣ_B"):
         table.add_column(label, justify="right")
-    last = len(path) - 1
-    for i in sorted({round(row * last / (_ROWS - 1)) for row in range(_ROWS)}):
+    for i in _spread(len(path), _ROWS):
         numbers = [number(traces[name][i]) for name in ("within", "between")]
         cells = _cells(path.metrics[i], _ALONG_A_PATH)
         table.add_row(number(float(path.times[i])), *cells, *numbers)
@@ -183,11 +236,11 @@ def depth_table(calibration: DepthCalibration, *, title: str) -> Table:
         table.caption = c.status.value
     for name, measured in c.measured.items():
         time = c.times.get(name, 0.0)  # of the start layer, which is not among them
-        table.add_row(name, "measured", number(time), *_cells(measured, COMPARED))
+        table.add_row(name, number(time), *_cells(measured, COMPARED))
         if name != c.start:
             path = c.path.metrics.get(name)  # none where the path does not come by
             predicted = ["–"] * len(COMPARED) if path is None else _cells(path, COMPARED)
-            table.add_row("", "path", "", *predicted)
+            table.add_row(" on the path", "", *predicted)
     return table
 
 
@@ -245,12 +298,16 @@ def depth_record(
     }
 
 
+def _spread(count: int, most: int) -> list[int]:
+    """Places of at most so many of them, evenly, first and last among them."""
+    return sorted({round(row * (count - 1) / (most - 1)) for row in range(most)})
+
+
 def _layer_table(title: str, labels: Sequence[str]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("layer", no_wrap=True)
-    table.add_column()
+    table.add_column("layer", overflow="fold", max_width=_NAME)
     for label in labels:
-        table.add_column(label, justify="right")
+        table.add_column(label.replace(" ", "\n"), justify="right", no_wrap=True)
     return table
 
 

@@ -11,10 +11,9 @@ from .predict import LayerPrediction, NearPrediction, predict_layers, predict_ne
 from .rivals import Prediction, Stage
 from .straight_line import Straightness, all_pairs, straightness
 from .sweep_store import open_sweep
-from .theories import THEORIES, Theory
+from .theories import Theory
 
 __all__ = [
-    "THEORIES",
     "DepthCalibration",
     "Explorer",
     "LayerPrediction",

@@ -49,7 +49,7 @@ def theories_of_depth(
     Raises:
         ValueError: no stage of two layers, or an unknown metric.
 
-    Source: DESIGN §4.6, 4.8; He & Su 2023; Shi, Pan & Dokmanić 2024.
+    Source: docs §4.6, 4.8; He & Su 2023; Shi, Pan & Dokmanić 2024.
     """
     if metric not in CALIBRATING:
         raise ValueError(f"metric must be one of {', '.join(CALIBRATING)}, got {metric!r}")

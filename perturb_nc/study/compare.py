@@ -86,7 +86,21 @@ def compare_layers(
         ValueError: no layers, classes that differ, an unknown metric or layer, parameters out of
             range or of other layers.
 
-    Source: DESIGN §4.2, 4.6.
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> path = pnc.central_path_flow(statistics, lambda_w=0.1, lambda_h=0.0, times=[0.2, 0.5])
+        >>> layers = {"a": statistics, "b": path.statistics(0), "c": path.statistics(1)}
+        >>> table = pnc.compare_layers(layers, name="a path", lambda_w=0.1, pairs=False)
+        >>> table["flow_time"].sel(layer=["b", "c"]).values.round(2).tolist()
+        [0.2, 0.5]
+
+    See Also:
+        error_table: errors of every model. plot_comparison, write_report: its pictures.
+
+    Source: docs §4.2, 4.6.
     """
     _check(layers, metric, lambda_w, lambda_h, fit, parameters)
     _check_predictions(layers, parameters, predictions)

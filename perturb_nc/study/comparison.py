@@ -1,15 +1,17 @@
 """The dataset of `compare_layers`: what it holds, the errors in it, and its file."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from perturb_nc.layer_files import statistics_sha256
-from perturb_nc.storage import existing, write_json
+from perturb_nc.storage import existing, json_text, say_unchecked, write_json
 from perturb_nc.study.quantities import EIGENVALUES, QUANTITIES, log_ratio, quantities
 from perturb_nc.study.rivals import RIVALS, Stage
 from perturb_nc.theory.regularization import HYPERPARAMETERS
@@ -18,9 +20,28 @@ MODELS = ("path", "pair", *RIVALS)
 TOP = 5  # eigenvalues of Σ_W that the errors count
 _FORMAT = "perturb_nc.comparison/1"
 _WORDS = ("reason", "fit_status", "path_status")
+_DIGEST, _TEXT = "sha256", "OUT"
 _PER_LAYER = (
     "flow_time", "path_lambda_w", "residual", "unchanged_residual", "spectral_ratio", "gap",
 )  # fmt: skip
+
+_LAYER, _MODEL, _OF = ("layer",), ("model", "layer"), ("layer", "parameter")
+_LAYOUT = {
+    "measured": (("layer", "quantity"), "f"),
+    "spectrum": (("layer", "index"), "f"),
+    "predicted": ((*_MODEL, "quantity"), "f"),
+    "predicted_spectrum": ((*_MODEL, "index"), "f"),
+    "held_out": (_MODEL, "b"),
+    "reason": (_MODEL, _TEXT),
+    "regularization": (_OF, "f"),
+    "standard_error": (_OF, "f"),
+    "fit_status": (_LAYER, _TEXT),
+    "path_status": (_LAYER, _TEXT),
+    **dict.fromkeys(_PER_LAYER, (_LAYER, "f")),
+    "layer": (_LAYER, _TEXT),
+    "stage": (_LAYER, "i"),
+    "dim": (_LAYER, "i"),
+}
 
 
 def empty_comparison(stages: Sequence[Stage]) -> xr.Dataset:
@@ -117,8 +138,9 @@ def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
 
 
 def save_comparison(comparison: xr.Dataset, path: str | Path) -> None:
-    """Write a comparison as JSON, atomically."""
-    write_json(path, {"format": _FORMAT, **comparison.to_dict()})
+    """Write a comparison and its digest as JSON, atomically."""
+    record = {"format": _FORMAT, **comparison.to_dict()}
+    write_json(path, {**record, _DIGEST: _digest(record)})
 
 
 def load_comparison(path: str | Path) -> xr.Dataset:
@@ -129,16 +151,45 @@ def load_comparison(path: str | Path) -> xr.Dataset:
     """
     try:
         record = json.loads(existing(path).read_text(encoding="utf8"))
+        wanted = record.pop(_DIGEST, None)
+        if wanted is not None and wanted != _digest(record):
+            raise ValueError("its checksum differs")
         if record.pop("format", None) != _FORMAT:
             raise ValueError("it has another format")
         table = xr.Dataset.from_dict(record)
         for name, variable in table.data_vars.items():
             if variable.dtype == object and name not in _WORDS:
                 table[name] = variable.astype(float)  # null for NaN
+        _check_layout(table)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} holds no comparison ({reason}); write one anew") from error
+    if wanted is None:
+        say_unchecked(path)
     return table
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json_text(record, indent=None).encode("utf8")).hexdigest()
+
+
+def _check_layout(table: xr.Dataset) -> None:
+    """ValueError unless dimensions, kinds and names are those of `empty_comparison`."""
+    for name, (dims, kinds) in _LAYOUT.items():
+        if name == "path_status" and name not in table:  # of older versions
+            continue
+        found = table[name]
+        if found.dims != dims or found.dtype.kind not in kinds:
+            raise ValueError(f"{name} is {found.dims} {found.dtype}, not {dims}")
+        if kinds == _TEXT and not all(isinstance(word, str) for word in found.values.ravel()):
+            raise ValueError(f"{name} holds other things than words")
+    for name, values in (("model", MODELS), ("quantity", QUANTITIES)):
+        if table[name].values.tolist() != list(values):
+            raise ValueError(f"{name} is not {list(values)}")
+    if not table.sizes["layer"] or len(set(table["layer"].values.tolist())) < table.sizes["layer"]:
+        raise ValueError("layer must hold different names")
+    if not all(isinstance(table.attrs[name], str) for name in ("name", "metric")):
+        raise ValueError("name and metric must be words")
 
 
 def _log_error(predicted: xr.DataArray, measured: xr.DataArray) -> xr.DataArray:

@@ -137,7 +137,7 @@ def calibrate_depth(
         ValueError: a metric or layer that is not known, fewer than two layers, dimensions or
             classes that differ.
 
-    Source: DESIGN §4.6.
+    Source: docs §4.6.
     """
     for statistics in layers.values():
         check_full(statistics)

@@ -127,7 +127,21 @@ def fit_regularization(
         ValueError: statistics of different classes or dimension, or without class means or within-
             class variability to compare with; parameters out of range, or none to fit.
 
-    Source: DESIGN §4.1, 4.3; the standard error is the usual sandwich for least squares.
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> problem = pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
+        >>> observed = pnc.minimize(problem).statistics
+        >>> found = pnc.fit_regularization(statistics, observed, lambda_w=0.05, lambda_h=0.05)
+        >>> round(found.beta, 4), found.status.name
+        (0.5, 'CONVERGED')
+
+    See Also:
+        compare_layers: fits of every layer to the one before, beside rivals.
+
+    Source: docs §4.1, 4.3; the standard error is the usual sandwich for least squares.
     """
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     fixed = _checked(reference, observed, given)

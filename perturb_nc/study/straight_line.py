@@ -21,7 +21,7 @@ def on_line(joint: JointStatistics, share: float) -> ClassStatistics:
     """Class statistics of (1 - τ)h_0 + τh_L.
 
     M = (1-τ)M_0 + τM_L and Σ_W = (1-τ)²Σ_0 + τ(1-τ)(C + Cᵀ) + τ²Σ_L, C their within-class
-    cross-covariance. DESIGN §4.8.
+    cross-covariance. docs §4.8.
     """
     a, b = 1 - share, share
     within = a**2 * joint.first.within + a * b * (joint.cross + joint.cross.mT)
@@ -74,7 +74,7 @@ def _placed(stage: Stage, name: str) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Straightness:
-    """How straight the way of the samples through the layers is. DESIGN §5.
+    """How straight the way of the samples through the layers is. docs §5.
 
     Lengths are root mean squares over the samples, relative to that from first to last layer.
 

@@ -94,7 +94,19 @@ def sweep(
             so badly scaled that every setting fails, or, with method="vicinity", without a nearest
             frame.
 
-    Source: DESIGN §4.1-4.3, 4.5.
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> table = pnc.sweep(statistics, lambda_w=[0.01, 0.1], lambda_h=0.05, beta=[0.1, 1.0])
+        >>> dict(table["nc1"].sizes)
+        {'lambda_w': 2, 'lambda_h': 1, 'beta': 2}
+
+    See Also:
+        plot_map: its picture. minimize_batch: the same settings as solutions.
+
+    Source: docs §4.1-4.3, 4.5.
     """
     check_full(statistics)
     clock = Clock.of(time_limit, None)

@@ -190,3 +190,4 @@ THEORIES: dict[str, Theory] = {
     "local": Theory(local, "the same metric at the layers before and after", is_naive=True),
     "unchanged": Theory(unchanged, "the same metric at the layer before", is_naive=True),
 }
+"""All theories on the bench by their names, the naive rivals last."""

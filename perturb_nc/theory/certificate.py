@@ -1,4 +1,4 @@
-"""Global optimality of (1): (1) is not convex, but it has an exact convex lift (DESIGN §4.2).
+"""Global optimality of (1): (1) is not convex, but it has an exact convex lift (docs §4.2).
 
 With E = WH - T at the optimal H for W, c = λ_H + β, the dual slack of the lift is the K×K matrix
 (λ_W/K) I - EEᵀ/(cN), so that everything here is of size K and comes from class statistics.
@@ -62,7 +62,22 @@ def certify(problem: NearCollapseProblem, weight: ArrayLike) -> Certificate:
     Raises:
         ValueError: a weight that is not (K, d) or not finite.
 
-    Source: DESIGN §4.2.
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> problem = pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
+        >>> found = pnc.certify(problem, pnc.minimize(problem).weight)
+        >>> found.is_global, found.spectral_ratio < 1
+        (True, True)
+        >>> pnc.certify(problem, torch.zeros(3, 5)).is_global
+        False
+
+    See Also:
+        minimize: whose solutions carry a certificate.
+
+    Source: docs §4.2.
     """
     w = problem.checked_weight(weight)
     found = certify_point(problem.at(w))

@@ -219,7 +219,7 @@ def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mas
 
     u_i are left singular vectors of E with r_i = σ_i²K/(Ncλ_W) > 1. Where q_i is unused, g along
     t_i alone is least at t_i² = (√r_i - 1)/(u_iᵀGu_i); directions with qᵀSq above a tenth of λ_W/K
-    are left out. (DESIGN §4.2: if d >= rank(H0) + K only such directions lead from a stationary
+    are left out. (docs §4.2: if d >= rank(H0) + K only such directions lead from a stationary
     point that is not global.)
     """
     k, d = point.weight.shape[1:]

@@ -48,7 +48,7 @@ def lifted_optimum(problem: NearCollapseProblem) -> LiftedOptimum:
     Raises:
         ValueError: a problem too large for a semidefinite solver.
 
-    Source: DESIGN §4.2; solver Clarabel (Goulart & Chen 2024).
+    Source: docs §4.2; solver Clarabel (Goulart & Chen 2024).
     """
     anchors, onehot, indicator = _rotated_samples(problem.statistics)
     (d, columns), k = anchors.shape, len(onehot)

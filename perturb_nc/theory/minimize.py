@@ -128,6 +128,22 @@ def minimize(
 
     Raises:
         ValueError: tol, max_steps or time_limit out of range, a bad initial weight.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> problem = pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
+        >>> solution = pnc.minimize(problem)
+        >>> solution.status.name, str(solution.certificate)
+        ('CONVERGED', 'global optimum, r = ...')
+        >>> solution.metrics.nc1 < pnc.collapse_metrics(statistics).nc1
+        True
+
+    See Also:
+        minimize_batch: many settings at once. small_vicinity: closed forms near collapse.
+        central_path_flow: the other prediction.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     clock = Clock.of(time_limit, progress)

@@ -35,7 +35,7 @@ class NearCollapseProblem(Summarised):
         ValueError: hyper-parameters that are negative, not finite, or leave H unbounded.
         TypeError: `SpanStatistics`, which hold no whole Σ_W.
 
-    Source: Tirer, Huang & Niles-Weed 2023, eq. (3); the reduction to statistics: DESIGN §4.1.
+    Source: Tirer, Huang & Niles-Weed 2023, eq. (3); the reduction to statistics: docs §4.1.
     """
 
     statistics: ClassStatistics

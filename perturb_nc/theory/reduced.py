@@ -5,7 +5,7 @@ With c = λ_H + β, P = WᵀW + cI, targets T and reference features H0 (columns
     H = P⁻¹(WᵀT + βH0),      T = Y,
 
 so that the class means of H, its within-class covariance, the objective and its first two
-derivatives in W depend on H0 through its class statistics alone (DESIGN §4.1). P is never formed:
+derivatives in W depend on H0 through its class statistics alone (docs §4.1). P is never formed:
 with G = (WWᵀ + cI_K)⁻¹ and F = GW (K×d), P⁻¹Wᵀ = Fᵀ and P⁻¹ = (I - WᵀF)/c. Along W, where P⁻¹ is
 small, that difference cancels: it is followed by one correction towards WP⁻¹ = F, which is 0 in
 exact arithmetic and divides the error along a singular vector of W by 1 + σ(W)²/c.
@@ -175,7 +175,7 @@ class ReducedPoint(Summarised):
 
     @cached_property
     def within(self) -> Float64[Tensor, "... d d"]:
-        """Σ_W = β²P⁻¹Σ_W0P⁻¹: (β/c)²(Σ_W0 - FᵀZ - ZᵀF), corrected on both sides towards WΣ_W."""
+        """Σ_W = β²P⁻¹Σ_W0P⁻¹, as (β/c)²(Σ_W0 - FᵀZ - ZᵀF) corrected on both sides towards WΣ_W."""
         trimmed = self._reference_rows - 0.5 * (self._reference_gram @ self.lift)
         rough = (self.beta / self.c) ** 2 * self._shifted(self.reference.within, -trimmed)
         missing = self.weight_within - self.weight @ rough
@@ -302,7 +302,7 @@ class ReducedPoint(Summarised):
     def hessian_vector_product(self, direction: Rows) -> Rows:
         """∇²g[V] = cGVS - (EEᵀ/N)VP⁻¹ + (λ_W/K)V - GWVᵀX - XVᵀF, exact.
 
-        DESIGN §4.1 with P⁻¹ written out: one product with S = HHᵀ/N and K×d work.
+        docs §4.1 with P⁻¹ written out: one product with S = HHᵀ/N and K×d work.
         """
         v, c = direction, self.c
         read = v @ self.weight.mT

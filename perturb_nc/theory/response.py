@@ -140,7 +140,21 @@ def linear_response(
         ValueError: a solution that has not converged or sits on a continuum of optima (β = 0);
             features that are not those of the problem.
 
-    Source: Tirer et al. 2023, Theorem 4.1; DESIGN §4.3.
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> problem = pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
+        >>> response = pnc.linear_response(pnc.minimize(problem), features, labels)
+        >>> moved = response.apply(1e-3 * features)  # how H* follows H0
+        >>> moved.shape
+        torch.Size([60, 5])
+
+    See Also:
+        hyperparameter_response: derivatives in λ_W, λ_H, β. near_collapse_spectrum: at collapse.
+
+    Source: Tirer et al. 2023, Theorem 4.1; docs §4.3.
     """
     check_isolated(solution)
     h0 = as_features(reference_features, name="reference_features", dim=solution.weight.shape[1])
@@ -200,7 +214,20 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
     Raises:
         ValueError: a solution that has not converged or sits on a continuum of optima (β = 0).
 
-    Source: implicit function theorem; DESIGN §4.3.
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> problem = pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
+        >>> response = pnc.hyperparameter_response(pnc.minimize(problem))
+        >>> response.metrics["beta"]["nc1"] > 0  # features held nearer to H0 collapse less
+        True
+
+    See Also:
+        linear_response: in the features. minimize_batch: whose `derivatives` are of many settings.
+
+    Source: implicit function theorem; docs §4.3.
     """
     check_isolated(solution)
     point = solution.problem.at(solution.weight)

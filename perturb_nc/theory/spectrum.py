@@ -67,7 +67,7 @@ def near_collapse_spectrum(
     Raises:
         ValueError: arguments out of range; c0 >= 1, where the optimum is zero.
 
-    Source: Tirer et al. 2023, Theorem 4.2, for large β; exact for every β: DESIGN §4.4.
+    Source: Tirer et al. 2023, Theorem 4.2, for large β; exact for every β: docs §4.4.
     """
     k = at_least(num_classes, 2, "num_classes")
     d, n = at_least(dim, k, "dim"), at_least(samples_per_class, 1, "samples_per_class")

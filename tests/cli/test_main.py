@@ -325,7 +325,7 @@ def test_depth_fits_starts_and_marks_what_is_not_on_the_path(network, run, tmp_p
     code, out, _ = run("depth", tmp_path / "turned.safetensors", "--lambda-w", 0.1, "-o", tmp_path)
     assert code == 0
     rows = [line.split() for line in out.splitlines()]
-    assert ["path", *["–"] * 6] in rows
+    assert ["on", "the", "path", *["–"] * 6] in rows
     record = json.loads((tmp_path / "depth.json").read_text())["turned"]
     assert record["times"]["a"] is None
     assert list(record["predicted"]["path"]) == ["c"]

@@ -35,7 +35,7 @@ def no_pairs(monkeypatch):
     """Without the fits, which take seconds and are tested where they live."""
 
     def without(layers, **settings):
-        return compare_layers(layers, pairs=False, **settings)
+        return compare_layers(layers, **{**settings, "pairs": False})
 
     monkeypatch.setattr(compare, "compare_layers", without)
 
@@ -107,7 +107,7 @@ def test_an_interrupted_report_leaves_the_old_page_and_what_was_saved(files, run
         calls.append(settings["name"])
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return compare_layers(layers, pairs=False, **settings)
+        return compare_layers(layers, **{**settings, "pairs": False})
 
     monkeypatch.setattr(compare, "compare_layers", until_stopped)
     (files / "page.html").write_text("old")
@@ -116,3 +116,41 @@ def test_an_interrupted_report_leaves_the_old_page_and_what_was_saved(files, run
     assert (code, out) == (130, "")
     assert (files / "page.html").read_text() == "old"
     assert load_comparison(files / "net.json").attrs["name"] == "net"
+
+
+def test_settings_are_for_what_is_still_to_compare(files, run):
+    words = (files / "file.json", files / "net.safetensors", "--no-pairs", "-o", files / "p.html")
+    code, out, _ = run("report", *words)
+    assert (code, out) == (0, f"wrote {files / 'p.html'}\n")
+
+
+def test_places_are_checked_before_the_work(files, run, monkeypatch):
+    monkeypatch.setattr(compare, "compare_layers", lambda *_, **__: pytest.fail("compared"))
+    for option, name in (("-o", "net.safetensors/page.html"), ("--save", "net.safetensors")):
+        code, _, err = run("report", files / "net.safetensors", option, files / name)
+        assert code == 2
+        assert "net.safetensors is not a folder; give another place to write to" in err
+
+
+def test_damaged_comparisons_are_refused(files, run):
+    """By their digest, and where they have none by their layout."""
+    path, page = files / "file.json", files / "page.html"
+    record = json.loads(path.read_text(encoding="utf8"))
+    text = path.read_text(encoding="utf8")
+    digit = next(i for i in range(len(text) // 3, len(text)) if text[i].isdigit())
+    path.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
+    code, _, err = run("report", path, "-o", page)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds no comparison (" in err
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    code, _, err = run("report", path, "-o", page)
+    assert code == 0
+    assert err == f"perturb-nc: note: {path} was written without a checksum: it is read unchecked\n"
+    for name, part in (("data_vars", "predicted"), ("coords", "layer"), ("data_vars", "reason")):
+        damaged = json.loads(json.dumps(record))
+        del damaged[name][part]
+        path.write_text(json.dumps(damaged))
+        code, _, err = run("report", path, "-o", page)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "holds no comparison (" in err

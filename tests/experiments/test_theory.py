@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 from experiments import (  # noqa: E402
     equal_width,
+    small_vicinity,
     theories_of_depth,
     transfer,
     weight_decay_theory,
@@ -174,3 +175,30 @@ def test_a_bias_hardly_changes_what_the_path_predicts(name):
     found = pnc.compare_layers(centred, name=name, pairs=False)
     table = pnc.error_table([without, found]).sel(model="path", quantity="nc1").values
     assert abs(table[0] - table[1]) < 0.005
+
+
+def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, capsys):
+    output = tmp_path / "small_vicinity.json"
+    monkeypatch.setattr(sys, "argv", ["small_vicinity", "--quick", "--output", str(output)])
+    small_vicinity.main()
+    assert "| depth_calibration/digits-res-bn-wd0.001 | .01 |" in capsys.readouterr().out
+    result = json.loads(output.read_text(encoding="utf8"))
+    near, far = result["distance"]["random"]["rows"]
+    for part in ("weight", "means"):  # every order more gains a factor of the distance
+        for order, slope in ((0, 1), (1, 2), (2, 3), (3, 4)):
+            growth = far["errors"][part][order] / near["errors"][part][order]
+            assert math.log10(growth) == pytest.approx(slope, abs=0.1)
+    (layer,) = result["layers"]
+    first, optimum, measured = (
+        layer["metrics"][side]["nc1"] for side in ("first order", "optimum", "measured")
+    )
+    assert layer["status"] == "NOT_SMALL"
+    assert abs(math.log(first / measured)) < 0.05 < math.log(optimum / measured)
+
+
+def test_the_committed_layers_say_what_the_page_says():
+    path = ROOT / "experiments" / "results" / "small_vicinity.json"
+    page = (ROOT / "docs" / "vicinity.md").read_text(encoding="utf8")
+    rows = json.loads(path.read_text(encoding="utf8"))["layers"]
+    assert small_vicinity.table(rows) in page
+    assert {row["status"] for row in rows} == {"NOT_SMALL"}

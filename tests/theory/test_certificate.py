@@ -72,7 +72,7 @@ def test_the_lift_on_class_statistics_is_the_lift_on_samples(bias):
 
 
 def dense_dual(dense, weight, shares):
-    """D(R) of DESIGN §4.2 with full matrices, R = Σ φ_i σ_i u_i v_iᵀ."""
+    """D(R) of docs §4.2 with full matrices, R = Σ φ_i σ_i u_i v_iᵀ."""
     features, bias = dense.best_features(weight)
     n, k = len(dense.labels), dense.num_classes
     errors = weight @ features + bias[:, None] - dense.onehot
@@ -164,7 +164,7 @@ def test_bound_holds_at_any_weight():
 
 
 def test_every_stationary_point_is_global_where_decay_is_strong():
-    # λ_W(λ_H + β) >= 1 with balanced classes bounds r by 1 (DESIGN §4.2).
+    # λ_W(λ_H + β) >= 1 with balanced classes bounds r by 1 (docs §4.2).
     for seed in range(10):
         dense = random_problem(seed=seed, lambda_w=2.0, lambda_h=0.1, beta=0.4)
         assert pnc.minimize(dense.reduced).certificate.spectral_ratio <= 1

@@ -6,6 +6,7 @@ light or dark scheme of the browser; those of the traces are legible on both.
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from torch import Tensor
@@ -54,7 +55,7 @@ def metric_figure(
     after = [*names, "(next)"] if place + 1 == len(names) else names
     axis = {
         "tickvals": list(range(len(after))),
-        "ticktext": after,
+        "ticktext": [escape(name) for name in after],  # plotly knows links and other markup
         "range": [-0.4, len(after) - 0.6],
     }
     return _figure(traces, METRICS[metric].line, x=axis, y=_log_axis(traces), legend=False)
@@ -65,7 +66,7 @@ def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
     traces = []
     for name, (view, color) in spectra.items():
         values = [_positive(v) for v in view.spectrum.tolist()]
-        traces.append(_trace(name, range(1, len(values) + 1), values, color, mode="lines"))
+        traces.append(_trace(escape(name), range(1, len(values) + 1), values, color, mode="lines"))
     logs = [math.log10(v) for t in traces for v in t["y"] if v is not None] or [0.0]
     # Six decades at most: below lie directions in which nothing varies, and rounding.
     limits = [max(min(logs), max(logs) - 6) - 0.1, max(logs) + 0.1]

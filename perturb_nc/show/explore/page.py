@@ -16,6 +16,7 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 
 from perturb_nc.show.explore import figures
+from perturb_nc.show.explore.guard import MOVES, guard
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.explorer import Explorer, LayerView, Optimum
 
@@ -95,8 +96,10 @@ def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash
         """Everything that a move changes; `asked` has the layer, the stops and a number."""
         if asked is None:
             raise dash.exceptions.PreventUpdate
-        return (*shown(explorer, asked["layer"], asked["stops"]), asked["number"])
+        with app.server.config[MOVES]:
+            return (*shown(explorer, asked["layer"], asked["stops"]), asked["number"])
 
+    guard(app, explorer.layers, {name: len(scale.values) for name, scale in SCALES.items()})
     return app
 
 

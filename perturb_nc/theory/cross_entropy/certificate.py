@@ -1,6 +1,6 @@
 """Global optimality with cross-entropy: the convex lift of (1), with the conjugate of the loss.
 
-For any convex loss of Z = WH + b1ᵀ the lift of DESIGN §4.2 is exact in the same way, with the
+For any convex loss of Z = WH + b1ᵀ the lift of docs §4.2 is exact in the same way, with the
 gradient Q of the loss in Z in place of the errors E: a stationary point is a global minimiser if
 
     r = σ_max(Q)² / (N c λ_W/K) ≤ 1.

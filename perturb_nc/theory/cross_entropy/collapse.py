@@ -65,7 +65,7 @@ def cross_entropy_collapse(
     Raises:
         ValueError: arguments out of range.
 
-    Source: Zhu et al. 2021 and Tirer & Bruna 2022 for the frame; the scalars: DESIGN §4.9.
+    Source: Zhu et al. 2021 and Tirer & Bruna 2022 for the frame; the scalars: docs §4.9.
     """
     k, lambda_w = num_classes, positive(lambda_w, "lambda_w")
     lambda_h, smoothing = positive(lambda_h, "lambda_h"), _smoothing(label_smoothing)
@@ -142,7 +142,7 @@ def cross_entropy_spectrum(
     Raises:
         ValueError: arguments out of range; c0 >= 1 - ε, where the optimum is zero.
 
-    Source: DESIGN §4.9.
+    Source: docs §4.9.
     """
     k = at_least(num_classes, 2, "num_classes")
     d, n = at_least(dim, k - 1, "dim"), at_least(samples_per_class, 1, "samples_per_class")

@@ -22,6 +22,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, Samples, WarmStart
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.descent import descend
@@ -34,8 +35,8 @@ _STAGE_TOL = 1e-11  # relative gradient norm of a stage
 _SMALLEST = 1e-14  # of the last time
 
 
-@dataclass(frozen=True, eq=False)
-class CrossEntropyFlow:
+@dataclass(frozen=True, eq=False, repr=False)
+class CrossEntropyFlow(Summarised):
     """The flow at the times asked for.
 
     Attributes:

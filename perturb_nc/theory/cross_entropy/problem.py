@@ -53,7 +53,7 @@ class CrossEntropyProblem(Summarised):
         ValueError: bad features or labels; parameters that are negative, not finite, or leave H
             unbounded.
 
-    Source: DESIGN §4.9; Tirer et al. 2023, eq. (3), for the model.
+    Source: docs §4.9; Tirer et al. 2023, eq. (3), for the model.
     """
 
     features: ArrayLike
@@ -104,7 +104,7 @@ class CrossEntropyProblem(Summarised):
 
     @cached_property
     def shift(self) -> Float64[Tensor, "d"]:
-        """What the features are centred on: their mean where b is free, 0 elsewhere."""
+        """What the features are centred on, their mean where b is free, 0 elsewhere."""
         mean = self.statistics.priors @ self.statistics.means
         return mean if self.bias and not self.bias_decay else torch.zeros_like(mean)
 

@@ -1,4 +1,4 @@
-"""Collapsed optima of the deep unconstrained features model, in closed form (DESIGN §6).
+"""Collapsed optima of the deep unconstrained features model, in closed form (docs §6).
 
 The model, with L weights, σ = ReLU (or the identity), no biases, H_1 free:
 

@@ -137,7 +137,7 @@ def strongly_regular_solution(
     Raises:
         ValueError: arguments out of range, K not of that form.
 
-    Source: Súkeník, Lampert & Mondelli 2024; DESIGN §6.
+    Source: Súkeník, Lampert & Mondelli 2024; docs §6.
     """
     depth, r = at_least(depth, 3, "depth"), graph_order(num_classes)
     decays, lambda_h = layer_lambdas(lambdas, depth), positive(lambda_h, "lambda_h")

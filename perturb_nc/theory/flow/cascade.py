@@ -1,4 +1,4 @@
-"""Depth as flow time: chains of optima, and how their complexities add (DESIGN §4.6)."""
+"""Depth as flow time: chains of optima, and how their complexities add (docs §4.6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Cascade(Summarised):
 
     @property
     def complexity(self) -> float:
-        """Σ 1/β_l of the layers solved: the flow time that they reach."""
+        """Σ 1/β_l of the layers solved, the flow time that they reach."""
         return effective_complexity(self.betas[: len(self)])
 
     @property

@@ -1,4 +1,4 @@
-"""A chain of layers trained together: every layer lies on one straight line (DESIGN §4.8)."""
+"""A chain of layers trained together: every layer lies on one straight line (docs §4.8)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.cascade import effective_complexity
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.validation import ArrayLike, nonnegative
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
+@dataclass(frozen=True, eq=False, repr=False)
+class Chain(Summarised):
     """The layers H_l = a_l H_0 + b_l H_L of the optimum of a chain.
 
     Attributes:
@@ -80,7 +81,7 @@ def chain(
     Raises:
         ValueError: hyper-parameters out of range.
 
-    Source: Wang, Gai & Zhang 2024 (progressive feedforward collapse); DESIGN §4.8.
+    Source: Wang, Gai & Zhang 2024 (progressive feedforward collapse); docs §4.8.
     """
     effective_complexity(betas)  # checks them before any work
     decay = nonnegative(layer_decay, "layer_decay")

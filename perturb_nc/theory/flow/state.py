@@ -2,7 +2,7 @@
 
 Every feature h of class k follows, for given W, h' = -(WᵀW + c)h + Wᵀe_k + βh0 with c = λ_H + β.
 Class means and within-class deviations are all that W*(H) depends on, and both are moved by the
-same maps, whatever N is (DESIGN §4.5). Where the rows of every W(t), and the class means of H0, lie
+same maps, whatever N is (docs §4.5). Where the rows of every W(t), and the class means of H0, lie
 in the span of an orthonormal V (d×m), deviations follow
 
     δ(t) = (VψVᵀ + a(I - VVᵀ)) δ(0)

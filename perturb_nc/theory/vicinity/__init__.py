@@ -1,1 +1,1 @@
-"""The optimum of (1) near collapse, in closed form (DESIGN §4.7)."""
+"""The optimum of (1) near collapse, in closed form (docs §4.7)."""

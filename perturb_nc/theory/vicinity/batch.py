@@ -59,7 +59,7 @@ def small_vicinity_batch(
         ValueError: settings that are not > 0 or do not broadcast; statistics without a nearest
             frame, as in `small_vicinity`.
 
-    Source: DESIGN §4.7.
+    Source: docs §4.7.
     """
     frame = nearest_frame(statistics, bias)
     values = settings_of(lambda_w, lambda_h, beta, statistics.means.device)

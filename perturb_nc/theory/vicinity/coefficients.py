@@ -1,4 +1,4 @@
-"""The scalars of DESIGN §4.7: all that λ_W, λ_H and β do to a prediction near collapse.
+"""The scalars of docs §4.7: all that λ_W, λ_H and β do to a prediction near collapse.
 
 The reference features give fixed matrices (see `frame`), and the predictions are sums of these:
 

@@ -36,7 +36,7 @@ def decay_effects(
         lambda_w, lambda_h, beta: numbers or arrays that broadcast, all > 0; NaN where c0 >= 1.
         outside: share of tr Σ_W0, of the reference features, outside the span of the class means.
 
-    Source: limit of DESIGN §4.7; NC2 where deviations of the class means outweigh Σ_W0.
+    Source: limit of docs §4.7; NC2 where deviations of the class means outweigh Σ_W0.
     """
     if nonnegative(outside, "outside") > 1:
         raise ValueError(f"outside must be <= 1, a share, got {outside}")

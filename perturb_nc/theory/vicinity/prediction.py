@@ -91,7 +91,7 @@ class SmallVicinity(Summarised):
 
     @cached_property
     def derivatives(self) -> HyperparameterResponse:
-        """Derivatives in λ_W, λ_H and β: those of the closed form of first order, at any `order`.
+        """Derivatives in λ_W, λ_H and β, those of the closed form of first order at any `order`.
 
         From those of the optimum (`hyperparameter_response`) they differ by the first order in the
         distance: λ_W and λ_H move √ρ, and so what the expansion is in. In β it is the second.
@@ -154,7 +154,22 @@ def small_vicinity(
             bias) or class means that are not independent, which have no nearest frame; an order
             that diverges.
 
-    Source: first-order expansion of Tirer et al. 2023, Theorem 4.1, at Theorem 2.1: DESIGN §4.7.
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> found = pnc.small_vicinity(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
+        >>> found.gamma_in < found.gamma_out < 1  # deviations shrink most between the classes
+        True
+        >>> found.status.name
+        'CONVERGED'
+
+    See Also:
+        minimize: without the expansion, at any distance. small_vicinity_batch: many settings.
+        plot_vicinity: its picture.
+
+    Source: first-order expansion of Tirer et al. 2023, Theorem 4.1, at Theorem 2.1: docs §4.7.
     """
     at_least(order, 1, "order")
     problem = NearCollapseProblem(

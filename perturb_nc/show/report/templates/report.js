@@ -80,7 +80,9 @@
 
   const csv = (rows) => {
     const field = (value) => {
-      const text = String(value ?? "");
+      let text = String(value ?? "");
+      // A spreadsheet takes such a name for a formula and runs it.
+      if (/^[=+\-@\t\r]/.test(text) && !Number.isFinite(Number(text))) text = `'${text}`;
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
     return rows.map((row) => row.map(field).join(",") + "\r\n").join("");

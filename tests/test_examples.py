@@ -1,0 +1,36 @@
+"""The examples in the docstrings of the main verbs run, and print what they say."""
+
+import doctest
+
+import pytest
+import torch
+
+import perturb_nc as pnc
+
+VERBS = [
+    "collect_statistics", "collapse_metrics", "minimize", "certify", "linear_response",
+    "hyperparameter_response", "central_path_flow", "sweep", "fit_regularization",
+    "compare_layers", "small_vicinity",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_example_of_a_verb_runs(name, unchecked):
+    verb = getattr(pnc, name)
+    given = {"pnc": pnc, "torch": torch}
+    (example,) = doctest.DocTestFinder(recurse=False).find(verb, name, globs=given)
+    assert len(example.examples) >= 2
+    said = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    runner.run(example, out=said.append)
+    assert runner.failures == 0, "".join(said)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_names_its_neighbours(name):
+    text = getattr(pnc, name).__doc__
+    section = text.partition("See Also:\n")[2].partition("\n\n")[0]
+    names = [line for word in section.split(". ") for line in word.partition(":")[0].split(", ")]
+    assert names
+    for neighbour in names:
+        assert hasattr(pnc, neighbour.strip().removesuffix(".")), neighbour
