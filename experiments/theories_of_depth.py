@@ -6,6 +6,7 @@ of the class means. Shipped are the class statistics under experiments/results/;
 here, for their joint statistics and their straightness. One dataset holds all predictions.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -23,10 +24,17 @@ from experiments.running import data_for
 from perturb_nc.measure import joint_statistics
 from perturb_nc.networks import ResidualMLP, TrainingConfig, batches, train
 from perturb_nc.storage import replacing, write_json
-from perturb_nc.study import all_pairs, bench_table, straightness, theories_of_depth
+from perturb_nc.study import (
+    all_pairs,
+    bench_table,
+    standings,
+    straightness,
+    theories_of_depth,
+)
 from perturb_nc.study.bench import IN_SPAN, OUT_OF_SPAN
 from perturb_nc.study.theories import THEORIES
 
+SUMMED = ("nc1", "nc2_etf", "nc2_equiangular", "nc1_trace", "cdnv", "top_eigenvalues")
 FOLDER = RESULTS / "theories_of_depth"
 
 
@@ -47,6 +55,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     blocks: int = 8
     epochs: int = 60
+    learning_rate: float = 0.02
     weight_decay: float = 1e-3
     samples: int | None = None
 
@@ -62,7 +71,7 @@ def trained(config: Config, loss: str, batch_norm: bool, seed: int) -> dict[str,
     training = TrainingConfig(
         epochs=epochs,
         batch_size=64,
-        learning_rate=0.05,
+        learning_rate=config.learning_rate,
         milestones=(epochs // 2, 3 * epochs // 4) if epochs >= 4 else (),
         weight_decay=config.weight_decay,
         loss=loss,
@@ -118,9 +127,17 @@ def records(config: Config, folder: Path) -> Iterator[dict[str, Any]]:
         yield kept(folder / f"{name_of(*own)}.json", lambda _, own=own: trained(config, *own))
 
 
+def kind_of(network: str) -> str:
+    """Architecture and loss, by which networks are counted."""
+    if not re.search("/res|-res|^res|resnet", network):
+        return "not residual"
+    crossed = re.search("cross_entropy|-ce|public", network)
+    return f"residual, {'cross-entropy' if crossed else 'squared loss'}"
+
+
 def loaded(record: dict[str, Any]) -> xr.Dataset:
     """The dataset of one network's, or of all networks', record."""
-    table = xr.Dataset.from_dict(record)
+    table = xr.Dataset.from_dict(record).drop_vars("stage", errors="ignore")
     return table.assign({name: v.astype(float) for name, v in table.data_vars.items()})
 
 
@@ -139,6 +156,29 @@ def markdown(table: xr.Dataset) -> str:
                 cells[best] = f"**{cells[best]}**"
             judged, layers = (int(table[n].sel(network=network)) for n in ("judged", "layers"))
             lines.append(f"| {network} | {judged} of {layers} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def summary(table: xr.Dataset) -> str:
+    """By kind of network: median errors of each theory, and on how many networks it is best.
+
+    A cell is "median best+shared/judged", where best is alone and shared within 10 % of the least.
+    """
+    kinds = xr.DataArray([kind_of(str(n)) for n in table["network"].values], dims="network")
+    lines = []
+    for kind in dict.fromkeys(kinds.values.tolist()):
+        own = table.sel(network=kinds == kind)
+        found = standings(own)
+        lines += [f"| {kind} ({own.sizes['network']}) | {' | '.join(SUMMED)} |"]
+        lines += ["|---|" + "---|" * len(SUMMED)]
+        for theory in THEORIES:
+            cells = []
+            for quantity in SUMMED:
+                at = found.sel(model=theory, quantity=quantity)
+                best, shared, of = (int(at[n]) for n in ("best", "shared", "of"))
+                cells.append(f"{float(at['median']):.3f} {best}+{shared}/{of}" if of else "–")
+            lines.append(f"| {theory} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 

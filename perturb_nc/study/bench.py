@@ -59,18 +59,18 @@ def theories_of_depth(
             "layers must hold two of one width that follow each other, got widths "
             f"{[s.dim for s in layers.values()]}"
         )
-    found = []
+    found, numbers = [], []
     for number, stage in enumerate(runs):
         joint = (joints or {}).get((stage.names[0], stage.names[-1]))
         whole = Stage(stage.layers, metric, joint=joint)
-        found += [_left_out(whole, layer, number) for layer in whole.names[1:]]
-    table = xr.concat(found, dim="layer")
-    return table.assign_coords(network=("layer", [name] * table.sizes["layer"])).assign_attrs(
-        metric=metric
-    )
+        for layer in whole.names[1:]:
+            found.append(_left_out(whole, layer))
+            numbers.append(number)
+    table = xr.concat(found, dim="layer").assign_attrs(metric=metric)
+    return table.assign_coords(stage=("layer", numbers), network=("layer", [name] * len(numbers)))
 
 
-def _left_out(stage: Stage, layer: str, number: int) -> xr.Dataset:
+def _left_out(stage: Stage, layer: str) -> xr.Dataset:
     view = stage.hide([layer])
     metrics = np.full((len(THEORIES), len(QUANTITIES)), np.nan)
     spectra = np.full((len(THEORIES), TOP), np.nan)
@@ -91,7 +91,6 @@ def _left_out(stage: Stage, layer: str, number: int) -> xr.Dataset:
         },
         coords={
             "layer": layer,
-            "stage": number,
             "model": list(THEORIES),
             "quantity": list(QUANTITIES),
             "index": np.arange(1, TOP + 1),
@@ -122,7 +121,8 @@ def bench_table(benches: Sequence[xr.Dataset]) -> xr.Dataset:
     (metric,) = metrics
     rows = []
     for bench in benches:
-        for network, own in bench.groupby("network"):
+        for network in dict.fromkeys(bench["network"].values.tolist()):  # in their order
+            own = bench.drop_vars("stage", errors="ignore").isel(layer=bench["network"] == network)
             known = own["predicted"].sel(quantity=metric).notnull()
             predicted = known.sum("layer")
             stands = 2 * predicted >= own.sizes["layer"]

@@ -20,7 +20,7 @@ NAMES = re.findall(r"-m experiments\.(\w+)$", MAKEFILE, re.MULTILINE)
 DIRTY = {
     "binary_dnc", "depthwise_layerwise", "effective_depth", "equal_width", "every_layer",
     "feature_learning", "intermediate_collapse", "low_rank_bias", "near_collapse_spectrum",
-    "public_resnet", "shipped_networks", "trained_head", "weight_decay_theory", "width_and_decay",
+    "public_resnet", "trained_head", "weight_decay_theory", "width_and_decay",
 }  # fmt: skip
 
 

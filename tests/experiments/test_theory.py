@@ -13,7 +13,14 @@ import perturb_nc as pnc
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
-from experiments import equal_width, shipped_networks, small_vicinity, transfer, weight_decay_theory  # noqa: E402
+from experiments import (  # noqa: E402
+    equal_width,
+    small_vicinity,
+    theories_of_depth,
+    transfer,
+    weight_decay_theory,
+)
+from perturb_nc.study import bench_table, theories  # noqa: E402
 
 
 def run(module, monkeypatch, output):
@@ -75,47 +82,44 @@ def test_the_last_stage_of_the_equal_width_network_is_kept(monkeypatch, tmp_path
     assert {s.num_samples for s in layers.values()} == {200}
 
 
-def test_errors_of_the_shipped_networks(monkeypatch, tmp_path, capsys):
-    result = run(shipped_networks, monkeypatch, tmp_path)
-    assert "| depth_calibration/digits-res-wd0.005 |" in capsys.readouterr().out
-    table = pnc.load_comparison(tmp_path / "depth_calibration-digits-res-wd0.005-nc1.json")
-    assert table.attrs["metric"] == "nc1"
-    again = pnc.error_table([table]).sel(model="path", quantity="nc2_etf").item()
-    errors = result["nc1"]["errors"]
-    at = {"network": table.attrs["name"], "model": "path", "quantity": "nc2_etf"}
-    i, j, k = (errors["coords"][name]["data"].index(value) for name, value in at.items())
-    assert errors["dims"] == list(at)
-    assert errors["data"][i][j][k] == pytest.approx(again)
-    for metric in ("nc1_span", "nc1"):
-        assert metric not in result[metric]["wins"]
-        for counts in result[metric]["wins"].values():
-            assert sum(counts.values()) == len(errors["coords"]["network"]["data"])
+def test_theories_of_depth_are_held_against_shipped_and_trained_networks(
+    monkeypatch, tmp_path, capsys
+):
+    for name, value in (("_STARTS", (-2.0,)), ("_STEPS", (2.0,)), ("_LIMITS", (-2.0, 0.0))):
+        monkeypatch.setattr(theories, name, value)  # few values of λ_W
+    result = run(theories_of_depth, monkeypatch, tmp_path)
+    assert "| equal_width/resnet-cifar10-cross_entropy | 7 of 8 |" in capsys.readouterr().out
+    names = [row["network"] for row in result["trained"]]
+    assert names == ["res8-seed0", "res8-bn-seed0", "res8-ce-seed0", "res8-bn-ce-seed0"]
+    for row in result["trained"]:
+        assert 1 <= row["straightness"]["line_shape"] < 1.5
+        assert 1 <= row["straightness"]["path_ratio"] < 1.5
+    table = bench_table([theories_of_depth.loaded(result["bench"])])
+    assert table["network"].values.tolist() == ["equal_width/resnet-cifar10-cross_entropy", *names]
+    lines = table["error"].sel(model="straight_line", quantity="nc1")
+    assert lines.isnull().values.tolist() == [True, False, False, False, False]
 
 
-def test_the_committed_errors_are_those_of_the_committed_comparisons():
-    folder = ROOT / "experiments" / "results" / "shipped_networks"
+@pytest.fixture(scope="module")
+def bench():
+    folder = ROOT / "experiments" / "results" / "theories_of_depth"
     result = json.loads((folder / "result.json").read_text(encoding="utf8"))
+    return result, theories_of_depth.loaded(result["bench"]), folder
+
+
+def test_the_committed_table_is_that_of_the_committed_predictions(bench):
+    result, table, folder = bench
     written = (folder / "table.md").read_text(encoding="utf8")
+    assert theories_of_depth.markdown(bench_table([table])) == written
+    assert len(result["trained"]) == 12
+    assert len(set(table["network"].values)) == 27 + 12
+
+
+def test_the_page_says_what_the_bench_found(bench):
+    _, table, _ = bench
     page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
-    assert "in 25 of the 27 networks (by `nc1_span` in 19)" in page
-    for metric, suffix, placed in (("nc1_span", "", 19), ("nc1", "-nc1", 25)):
-        names = result[metric]["errors"]["coords"]["network"]["data"]
-        comparisons = [
-            pnc.load_comparison(folder / f"{name.replace('/', '-')}{end}{suffix}.json")
-            for name in names
-            for end in ("", "-seed0")
-            if (folder / f"{name.replace('/', '-')}{end}{suffix}.json").is_file()
-        ]
-        assert len(comparisons) == len(names) == 27
-        # Layers after the first of their width, which have a layer before to be left unchanged.
-        later = [
-            c["predicted"].sel(model="unchanged", quantity="nc1").notnull() for c in comparisons
-        ]
-        gaps = [c["flow_time"].isnull() & of for c, of in zip(comparisons, later, strict=True)]
-        assert sum(not gap.any() for gap in gaps) == placed
-        table = pnc.error_table(comparisons)
-        assert shipped_networks.wins(table, metric) == result[metric]["wins"]
-        assert shipped_networks.markdown(table, metric) in written
+    for line in theories_of_depth.summary(bench_table([table])).splitlines():
+        assert line in page
 
 
 def test_parameters_are_transferred_to_epochs_samples_seeds_and_decays(monkeypatch, tmp_path):
@@ -167,7 +171,7 @@ def test_a_bias_hardly_changes_what_the_path_predicts(name):
     folder = ROOT / "experiments" / "results"
     layers = pnc.load_layers(folder / "depth_calibration" / f"{name}.safetensors")
     centred = {n: s.moved(s.centered_means, s.within) for n, s in layers.items()}
-    without = pnc.load_comparison(folder / "shipped_networks" / f"depth_calibration-{name}.json")
+    without = pnc.compare_layers(layers, name=name, pairs=False)
     found = pnc.compare_layers(centred, name=name, pairs=False)
     table = pnc.error_table([without, found]).sel(model="path", quantity="nc1").values
     assert abs(table[0] - table[1]) < 0.005

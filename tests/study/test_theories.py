@@ -113,6 +113,8 @@ def test_the_bench_leaves_every_layer_out_in_its_turn(bench):
 
 
 def test_the_table_judges_all_on_the_same_layers(bench):
+    alone = bench.isel(layer=[0]).assign_coords(network=("layer", ["alone"]))
+    assert bench_table([bench, alone])["layers"].values.tolist() == [3, 1]
     table = bench_table([bench])
     assert (table["judged"].item(), table["layers"].item()) == (2, 3)  # not the last
     error = table["error"].sel(network="path")

@@ -1,0 +1,53 @@
+"""Draw the errors of every theory of depth from theories_of_depth/result.json."""
+
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure
+from style import BLUE, GREY, RESULTS, ROOT, VERMILION, read, write
+
+sys.path.insert(0, str(ROOT))
+from experiments.theories_of_depth import kind_of, loaded
+from perturb_nc.study import bench_table
+from perturb_nc.study.theories import THEORIES
+
+RESULT = RESULTS / "theories_of_depth" / "result.json"
+PANELS = {"nc1": "NC1 (in the span)", "nc2_etf": "NC2 (in the span)", "nc1_trace": "ÑC1"}
+COLORS = {
+    "residual, squared loss": VERMILION,
+    "residual, cross-entropy": BLUE,
+    "not residual": GREY,
+}
+
+
+def draw(result: dict) -> Figure:
+    """One row a theory, one point a network, a bar at the median; left is better."""
+    error = bench_table([loaded(result["bench"])])["error"]
+    kinds = np.array([kind_of(str(n)) for n in error["network"].values])
+    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    axes = figure.subplots(1, len(PANELS), sharey=True)
+    for axis, (quantity, title) in zip(axes, PANELS.items(), strict=True):
+        for row, theory in enumerate(THEORIES):
+            values = error.sel(quantity=quantity, model=theory).values.astype(float)
+            for shift, (kind, color) in zip((-0.22, 0.0, 0.22), COLORS.items(), strict=True):
+                own = values[kinds == kind]
+                axis.plot(own, np.full(len(own), row + shift), "o", color=color, ms=4, alpha=0.6)
+                if np.isfinite(own).any():
+                    axis.plot(np.nanmedian(own), row + shift, "|", color=color, ms=13, mew=2.5)
+        axis.set_xscale("log")
+        axis.set_xlim(1e-3, 5)
+        axis.set_title(title, fontsize=10)
+        axis.set_yticks(range(len(THEORIES)), [n.replace("_", " ") for n in THEORIES], fontsize=9)
+        axis.grid(axis="y", color="0.92")
+    axes[0].invert_yaxis()
+    handles = [axes[0].plot([], [], "o", color=c, label=k)[0] for k, c in COLORS.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.supxlabel(
+        "|log(predicted/measured)| of layers left out, median of each network; bars: of all",
+        fontsize=9,
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    write(draw(read(RESULT)), __file__)
