@@ -100,6 +100,7 @@ def test_other_statistics_are_told_apart():
     assert extraction.difference(other, wanted) > 0.01
 
 
+@pytest.mark.slow
 def test_every_peer_finds_the_optimum(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["optimum", "--quick", "--output", str(tmp_path)])
     optimum.main()

@@ -29,6 +29,7 @@ def run(module, monkeypatch, output):
     return json.loads((output / "result.json").read_text(encoding="utf8"))
 
 
+@pytest.mark.slow
 def test_predicted_effects_of_weight_decay_are_those_of_the_model(monkeypatch, tmp_path, capsys):
     result = run(weight_decay_theory, monkeypatch, tmp_path)
     assert "| nc1 | last layer x2 |" in capsys.readouterr().out

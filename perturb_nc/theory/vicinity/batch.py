@@ -91,7 +91,7 @@ class _Table:
     def __init__(self, frame: NearestFrame) -> None:
         k = frame.reference.num_classes
         rank = len(frame.stretch)
-        identity = torch.eye(rank).to(frame.stretch)
+        identity = torch.diag(frame.stretch.new_ones(rank))
         # Without bias the metrics look at K-1 contrasts of the K means.
         seen = identity if frame.has_bias else simplex_etf(k, k - 1).to(identity)
         self.num_classes, self.rank = k, k - 1
@@ -111,7 +111,8 @@ class _Table:
         ]
         grams = torch.stack([seen.mT @ m @ seen for m in [*products, off]])
         self.sizes = grams.diagonal(dim1=1, dim2=2).sum(1)
-        traceless = grams - (self.sizes / self.rank)[:, None, None] * torch.eye(self.rank).to(grams)
+        identity = torch.diag(grams.new_ones(self.rank))
+        traceless = grams - (self.sizes / self.rank)[:, None, None] * identity
         self.spread = torch.einsum("aij,bij->ab", traceless, traceless)
         self.within = (seen.mT @ frame.within @ seen).trace().item()
         own = seen.mT @ frame.within @ seen

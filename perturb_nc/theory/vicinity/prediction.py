@@ -239,7 +239,7 @@ def _refined(point: ReducedPoint, frame: NearestFrame, scalars: Coefficients) ->
 
 def _distance(frame: NearestFrame, size: float) -> float:
     rank = len(frame.stretch)
-    gap = frame.stretch - size * torch.eye(rank).to(frame.stretch)
+    gap = frame.stretch - size * torch.diag(frame.stretch.new_ones(rank))
     within = frame.reference.num_classes * frame.reference.within.trace()
     return math.sqrt((gap.square().sum() + within) / rank) / size
 
