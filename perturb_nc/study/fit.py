@@ -11,6 +11,7 @@ from perturb_nc.study.misfit import Misfit, misfit
 from perturb_nc.study.profile import profile_interval
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.minimize import Solution
+from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, nonnegative, positive
@@ -97,6 +98,8 @@ def fit_regularization(
     beta: float | None = None,
     bias: bool = False,
     max_steps: int = 100,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> RegularizationFit:
     """The (λ_W, λ_H, β) at which the optimum of (1) has the observed class statistics, or nearly.
 
@@ -122,6 +125,9 @@ def fit_regularization(
         lambda_w, lambda_h, beta: values to hold fixed (λ_W and β > 0, λ_H >= 0); None to fit.
         bias: whether the last layer of the model has a bias.
         max_steps: least-squares steps at most.
+        time_limit: seconds after which the best so far is returned, with TIME_LIMIT; the coarse
+            grid and one optimum from each of its best settings are worked out in any case.
+        progress: called as progress(evaluations, size of the residual) after every one.
 
     Raises:
         ValueError: statistics of different classes or dimension, or without class means or within-
@@ -146,7 +152,8 @@ def fit_regularization(
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     fixed = _checked(reference, observed, given)
     at_least(max_steps, 1, "max_steps")
-    problem = Misfit(reference, observed, fixed, bias)
+    clock = Clock.of(time_limit, progress)
+    problem = Misfit(reference, observed, fixed, bias, clock)
     rough = [problem.descend(start, 1e-2, max_steps) for start in problem.starts()]
     best = problem.descend(min(rough, key=lambda end: end.cost).x, 1e-10, max_steps)
     solution = problem.solved(best.x)
@@ -157,7 +164,7 @@ def fit_regularization(
     flat = [n for n, v in zip(names, covariance.diagonal(), strict=True) if not math.isfinite(v)]
     status = Status.CONVERGED
     if best.status <= 0:
-        status = Status.MAX_STEPS
+        status = Status.TIME_LIMIT if clock.expired() else Status.MAX_STEPS
     elif set(flat) - set(at_bound):
         status = Status.NOT_DETERMINED
     elif at_bound:

@@ -14,6 +14,7 @@ from torch import Tensor
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
@@ -52,6 +53,10 @@ def _scales(observed: ClassStatistics) -> tuple[Float64[Tensor, "K 1"], Float64[
     return (observed.priors / 2).sqrt()[:, None] / means, of_within
 
 
+class OutOfTimeError(Exception):
+    """The clock of a misfit ran out."""
+
+
 class Misfit:
     """Relative errors of the prediction as a function of the logs of the free parameters."""
 
@@ -61,7 +66,10 @@ class Misfit:
         observed: ClassStatistics,
         fixed: dict[str, float],
         bias: bool,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock, self._evaluations = clock or Clock(), 0
+        self._best: tuple[float, Vector] | None = None  # of the descent under way
         self._reference, self._observed, self._fixed = reference, observed, fixed
         self._bias = bias
         self.free = [name for name in HYPERPARAMETERS if name not in fixed]
@@ -100,17 +108,33 @@ class Misfit:
         return [np.log(np.array(settings[i])[free]) for i in order]
 
     def descend(self, start: Vector, tolerance: float, max_steps: int) -> Any:
-        """scipy's result, from one start."""
-        return scipy.optimize.least_squares(
-            self.residuals,
-            start,
-            self.jacobian,
-            bounds=self.bounds,
-            xtol=tolerance,
-            ftol=tolerance,
-            gtol=1e-15,  # a larger one would end the fit of a weak parameter early
-            max_nfev=max_steps,
-        )
+        """scipy's result, from one start; the best so far, of status 0, where time runs out."""
+        self._best = None
+        try:
+            return scipy.optimize.least_squares(
+                self._timed,
+                start,
+                self.jacobian,
+                bounds=self.bounds,
+                xtol=tolerance,
+                ftol=tolerance,
+                gtol=1e-15,  # a larger one would end the fit of a weak parameter early
+                max_nfev=max_steps,
+            )
+        except OutOfTimeError:
+            cost, x = self._best or (math.inf, start)
+            return scipy.optimize.OptimizeResult(x=x, cost=cost, status=0, nfev=self._evaluations)
+
+    def _timed(self, x: Vector) -> Vector:
+        if self._best is not None and self._clock.expired():
+            raise OutOfTimeError
+        found = self.residuals(x)
+        cost = 0.5 * float(found @ found)
+        if self._best is None or cost < self._best[0]:
+            self._best = cost, x.copy()
+        self._evaluations += 1
+        self._clock.report(self._evaluations, torch.tensor(cost, dtype=torch.float64).sqrt())
+        return found
 
     def solved(self, x: Vector) -> Solution:
         """The optimum there; the last one is kept."""

@@ -363,3 +363,20 @@ def test_statistics_that_do_not_fit_together_are_named(noisy):
         pnc.fit_regularization(
             reference, observed.moved(math.nan * observed.means, observed.within)
         )
+
+
+def test_a_fit_takes_a_time_limit_and_tells_of_its_progress(monkeypatch):
+    start = random_problem(seed=3).reduced.statistics
+    problem = pnc.NearCollapseProblem(start, lambda_w=0.05, lambda_h=0.02, beta=0.7)
+    observed = pnc.minimize(problem).statistics
+    fixed = {"lambda_w": 0.05, "lambda_h": 0.02}
+    told = []
+    whole = pnc.fit_regularization(start, observed, **fixed, progress=lambda *a: told.append(a))
+    assert whole.status is pnc.Status.CONVERGED
+    assert [number for number, _ in told] == list(range(1, len(told) + 1))
+    assert told[-1][1] < told[0][1]
+    short = pnc.fit_regularization(start, observed, **fixed, time_limit=1e-9)
+    assert short.status is pnc.Status.TIME_LIMIT
+    assert whole.residual <= short.residual <= short.unchanged
+    with pytest.raises(ValueError, match="time_limit must be > 0, got 0"):
+        pnc.fit_regularization(start, observed, **fixed, time_limit=0.0)
