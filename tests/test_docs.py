@@ -191,3 +191,10 @@ def test_sections_that_docstrings_cite_are_there():
         for cited in re.findall(r"docs §(\d(?:\.\d)?(?:[,-] ?\d\.\d)*)", path.read_text("utf8")):
             for section in re.findall(r"\d(?:\.\d)?", cited):
                 assert f"§{section}" in headings, (path.name, section)
+
+
+def test_the_verbs_to_choose_from_are_public():
+    table = read("howto/choose.md").partition("## Which metric")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert len(named) > 10
+    assert named - set(pnc.__all__) == set()
