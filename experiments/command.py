@@ -9,6 +9,14 @@ import torch
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 QUICK = ROOT / "build" / "quick"
+SHIPPED = (  # class statistics of trained networks, under RESULTS
+    "depth_calibration/*.safetensors",
+    "equal_width/*.safetensors",
+    "every_layer/*.safetensors",
+    "public_resnet/layers.safetensors",
+    "depthwise_layerwise/*.safetensors",
+    "feature_learning/*.safetensors",
+)
 
 
 def options(doc: str, output: Path, quick: str, full: str | None = None) -> argparse.Namespace:

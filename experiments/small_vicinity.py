@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import perturb_nc as pnc
-from experiments.command import RESULTS, options
+from experiments.command import RESULTS, SHIPPED, options
 from experiments.resume import is_finished, manifest
 from perturb_nc.storage import write_json
 
@@ -36,14 +36,7 @@ PARTS = ("weight", "means", "within")
 class Config:
     """A minute or two on one CPU thread."""
 
-    files: tuple[str, ...] = (
-        "depth_calibration/*.safetensors",
-        "equal_width/*.safetensors",
-        "every_layer/*.safetensors",
-        "public_resnet/layers.safetensors",
-        "depthwise_layerwise/*.safetensors",
-        "feature_learning/*.safetensors",
-    )
+    files: tuple[str, ...] = SHIPPED
     moved: tuple[str, ...] = (
         "depth_calibration/digits-res-bn-wd0.001",
         "every_layer/convnet-fashion_mnist-seed0",

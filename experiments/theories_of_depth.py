@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 
 import perturb_nc as pnc
-from experiments.command import RESULTS, options
+from experiments.command import RESULTS, SHIPPED, options
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from experiments.running import data_for
 from perturb_nc.measure import joint_statistics
@@ -42,14 +42,7 @@ FOLDER = RESULTS / "theories_of_depth"
 class Config:
     """The networks: where the shipped ones are, and what is trained."""
 
-    files: tuple[str, ...] = (
-        "depth_calibration/*.safetensors",
-        "equal_width/*.safetensors",
-        "every_layer/*.safetensors",
-        "public_resnet/layers.safetensors",
-        "depthwise_layerwise/*.safetensors",
-        "feature_learning/*.safetensors",
-    )
+    files: tuple[str, ...] = SHIPPED
     metric: str = "nc1_span"
     losses: tuple[str, ...] = ("mse", "cross_entropy")
     seeds: tuple[int, ...] = (0, 1, 2)
