@@ -122,29 +122,31 @@ def sweep(
     if kept is not None:
         dataset = kept.dataset
     status = dataset["status"]
-    unfinished = np.isin(status.values, [_PENDING, _LATE])  # once: it takes all settings
+    unfinished = np.isin(status.values, [_PENDING, _LATE])
     regions = [r for r in plan.regions() if unfinished[tuple(r.values())].any()]
-    finished = status.size - int(unfinished.sum())
+    finished = _settled(status.values)  # counted on from here: whole it takes all settings
     report = on_chunk or (lambda finished, total: None)
     report(finished, status.size)
+    variables = {str(name): (v.values, v.dims) for name, v in dataset.variables.items()}
     for region, values in _computed(statistics, plan, regions, executor, clock):
         place = tuple(region.values())
-        before = _unfinished(status, place)
+        finished -= _settled(status.values[place])
         for name, value in values.items():
-            variable = dataset[name]
-            part = variable.values[tuple(region.get(str(d), slice(None)) for d in variable.dims)]
+            array, dims = variables[name]
+            part = array[tuple(region.get(str(dim), slice(None)) for dim in dims)]
             part[...] = value.reshape(part.shape)
         if kept is not None:
             kept.write(region, list(values))
-        finished += before - _unfinished(status, place)
+        finished += _settled(status.values[place])
         report(finished, status.size)
     if bool((status == _FAILED).all()):
         _solve(statistics, plan.settings(plan.regions()[0])[:1], plan, clock)  # raises the reason
     return dataset
 
 
-def _unfinished(status: xr.DataArray, place: tuple[slice, ...]) -> int:
-    return int(np.isin(status.values[place], [_PENDING, _LATE]).sum())
+def _settled(codes: NDArray[np.generic]) -> int:
+    """How many settings need no further work."""
+    return codes.size - int(np.isin(codes, [_PENDING, _LATE]).sum())
 
 
 def _computed(
