@@ -125,14 +125,6 @@ def _vgg_modules() -> Iterator[str]:
 
 
 PUBLIC_NETWORKS = {
-    "resnet18_cifar10": _Public(
-        suffix=".pt",
-        build=lambda: ResNet(3, 10, bias_last=True),
-        read=lambda path: _resnet_state(load_tensors(path), 2),
-        parameters=11_173_962,
-        test_accuracy=0.9422,
-        trained_on=50_000,
-    ),
     "resnet56_cifar10": _Public(
         suffix=".pth",
         build=lambda: ResNet(3, 10, stages=RESNET_STAGES[56], width=16, bias_last=True),
@@ -161,6 +153,14 @@ PUBLIC_NETWORKS = {
         read=read_keras_cnn,
         parameters=968_394,
         test_accuracy=0.8014,
+        trained_on=50_000,
+    ),
+    "resnet18_cifar10": _Public(
+        suffix=".pt",
+        build=lambda: ResNet(3, 10, bias_last=True),
+        read=lambda path: _resnet_state(load_tensors(path), 2),
+        parameters=11_173_962,
+        test_accuracy=0.9422,
         trained_on=50_000,
     ),
 }

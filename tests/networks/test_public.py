@@ -107,7 +107,7 @@ def test_the_published_names_become_those_of_our_classes(tmp_path, name, tensors
 
 
 def test_what_is_missing_or_something_else_is_said(tmp_path):
-    with pytest.raises(ValueError, match=r"one of resnet18_cifar10, .*, got 'resnet20'"):
+    with pytest.raises(ValueError, match=r"one of resnet56_cifar10, .*, got 'resnet20'"):
         public_network("resnet20", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"fetch it with `make data` or .*resnet18_cifar10"):
         public_network("resnet18_cifar10", tmp_path)
