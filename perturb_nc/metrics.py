@@ -4,7 +4,7 @@ Papers differ in normalisation; each function names its source. In all of them M
 μ_k - μ_G with μ_G the mean of the class means, and Σ_B = M̃ᵀM̃/K.
 Metrics that decompose a d×d matrix are in `perturb_nc.covariance_metrics`, those that need the
 samples themselves in `perturb_nc.sample_metrics`. Statistics with leading batch dimensions
-(`perturb_nc.theory.batch`) give metrics with these dimensions.
+(`perturb_nc.theory.batch_points`) give metrics with these dimensions.
 """
 
 import math

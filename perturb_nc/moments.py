@@ -14,7 +14,7 @@ class Moments:
     """Base of all that metrics are functions of, of one feature set or (leading axes) of many.
 
     A dataclass with the three tensors below and whatever else: `ClassStatistics` (checked, with
-    class sizes), `SpanStatistics`, and batches of predictions, `perturb_nc.theory.batch`.
+    class sizes), `SpanStatistics`, and batches of predictions, `theory.batch_points`.
 
     Attributes:
         means: class means μ_k as rows.
