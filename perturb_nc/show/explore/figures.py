@@ -30,7 +30,7 @@ def metric_figure(
     path: LayerView | None,
     name: str = "optimum",
 ) -> Figure:
-    """A metric at every layer; after the reference layer, the optimum, of that name, and the path."""
+    """A metric at every layer; after the reference layer, what is predicted, and the path."""
     names = list(measured)
     place = names.index(layer)
     values = [_positive(getattr(view.metrics, metric)) for view in measured.values()]
