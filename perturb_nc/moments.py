@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 Kind = TypeVar("Kind", bound="Moments")
+Scalar = Float64[Tensor, "..."]
 
 
 class Moments:
@@ -74,6 +75,6 @@ class Moments:
         return replace(self, means=means, within=within, class_variance=variance)  # type: ignore[type-var]
 
 
-def trace(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "..."]:
+def trace(matrix: Float64[Tensor, "... n n"]) -> Scalar:
     """Trace of every matrix of a batch."""
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
