@@ -34,6 +34,7 @@ LAMBDAS = ("--lambda-w", "0.1", "--lambda-h", "0.05")
 MODEL = (*LAMBDAS, "--beta", "1")
 AXES = ("--lambda-w", "0.1", "--lambda-h", "0.05", "--beta", "1")
 
+COMPARISON = "comparison.json"
 # Input → the commands that read it, in turn.
 COMMANDS = {
     "features.npz": [("stats", "BAD", "-o", "OUT")],
@@ -53,7 +54,7 @@ COMMANDS = {
         ("explore", "BAD", "--no-open", "--host", "no address"),
     ],
     "layers of before checksums.safetensors": [("metrics", "BAD")],
-    "comparison.json": [("report", "BAD", "-o", "OUT.html")],
+    COMPARISON: [("report", "BAD", "-o", "OUT.html")],
 }
 
 
@@ -96,7 +97,11 @@ def test_mutations_of(kind, words, run, tmp_path, unchecked, ledger):
     good = (words["FOLDER"] / kind).read_bytes()
     bad, out = tmp_path / kind, tmp_path / "out"
     commands = COMMANDS[kind]
-    original = load_layers(words["LAYERS"])
+    original, compared = load_layers(words["LAYERS"]), load_comparison(words["FOLDER"] / COMPARISON)
+    silent = {
+        "layers.safetensors": lambda path: same_layers(load_layers(path), original),
+        COMPARISON: lambda path: load_comparison(path).identical(compared),
+    }
     out.mkdir()
     for i in range(MUTATIONS):
         content = mutated(good, generator(ledger.seed, kind, i))
@@ -115,11 +120,7 @@ def test_mutations_of(kind, words, run, tmp_path, unchecked, ledger):
             if found:
                 ledger.falls_by("tracebacks", f"{attempt}: {found}")
             ledger.ends("refused")
-        elif kind == "layers.safetensors" and not same_layers(load_layers(bad), original):
-            ledger.falls_by("silent changes", attempt)
-        elif kind == "comparison.json" and not load_comparison(bad).identical(
-            load_comparison(words["FOLDER"] / kind)
-        ):
+        elif kind in silent and not silent[kind](bad):
             ledger.falls_by("silent changes", attempt)
         elif noted and call[0] not in ("sweep", "report"):  # these show a bar
             ledger.falls_by("tracebacks", f"{attempt}: stderr {err[-300:]}")
@@ -207,8 +208,7 @@ def verdict(ledger, attempt, read, path, wanted):
     try:
         found = read(path)
     except (ValueError, MemoryError) as error:
-        ledger.ends("refused")
-        assert str(error)
+        ledger.ends("refused" if str(error) else "refused without a word")
     except Exception as error:
         ledger.falls_by("tracebacks", f"{attempt}: {error!r}")
     else:
@@ -292,7 +292,7 @@ def test_stores_of_sweeps_with(how, count, run, tmp_path, unchecked, ledger):
             if not settled_cells_are_the_same(found, whole):
                 ledger.falls_by("silent changes", attempt)
             elif int((found["status"] == 0).sum()):
-                if i % 10 == 0:  # and it is computed again, to the same bits
+                if i % 40 == 0:  # and it is computed again, to the same bits
                     again = pnc.sweep(statistics, **STORE, store=store)
                     if not again.identical(whole) or not open_sweep(store).identical(whole):
                         ledger.falls_by("silent changes", f"{attempt}, gone on with")
