@@ -4,8 +4,9 @@
 from . import measure, networks, show, study, theory
 from .layer_files import load_layers, load_metadata, save_layers
 from .measure.epoch_file import read_epochs
-from .measure.extraction import collect_features, collect_statistics, nearest_mean_scores
+from .measure.extraction import collect_features, collect_statistics
 from .measure.monitor import CollapseMonitor
+from .measure.nearest_mean import nearest_mean_scores
 from .metrics import CollapseMetrics, collapse_metrics
 from .show.maps import plot_map
 from .show.plots import plot_comparison, plot_layers, plot_path
