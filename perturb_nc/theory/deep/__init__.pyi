@@ -1,11 +1,6 @@
-from .anchored import (
-    AnchoredDeepProblem,
-    AnchoredSolution,
-    anchored_contraction,
-    measured_contraction,
-    minimize_anchored,
-)
+from .anchored import AnchoredDeepProblem, AnchoredSolution, minimize_anchored
 from .collapse import DeepCollapse, DeepPenalties, deep_collapse_optimum, deep_penalties
+from .contraction import anchored_contraction, measured_contraction
 from .strongly_regular import StronglyRegular, strongly_regular_solution
 from .training import DeepTraining, gradient_descent, lbfgs
 from .ufm import DeepUFM, LayerCollapse

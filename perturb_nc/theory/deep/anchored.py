@@ -15,17 +15,17 @@ from dataclasses import KW_ONLY, dataclass, replace
 import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.deep.collapse import scalar_optimum
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import at_least, nonnegative, positive
+from perturb_nc.validation import at_least, positive
 
 Weights = list[Tensor]
 
@@ -152,7 +152,13 @@ class AnchoredSolution(Summarised):
 
 
 def minimize_anchored(
-    problem: AnchoredDeepProblem, *, tol: float = 1e-7, max_steps: int = 5000, restarts: int = 4
+    problem: AnchoredDeepProblem,
+    *,
+    tol: float = 1e-7,
+    max_steps: int = 5000,
+    restarts: int = 4,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> AnchoredSolution:
     """The least of several minima of (3), by L-BFGS on the weights from balanced factors.
 
@@ -165,21 +171,28 @@ def minimize_anchored(
         tol: largest entry of the gradient to reach.
         max_steps: of L-BFGS, from every start.
         restarts: descents beyond the first, for L >= 2.
+        time_limit: seconds after which the best point of all is returned, with TIME_LIMIT.
+        progress: called as progress(starts, f) after every descent.
 
     Raises:
-        ValueError: tol, max_steps or restarts out of range.
+        ValueError: tol, max_steps, restarts or time_limit out of range.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     restarts = at_least(restarts, 0, "restarts")
-    single = minimize(problem.single_layer()).weight
+    clock = Clock.of(time_limit, progress)
+    single = minimize(problem.single_layer(), time_limit=clock.left()).weight
     heads = [single]
     if problem.depth > 1:
         heads = [single, *_other_heads(problem, single, restarts)]
-    ends = [_descend(problem, head, tol, max_steps) for head in heads]
+    ends: list[_End] = []
+    for head in heads:
+        ends.append(_descend(problem, head, tol, max_steps, clock))
+        clock.report(len(ends), ends[-1].objective)
     if problem.depth > 1:
         zero = problem.factors(torch.zeros_like(single))
         ends.insert(0, _End(problem.objective(zero), zero, 0.0, Status.CONVERGED))  # wins a tie
-    return _solution(problem, ends)
+    found = _solution(problem, ends)
+    return replace(found, status=Status.TIME_LIMIT) if clock.expired() else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,9 +220,13 @@ def _other_heads(
 
 
 def _descend(
-    problem: AnchoredDeepProblem, head: Float64[Tensor, "K d"], tol: float, max_steps: int
+    problem: AnchoredDeepProblem,
+    head: Float64[Tensor, "K d"],
+    tol: float,
+    max_steps: int,
+    clock: Clock,
 ) -> _End:
-    """L-BFGS from the balanced factors of a head."""
+    """L-BFGS from the balanced factors of a head; one step at least."""
     start = problem.factors(head)
     shapes = [w.shape for w in start]
     sizes = [w.numel() for w in start]
@@ -222,11 +239,16 @@ def _descend(
         value, gradient = problem._value_and_gradient(unpack(flat))
         return value, torch.cat([g.flatten() for g in gradient]).cpu().numpy()
 
+    def watch(_: np.ndarray) -> None:
+        if clock.expired():
+            raise StopIteration
+
     found = scipy.optimize.minimize(
         evaluate,
         torch.cat([w.flatten() for w in start]).cpu().numpy(),
         jac=True,
         method="L-BFGS-B",
+        callback=watch,
         options={
             "maxiter": max_steps,
             "maxfun": 2 * max_steps,
@@ -239,6 +261,7 @@ def _descend(
     status = Status.CONVERGED
     if norm > tol:
         status = Status.MAX_STEPS if found.nit >= max_steps else Status.STALLED
+        status = Status.TIME_LIMIT if clock.expired() else status
     return _End(float(found.fun), unpack(found.x), norm, status)
 
 
@@ -285,51 +308,3 @@ def _lower_bound(problem: AnchoredDeepProblem, reached: float) -> float:
         return floor
     relaxed = replace(single, lambda_w=problem.lambda_w * chord)
     return max(floor, minimize(relaxed).certificate.lower_bound)
-
-
-def anchored_contraction(*, depth: int, lambda_w: float, lambda_h: float, beta: float) -> float:
-    """The within-class contraction of (3) in the span of the class means, at collapsed H0 = H*.
-
-    β/(β + λ_H + a²) with a² = (c p^(2/(L+1))/λ_W)^L the squared singular values of the head,
-    c = (λ_H λ_W^L)^(1/(L+1)) and p of `scalar_optimum`; with a² = λ_H x^L, β/(β + λ_H(1 + x^L)).
-    At L = 1 it is β/(β + √(λ_H/λ_W)), an eigenvalue of `near_collapse_spectrum`.
-
-    Args:
-        depth: L >= 1.
-        lambda_w, lambda_h: > 0, in the units of (1).
-        beta: >= 0.
-
-    Raises:
-        ValueError: values out of range.
-    """
-    depth = at_least(depth, 1, "depth")
-    lambda_w, lambda_h = positive(lambda_w, "lambda_w"), positive(lambda_h, "lambda_h")
-    beta = nonnegative(beta, "beta")
-    c = (lambda_h * lambda_w**depth) ** (1 / (depth + 1))
-    p, _ = scalar_optimum(depth, c)
-    return beta / (beta + lambda_h + (c * p ** (2 / (depth + 1)) / lambda_w) ** depth)
-
-
-def measured_contraction(
-    reference: ClassStatistics, features: ClassStatistics, weight: Float[Tensor, "m d"]
-) -> tuple[float, float]:
-    """Within-class contraction of features against their reference: in, and off, a row space.
-
-    √(tr PΣ_W P / tr PΣ_W0 P) with P the projection on the top K right singular vectors of weight,
-    and on their complement.
-
-    Raises:
-        ValueError: statistics or a weight of another dimension.
-    """
-    k, d = reference.means.shape
-    if features.dim != d or weight.shape[1] != d:
-        raise ValueError(
-            f"features and weight must have the dimension {d} of the reference, got "
-            f"{features.dim} and {weight.shape[1]}"
-        )
-    rows = torch.linalg.svd(weight.double(), full_matrices=False).Vh[:k]
-    traces = []
-    for statistics in (features, reference):
-        inside = ((rows @ statistics.within) * rows).sum().item()
-        traces.append((inside, statistics.within.trace().item() - inside))
-    return math.sqrt(traces[0][0] / traces[1][0]), math.sqrt(traces[0][1] / traces[1][1])

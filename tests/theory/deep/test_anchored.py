@@ -3,7 +3,7 @@ import torch
 from problems import random_problem
 
 import perturb_nc as pnc
-from perturb_nc.theory.deep.anchored import measured_contraction
+from perturb_nc.theory.deep.contraction import measured_contraction
 from perturb_nc.theory.status import Status
 
 PARAMETERS = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
