@@ -1,4 +1,4 @@
-"""What models (1) and (3) multiply deviations within a class by, predicted and measured."""
+"""What an anchored deep head multiplies deviations within a class by: predicted and measured."""
 
 import math
 
