@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.statistics import ClassStatistics, check_full
+from perturb_nc.study.in_flight import results
 from perturb_nc.study.sweep_plan import (
     DERIVED,
     FLOW_METRICS,
@@ -121,23 +122,31 @@ def sweep(
     if kept is not None:
         dataset = kept.dataset
     status = dataset["status"]
-    pending = [r for r in plan.regions() if status[r].isin([_PENDING, _LATE]).any()]
+    unfinished = np.isin(status.values, [_PENDING, _LATE])
+    regions = [r for r in plan.regions() if unfinished[tuple(r.values())].any()]
+    finished = _settled(status.values)  # counted on from here: whole it takes all settings
     report = on_chunk or (lambda finished, total: None)
-    report(_finished(status), status.size)
-    for region, values in _computed(statistics, plan, pending, executor, clock):
+    report(finished, status.size)
+    variables = {str(name): (v.values, v.dims) for name, v in dataset.variables.items()}
+    for region, values in _computed(statistics, plan, regions, executor, clock):
+        place = tuple(region.values())
+        finished -= _settled(status.values[place])
         for name, value in values.items():
-            part = dataset[name][{d: s for d, s in region.items() if d in dataset[name].dims}]
-            part.values[...] = value.reshape(part.shape)
+            array, dims = variables[name]
+            part = array[tuple(region.get(str(dim), slice(None)) for dim in dims)]
+            part[...] = value.reshape(part.shape)
         if kept is not None:
             kept.write(region, list(values))
-        report(_finished(status), status.size)
+        finished += _settled(status.values[place])
+        report(finished, status.size)
     if bool((status == _FAILED).all()):
         _solve(statistics, plan.settings(plan.regions()[0])[:1], plan, clock)  # raises the reason
     return dataset
 
 
-def _finished(status: xr.DataArray) -> int:
-    return int((~status.isin([_PENDING, _LATE])).sum())
+def _settled(codes: NDArray[np.generic]) -> int:
+    """How many settings need no further work."""
+    return codes.size - int(np.isin(codes, [_PENDING, _LATE]).sum())
 
 
 def _computed(
@@ -159,24 +168,9 @@ def _computed(
             yield region, _piece(statistics, *arguments(region), clock)
         return
     arrays = {f.name: getattr(statistics, f.name).cpu().numpy() for f in fields(statistics)}
-    futures = {executor.submit(_remote_piece, arrays, *arguments(r)): r for r in regions}
-    try:
-        for future in _ended(list(futures), clock):
-            yield futures[future], future.result()
-    finally:  # an error or Ctrl-C: what has not begun never does
-        for future in futures:
-            future.cancel()
-
-
-def _ended(futures: list[Future[Values]], clock: Clock) -> Iterator[Future[Values]]:
-    """Futures as they end; when the time is up those that have not begun never do."""
-    waiting = set(futures)
-    try:
-        for future in as_completed(futures, None if clock.limit == math.inf else clock.left()):
-            waiting.discard(future)
-            yield future
-    except TimeoutError:
-        yield from as_completed([future for future in waiting if not future.cancel()])
+    yield from results(
+        lambda region: executor.submit(_remote_piece, arrays, *arguments(region)), regions, clock
+    )
 
 
 def _remote_piece(

@@ -13,7 +13,7 @@ from perturb_nc.show.labels import short_names
             ["model.encoder.layers.0.output", "model.encoder.layers.11.output"],
             ["layers.0", "layers.11"],
         ),
-        (["module.features.stem", "module.features.head"], ["stem", "head"]),
+        (["module.features.0.stem", "module.features.0.head"], ["stem", "head"]),
         (["a" * 30], ["…" + "a" * 19]),
         (["x" + "a" * 30, "y" + "a" * 30], ["x" + "a" * 30, "y" + "a" * 30]),
         (["same.long.name.of.a.layer", "same.long.name.of.a.layer.1"], None),

@@ -225,6 +225,22 @@ def test_a_sweep_cut_off_in_any_write_resumes(statistics, tmp_path, monkeypatch,
     xr.testing.assert_identical(resumed, whole)
 
 
+def test_a_first_write_cut_off_leaves_nothing_half_there(tmp_path, monkeypatch, caplog):
+    """The store is made with the first piece, of which it must not know the status before."""
+    statistics, *_ = near_collapse(1e-3)
+    write, store = SweepStore.write, tmp_path / "sweep.zarr"
+
+    def cut_off(self, region, names):
+        write(self, region, ["nc1"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SweepStore, "write", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        pnc.sweep(statistics, **NEAR, method="vicinity", chunk=2, store=store)
+    assert (open_sweep(store)["status"] == 0).all()
+    assert not caplog.text
+
+
 KILLED = """
 import sys, warnings, torch, perturb_nc as pnc
 warnings.simplefilter("ignore")
