@@ -13,12 +13,12 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.batch import minimize_batch
+from perturb_nc.theory.isolated import weight_response
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
-from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
 
