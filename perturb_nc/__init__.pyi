@@ -27,9 +27,10 @@ from .theory.cross_entropy.problem import CrossEntropyProblem
 from .theory.flow.cascade import cascade
 from .theory.flow.central_path import central_path_flow
 from .theory.flow.path import FlowPath
+from .theory.hyperparameter_response import hyperparameter_response
 from .theory.minimize import Solution, minimize
 from .theory.problem import NearCollapseProblem
-from .theory.response import hyperparameter_response, linear_response
+from .theory.response import linear_response
 from .theory.spectrum import near_collapse_spectrum
 from .theory.status import Status
 from .theory.vicinity.batch import small_vicinity_batch
