@@ -36,7 +36,7 @@ def stand_in(monkeypatch, small_cifar10):
 @pytest.mark.slow
 def test_what_is_written_is_what_a_direct_measurement_gives(stand_in, tmp_path):
     record = public_networks.network(NAME, CONFIG, tmp_path)
-    data = public_inputs()
+    data = public_inputs(NAME)
     trained = [(data.inputs[:160], data.labels[:160])]
     wanted = pnc.collect_statistics(stand_in, trained, layers=["stem", "blocks.*"])
     found = pnc.load_layers(tmp_path / f"{NAME}.safetensors")
@@ -81,5 +81,5 @@ def test_an_interrupted_measurement_goes_on(stand_in, tmp_path, monkeypatch):
     again = public_features.features(NAME, "train", tmp_path, **sizes)
     changed = [path for path in again.files if path.stat().st_mtime_ns != kept[path]]
     assert changed == [whole.files[1]]
-    assert again.read("labels").tolist() == public_inputs().labels.tolist()
+    assert again.read("labels").tolist() == public_inputs(NAME).labels.tolist()
     assert again.read("blocks.2").shape == (200, 8)
