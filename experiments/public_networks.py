@@ -55,11 +55,17 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
 }
 
 
+LIMITED = {  # images of training and test where a CPU had no time for all
+    "vgg16_cifar10": (7_500, 2_500),
+    "cnn_cifar10": (20_000, 5_000),
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """What is measured, and in which pieces."""
 
-    images: int | None = None  # of each split; all
+    images: int | None = None  # of each split; all, or as in LIMITED
     piece: int = 2_500
     batch_size: int = 125
     unpooled: int = 5_000
@@ -120,8 +126,12 @@ def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[st
 def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
-    sizes = {"images": config.images, "piece": config.piece, "batch_size": config.batch_size}
-    train, test = (features(name, s, output / "pieces", **sizes) for s in ("train", "test"))
+    sizes = {"piece": config.piece, "batch_size": config.batch_size}
+    limits = (config.images,) * 2 if config.images else LIMITED.get(name, (None, None))
+    train, test = (
+        features(name, split, output / "pieces", images=limit, **sizes)
+        for split, limit in zip(("train", "test"), limits, strict=True)
+    )
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
     test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
     seen = slice(known.trained_on)
@@ -143,7 +153,7 @@ def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
             "held_out": right[known.trained_on :].double().mean().item(),
             "test": (test_guesses == test_y).double().mean().item(),
         },
-        "trained_on": min(known.trained_on, len(y)),
+        "images": {"trained": len(y[seen]), "held_out": len(y[seen.stop :]), "test": len(test_y)},
         "layers": records,
         "straightness": ways,
     }
@@ -202,7 +212,8 @@ def write_files(
     }
     pnc.save_layers(narrow, output / f"{name}.safetensors", notes, dtype=torch.float32)
     shipped = {pair: c.float() for pair, c in ends.items() if pair.split("|")[0] in narrow}
-    write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
+    if shipped:
+        write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
 
 
 def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> None:
@@ -219,9 +230,12 @@ def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> No
 
 def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStatistics]:
     """Joint statistics of the ends of every stage of a network, from its shipped files."""
+    found: dict[tuple[str, str], JointStatistics] = {}
+    path = folder / "cross" / f"{name}.safetensors"
+    if not path.is_file():  # no two layers of one width
+        return found
     layers = pnc.load_layers(folder / f"{name}.safetensors")
-    found = {}
-    for pair, cross in read_tensors(folder / "cross" / f"{name}.safetensors")[0].items():
+    for pair, cross in read_tensors(path)[0].items():
         first, last = pair.split("|")
         found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
     return found
