@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perturb_nc import mean_geometry as geometry
 from perturb_nc.metrics import Scalar
-from perturb_nc.moments import Moments, trace
+from perturb_nc.moments import Covariance, Moments, through, trace
 
 Rows = Float64[Tensor, "... K d"]
 
@@ -19,7 +19,7 @@ class Change:
     """A change of the class means, Σ_W and class variances, and of the weight that reads them."""
 
     means: Rows
-    within: Float64[Tensor, "... d d"]
+    within: Float64[Tensor, "... d d"] | Covariance
     class_variance: Float64[Tensor, "... K"]
     weight: Rows
 
@@ -65,7 +65,8 @@ class Step:
         a = geometry.contrasts(self.statistics)
         moved = geometry.helmert(self.statistics).mT @ self.change.means
         x, _ = geometry.pseudo_inverse(a, self.statistics)
-        y, turned = x @ self.statistics.within, x @ self.change.within
+        y = through(x, self.statistics.within)
+        turned = through(x, self.change.within)
         off = y - (y @ a) @ x
         read = y @ x.mT
         identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from perturb_nc import mean_geometry as geometry
 from perturb_nc.metric_step import Change, Rows, Step, inner, unit_rows
 from perturb_nc.metrics import Scalar
-from perturb_nc.moments import Moments
+from perturb_nc.moments import Moments, through
 
 __all__ = ["TANGENTS", "WITHOUT_TANGENT", "Change", "metric_tangents"]
 
@@ -118,9 +118,9 @@ def _directional_cdnv(step: Step) -> Scalar:
     """Mean over pairs of (q˙ - 2q D˙/D)/D², q = ΔᵀΣ_WΔ, q˙ = 2Δ˙ᵀΣ_WΔ + ΔᵀΣ_W˙Δ."""
     means, within = step.statistics.means, step.statistics.within
     distance, growth = step.distances
-    read = means @ within
+    read = through(means, within)
     along = geometry.pair_products(means, read)
-    change = geometry.pair_products(means, means @ step.change.within)
+    change = geometry.pair_products(means, through(means, step.change.within))
     change = change + 2 * geometry.pair_products(step.change.means, read)
     return ((change - 2 * along * growth) / distance.square()).mean(-1)
 

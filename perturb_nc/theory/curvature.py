@@ -21,8 +21,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.moments import trace
+from perturb_nc.theory.matrices import Rows, total
 from perturb_nc.theory.newton import Evaluate, Mask, Point, wide
-from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.reduced import ReducedPoint
 
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
@@ -61,9 +62,10 @@ def lowest_curvature(point: Point) -> Curvature:
 @lowest_curvature.register
 def _(point: ReducedPoint) -> Curvature:
     _, k, d = point.weight.shape
-    scale = (trace(point.moment) / point.ridge[..., 0, 0] + 1) + trace(point.residual_moment) / (
-        point.c * point.ridge
-    )[..., 0, 0]
+    between = total(point.reference.priors[:, None] * point.own_means.square())
+    ridge = point.ridge[..., 0, 0]
+    scale = (point.within_trace + between) / ridge + 1
+    scale = scale + trace(point.residual_moment) / (point.c[..., 0, 0] * ridge)
     rounding = 8 * torch.finfo(torch.float64).eps * scale
     if k * d > _DENSE:
         top = point.residual_spectrum[1][..., -1:]
@@ -223,11 +225,10 @@ def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mas
     point that is not global.)
     """
     k, d = point.weight.shape[1:]
-    # A look at few directions tells whether any is unused.
+    # A look at few directions tells whether any is unused; what is badly scaled is not moved.
     spread, _ = _least_used(point, min(4, k, d - point.idle))
     limit = 0.1 * point.ridge[..., 0]
-    sound = point.stiffness.isfinite().all(-1).all(-1)  # what is badly scaled is not moved
-    wanted = wanted & sound & (spread < limit).any(-1)
+    wanted = wanted & point.usable & (spread < limit).any(-1)
     if wanted.any():
         squares, vectors = point.residual_spectrum
         ratios = squares / (point.c * point.ridge)[..., 0]
@@ -258,6 +259,6 @@ def _least_used(
     rows = rows.expand(len(point.weight), *rows.shape)
     for _ in range(2):
         rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT
-    inner = rows @ point.moment @ rows.mT
+    inner = point.through_moment(rows) @ rows.mT
     spread, turn = torch.linalg.eigh(torch.where(inner.isfinite(), inner, 0.0))  # raises for NaN
     return spread, turn.mT @ rows

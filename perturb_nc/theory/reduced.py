@@ -18,7 +18,6 @@ Matrices of means and perturbations are stored as rows, (K, d), as everywhere in
 Weight and hyper-parameters may have leading batch dimensions, and then everything has them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -29,11 +28,17 @@ from torch import Tensor
 from perturb_nc.moments import trace
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-
-Scalar = Float64[Tensor, "..."]
-Factor = Float64[Tensor, "... 1 1"]
-Rows = Float64[Tensor, "... K d"]
-Square = Float64[Tensor, "... K K"]
+from perturb_nc.theory.matrices import (
+    Factor,
+    Mask,
+    Rows,
+    Scalar,
+    Square,
+    cholesky,
+    relative,
+    together,
+    total,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,9 +164,17 @@ class ReducedPoint(Summarised):
         """Row k is the class mean of E = WH + b1ᵀ - Y, which is -c G (t_k - (β/c) W μ0_k)."""
         return -self.c * (self._pull @ self.gain)
 
+    def through_reference(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
+        """Rows times Σ_W0."""
+        return rows @ self.reference.within
+
+    def through_within(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
+        """Rows times Σ_W."""
+        return self.beta**2 * self.solve(self.through_reference(self.solve(rows)))
+
     @cached_property
     def _reference_rows(self) -> Rows:
-        return self.weight @ self.reference.within
+        return self.through_reference(self.weight)
 
     @cached_property
     def _reference_gram(self) -> Square:
@@ -192,6 +205,11 @@ class ReducedPoint(Summarised):
     def within_trace(self) -> Scalar:
         """tr Σ_W."""
         return trace(self.within)
+
+    @cached_property
+    def shrunk_trace(self) -> Scalar:
+        """tr(Σ_WP⁻¹)."""
+        return (trace(self.within) - total(self.lift * self.weight_within)) / self.c[..., 0, 0]
 
     @cached_property
     def residual_moment(self) -> Square:
@@ -286,6 +304,15 @@ class ReducedPoint(Summarised):
         """S = HHᵀ/N, centred with bias."""
         return self.within + self._weighted_means.mT @ self.own_means
 
+    def through_moment(self, rows: Rows) -> Rows:
+        """Rows times S."""
+        return together(lambda r: r @ self.moment, rows, self.moment)
+
+    @property
+    def usable(self) -> Mask:
+        """Where S + (λ_W/K)I is definite in float64."""
+        return self.stiffness.isfinite().all(-1).all(-1)
+
     @cached_property
     def stiffness(self) -> Float64[Tensor, "... d d"]:
         """Cholesky factor of S + (λ_W/K)I, the Hessian at fixed H."""
@@ -307,7 +334,7 @@ class ReducedPoint(Summarised):
         v, c = direction, self.c
         read = v @ self.weight.mT
         pulled = self.residual_moment @ v
-        at_gain = c * together(lambda r: r @ self.moment, v, self.moment) - read.mT @ self.overlap
+        at_gain = c * self.through_moment(v) - read.mT @ self.overlap
         at_lift = self.overlap @ v.mT - self.residual_moment @ (read / c)
         return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self.ridge * v
 
@@ -315,35 +342,6 @@ class ReducedPoint(Summarised):
         """Rows times A = HH0ᵀ/N (or Aᵀ), within and between classes, both centred with bias."""
         if transposed:
             between = (rows @ self._anchors.mT) @ self._weighted_means
-            return between + self.beta * self.solve(rows @ self.reference.within)
+            return between + self.beta * self.solve(self.through_reference(rows))
         between = (rows @ self._weighted_means.mT) @ self._anchors
-        return between + self.beta * (self.solve(rows) @ self.reference.within)
-
-
-def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
-    """Cholesky factors, NaN where a matrix of the batch is not positive definite."""
-    root, failed = torch.linalg.cholesky_ex(matrix)
-    return torch.where((failed == 0)[..., None, None], root, torch.nan)
-
-
-def together(
-    through: Callable[[Rows], Rows], rows: Float64[Tensor, "... K d"], matrix: Tensor
-) -> Float64[Tensor, "... K d"]:
-    """Rows through a map with a d×d matrix (of a batch of them), which is read once for all.
-
-    Rows may have one more leading dimension than the matrix.
-    """
-    if rows.ndim == matrix.ndim:
-        return through(rows)
-    side_by_side = rows.movedim(0, -3).flatten(-3, -2)
-    return through(side_by_side).unflatten(-2, (len(rows), -1)).movedim(-3, 0)
-
-
-def total(matrix: Float64[Tensor, "... m n"]) -> Scalar:
-    """Sum over the last two dimensions."""
-    return matrix.sum((-2, -1))
-
-
-def relative(matrix: Float64[Tensor, "... m n"], bound: Scalar) -> Scalar:
-    """Frobenius norm over a bound, 0 where that is 0."""
-    return torch.where(bound == 0, 0.0, total(matrix.square()).sqrt() / bound)
+        return between + self.beta * self.through_reference(self.solve(rows))

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from perturb_nc.theory.cross_entropy.elimination import Eliminated, Targets, eliminate
 from perturb_nc.theory.cross_entropy.loss import Logits
+from perturb_nc.theory.matrices import Rows, Scalar, Square, cholesky, relative, total
 from perturb_nc.theory.newton import line_search, solve_hessian
-from perturb_nc.theory.reduced import Rows, Scalar, Square, cholesky, relative, total
 
 _STEPS = 100
 
