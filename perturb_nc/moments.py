@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 Kind = TypeVar("Kind", bound="Moments")
+Scalar = Float64[Tensor, "..."]
 
 
 class Covariance(ABC):
@@ -88,7 +89,7 @@ class Moments:
         return replace(self, means=means, within=within, class_variance=variance)  # type: ignore[type-var]
 
 
-def trace(matrix: Matrix) -> Float64[Tensor, "..."]:
+def trace(matrix: Matrix) -> Scalar:
     """Trace of every matrix of a batch."""
     if isinstance(matrix, Covariance):
         return matrix.trace()

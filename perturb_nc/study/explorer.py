@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics, within_spectrum
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
@@ -25,6 +25,7 @@ from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import nonnegative
+from perturb_nc.within_metrics import within_spectrum
 
 RTOL = 1e-3  # of a path: its metrics then hold three digits, all that is shown
 _KEPT = 16  # settings; each has a d×d covariance

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-Scalar = Float64[Tensor, "..."]
+from perturb_nc.moments import Scalar
+
 Factor = Float64[Tensor, "... 1 1"]
 Rows = Float64[Tensor, "... K d"]
 Square = Float64[Tensor, "... K K"]

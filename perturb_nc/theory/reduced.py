@@ -25,14 +25,13 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.moments import trace
+from perturb_nc.moments import Scalar, trace
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.matrices import (
     Factor,
     Mask,
     Rows,
-    Scalar,
     Square,
     cholesky,
     relative,
