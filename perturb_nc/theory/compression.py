@@ -23,7 +23,7 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.diagonal import DiagonalPoint
-from perturb_nc.theory.matrices import relative, total
+from perturb_nc.theory.matrices import random_normal, relative, total
 from perturb_nc.theory.reduced import ReducedPoint
 
 _POLES, _ROUNDS = 3, 3
@@ -80,7 +80,7 @@ class Compression:
             return uncompressed(statistics)
         rows = _neglected(point) @ self.outside.mT
         rows = rows / total(rows.square()).sqrt()[:, None, None].clamp(min=1e-300)
-        block = torch.linalg.svd(rows.flatten(0, 1).mT, full_matrices=False).U[:, :k]
+        block = _main_directions(rows.flatten(0, 1), k)
         return _on_basis(statistics, _continued(statistics, basis, block, poles.repeat(_GROWTH)))
 
 
@@ -114,7 +114,7 @@ def _poles(
     lambda_w, lambda_h, beta = hyperparameters.unbind(1)
     ratio = torch.where(beta > 0, lambda_h / beta, 0.0)  # at β = 0 H0 does not matter
     sigma = lambda_w / statistics.num_classes * (1 + ratio) ** 2
-    largest = torch.linalg.matrix_norm(statistics.within, 2).clamp(min=1e-300)
+    largest = torch.linalg.matrix_norm(statistics.within).clamp(min=1e-300)
     wanted = torch.minimum(sigma.clamp(min=1e-7 * largest), largest)
     ends = torch.stack([wanted.min(), wanted.max()]).log()
     shares = torch.linspace(0, 1, _POLES, dtype=ends.dtype, device=ends.device)
@@ -136,6 +136,14 @@ def _continued(
         block = _orthonormal(torch.cholesky_solve(block, roots[pole]), basis)
         basis = torch.cat([basis, block], dim=1)
     return basis
+
+
+def _main_directions(rows: Float64[Tensor, "n d"], count: int) -> Float64[Tensor, "d k"]:
+    """About the leading right singular vectors, by subspace iteration."""
+    block = random_normal(rows.shape[1], count, like=rows)
+    for _ in range(3):
+        block = torch.linalg.qr(rows.mT @ (rows @ block)).Q
+    return block
 
 
 def _neglected(point: ReducedPoint) -> Float64[Tensor, "... K m"]:

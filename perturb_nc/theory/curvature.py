@@ -21,13 +21,14 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.moments import trace
-from perturb_nc.theory.matrices import Rows, total
+from perturb_nc.theory.matrices import Rows, random_normal, total
 from perturb_nc.theory.newton import Evaluate, Mask, Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
 
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
 _ITERATIONS = 150  # of Lanczos at most
+_ROOM = 32  # vectors of it, to begin with
 _EXACT = 1e-9  # relative curvature that counts as none
 _SMALL = 1e-6  # ... in the Lanczos process
 
@@ -130,7 +131,7 @@ def _judged(
     shifted.diagonal(dim1=1, dim2=2).add_(rounding[:, None])
     roots, failed = torch.linalg.cholesky_ex(shifted)
     direction = matrices.new_zeros(matrices.shape[:2])
-    vectors = _random(matrices.shape[1], 4, like=matrices).expand(len(matrices), -1, -1)
+    vectors = random_normal(matrices.shape[1], 4, like=matrices).expand(len(matrices), -1, -1)
     for _ in range(16):  # inverse iteration
         vectors = torch.linalg.qr(torch.cholesky_solve(vectors, roots)).Q
     inner = vectors.mT @ matrices @ vectors
@@ -147,30 +148,24 @@ def _combined(
 ) -> Float64[Tensor, "m"]:
     """A unit vector with a part in every direction of negative curvature."""
     weights = (-values).clamp(min=0.0).sqrt() * (values < -rounding)
-    weights = weights * _random(len(values), like=values).sign()
+    weights = weights * random_normal(len(values), like=values).sign()
     return vectors @ (weights / weights.norm().clamp(min=1e-300))
-
-
-def _random(*shape: int, like: Tensor) -> Tensor:
-    generator = torch.Generator("cpu").manual_seed(0)
-    found = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
-    return found.to(like.device)
 
 
 def _lanczos(
     point: Point, top: Float64[Tensor, "B K 1"], idle: int = 0
 ) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"], Rows, Int64[Tensor, "B"]]:
     """Lowest value, residual, direction and products, from a start towards the lift's advice."""
-    noise = _random(*point.weight.shape[1:], like=point.weight)
+    noise = random_normal(*point.weight.shape[1:], like=point.weight)
     noise[:, noise.shape[1] - idle :] = 0.0
     image = top * noise[0] * math.sqrt(len(noise)) + noise  # Mv
-    vectors: list[Tensor] = []  # v, M-orthonormal
-    images: list[Tensor] = []  # Mv
+    steps = min(_ITERATIONS, noise.numel())
+    vectors = image.new_zeros(len(image), min(steps, _ROOM), noise.numel())  # v, M-orthonormal
+    images = torch.zeros_like(vectors)  # Mv
     diagonal: list[Tensor] = []
     beside: list[Tensor] = []
     products = torch.zeros(len(image), dtype=torch.int64, device=image.device)
     active = torch.ones_like(products, dtype=torch.bool)
-    steps = min(_ITERATIONS, noise.numel())
     for step in range(steps):
         vector = point.precondition(image)
         size = total(vector * image).clamp(min=0.0).sqrt()
@@ -182,22 +177,28 @@ def _lanczos(
             active = active & ~(known & (step > 3))
         if not active.any() or step == steps - 1:
             break
-        safe = torch.where(size > 0, size, 1.0)
-        vectors.append(vector / wide(safe))
-        images.append(image / wide(safe))
+        if step == vectors.shape[1]:
+            vectors, images = (
+                torch.cat([v, torch.zeros_like(v)], dim=1) for v in (vectors, images)
+            )
+        scale = wide(torch.where(size > 0, size, 1.0))
+        vector = vector / scale
+        vectors[:, step], images[:, step] = vector.flatten(1), (image / scale).flatten(1)
         products = products + active
-        image = point.hessian_vector_product(vectors[-1])
-        diagonal.append(total(vectors[-1] * image))
+        image = point.hessian_vector_product(vector)
+        diagonal.append(total(vector * image))
+        left = image.flatten(1)[..., None]
         for _ in range(2):
-            for v, other in zip(vectors, images, strict=True):
-                image = image - wide(total(v * image)) * other
+            inside = vectors[:, : step + 1] @ left
+            left = left - images[:, : step + 1].mT @ inside
+        image = left[..., 0].unflatten(1, noise.shape)
     weights = torch.stack(
         [
             _combined(own, shape, own.new_tensor(_SMALL))
             for own, shape in zip(values, shapes, strict=True)
         ]
     )
-    direction = torch.einsum("bs,sbkd->bkd", weights, torch.stack(vectors))
+    direction = (weights[:, None] @ vectors[:, : weights.shape[1]])[:, 0].unflatten(1, noise.shape)
     return values[:, 0], residual, direction, products
 
 
@@ -255,7 +256,7 @@ def _least_used(
 ) -> tuple[Float64[Tensor, "B n"], Float64[Tensor, "B n d"]]:
     """Orthonormal directions q in which features vary least, and qᵀSq, by inverse iteration."""
     used = point.weight.shape[2] - point.idle
-    rows = torch.nn.functional.pad(_random(count, used, like=point.weight), (0, point.idle))
+    rows = torch.nn.functional.pad(random_normal(count, used, like=point.weight), (0, point.idle))
     rows = rows.expand(len(point.weight), *rows.shape)
     for _ in range(2):
         rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from perturb_nc.theory.reduced import Mask, ReducedPoint, Rows, Scalar, Square, total
 
+Coefficients = Float64[Tensor, "... K _"]  # of rows
 _SPREAD_OUTSIDE = 1e-6  # a share of tr Σ_W0 that may come from a difference
 
 
@@ -49,7 +50,7 @@ class DiagonalPoint(ReducedPoint):
         return self._basis[..., : -self.weight.shape[-2], :]
 
     @cached_property
-    def _core(self) -> Square:
+    def _core(self) -> Float64[Tensor, "... n n"]:
         """C."""
         k = len(self.reference.priors)
         factor = (self.beta / self.c) ** 2
@@ -89,7 +90,7 @@ class DiagonalPoint(ReducedPoint):
         return self._inverse[1].isfinite().all(-1).all(-1)
 
     @cached_property
-    def _products(self) -> tuple[Float64[Tensor, "... K n"], Square, Float64[Tensor, "... K n"]]:
+    def _products(self) -> tuple[Coefficients, Float64[Tensor, "... n n"], Coefficients]:
         """Coefficients of X in U, cGC, and [cG, (λ_W/K)I - (EEᵀ/N)/c]."""
         factor = (self.beta / self.c) ** 2 * self.c
         gain = factor * self.gain

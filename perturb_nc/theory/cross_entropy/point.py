@@ -73,6 +73,10 @@ class CrossEntropyPoint:
     start: Logits | None = None
     movable: Float64[Tensor, "m"] | None = None
 
+    def members(self, rows: Tensor) -> "CrossEntropyPoint":
+        """The batch of one."""
+        return self
+
     @property
     def layer(self) -> Float64[Tensor, "1 K d"]:
         """W, as a batch of one."""
