@@ -29,6 +29,7 @@ _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
 _ITERATIONS = 150  # of Lanczos at most
 _ROOM = 32  # vectors of it, to begin with
+_TOGETHER = 32  # members at once, for the cache
 _EXACT = 1e-9  # relative curvature that counts as none
 _SMALL = 1e-6  # ... in the Lanczos process
 
@@ -70,7 +71,9 @@ def _(point: ReducedPoint) -> Curvature:
     rounding = 8 * torch.finfo(torch.float64).eps * scale
     if k * d > _DENSE:
         top = point.residual_spectrum[1][..., -1:]
-        found = _lanczos(point, top, point.idle)
+        cuts = [slice(i, i + _TOGETHER) for i in range(0, len(top), _TOGETHER)]
+        runs = [_lanczos(point.members(rows), top[rows], point.idle) for rows in cuts]
+        found = [torch.cat(parts) for parts in zip(*runs, strict=True)]
         return _completed(point, *found, rounding=rounding + _SMALL)
     rounding = rounding + _EXACT
     size = max(1, _BYTES // (8 * (k * d) ** 2))
@@ -144,12 +147,13 @@ def _judged(
 
 
 def _combined(
-    values: Float64[Tensor, "n"], vectors: Float64[Tensor, "m n"], rounding: Tensor
-) -> Float64[Tensor, "m"]:
+    values: Float64[Tensor, "... n"], vectors: Float64[Tensor, "... m n"], rounding: Tensor
+) -> Float64[Tensor, "... m"]:
     """A unit vector with a part in every direction of negative curvature."""
     weights = (-values).clamp(min=0.0).sqrt() * (values < -rounding)
-    weights = weights * random_normal(len(values), like=values).sign()
-    return vectors @ (weights / weights.norm().clamp(min=1e-300))
+    weights = weights * random_normal(values.shape[-1], like=values).sign()
+    weights = weights / weights.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    return (vectors @ weights[..., None])[..., 0]
 
 
 def _lanczos(
@@ -171,11 +175,13 @@ def _lanczos(
         size = total(vector * image).clamp(min=0.0).sqrt()
         if step:
             beside.append(size)
+        last = step == steps - 1
+        if last or step % 3 == 1:  # the decomposition costs as much as a product
             values, shapes = torch.linalg.eigh(_tridiagonal(diagonal, beside))
             residual = size * shapes[:, -1, 0].abs()
             known = (residual < 0.1 * values[:, 0].abs()) | (residual < _SMALL)
             active = active & ~(known & (step > 3))
-        if not active.any() or step == steps - 1:
+        if last or not active.any():
             break
         if step == vectors.shape[1]:
             vectors, images = (
@@ -187,17 +193,9 @@ def _lanczos(
         products = products + active
         image = point.hessian_vector_product(vector)
         diagonal.append(total(vector * image))
-        left = image.flatten(1)[..., None]
-        for _ in range(2):
-            inside = vectors[:, : step + 1] @ left
-            left = left - images[:, : step + 1].mT @ inside
-        image = left[..., 0].unflatten(1, noise.shape)
-    weights = torch.stack(
-        [
-            _combined(own, shape, own.new_tensor(_SMALL))
-            for own, shape in zip(values, shapes, strict=True)
-        ]
-    )
+        inside = vectors[:, : step + 1] @ image.flatten(1)[..., None]
+        image = image - (images[:, : step + 1].mT @ inside)[..., 0].unflatten(1, noise.shape)
+    weights = _combined(values, shapes, values.new_tensor(_SMALL))
     direction = (weights[:, None] @ vectors[:, : weights.shape[1]])[:, 0].unflatten(1, noise.shape)
     return values[:, 0], residual, direction, products
 

@@ -97,6 +97,7 @@ class Point(Protocol):
 
 
 Evaluate = Callable[[Rows], Point]
+Points = Callable[[Int64[Tensor, "b"]], Evaluate]  # for some of the members of a batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,45 +225,47 @@ def realigned(evaluate: Evaluate, point: Point, wanted: Mask) -> Point:
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 
 
-def line_search(
-    evaluate: Evaluate, point: Point, direction: Rows, expand: Mask
-) -> tuple[Point, Mask]:
+def line_search(points: Points, point: Point, direction: Rows, expand: Mask) -> tuple[Point, Mask]:
     """The next point along descent directions; False where rounding hides any decrease.
 
     Halves the step from 1 until g falls enough (Armijo). Where `expand` - along negative curvature,
     where no step length is natural - it then doubles the step for as long as g keeps falling.
+    Only the members that need a further step are evaluated there.
     """
     slope = total(point.gradient * direction).clamp(max=0.0)
     start, norm = point.excess, point.gradient_norm
     rounding = _ROUNDING * start
-    step = torch.ones_like(start)
+    step, everywhere = torch.ones_like(start), torch.arange(len(start), device=start.device)
 
-    def along(step: Float64[Tensor, "B"]) -> Point:
-        return evaluate(point.weight + wide(step) * direction)
+    def along(step: Float64[Tensor, "b"], rows: Int64[Tensor, "b"]) -> Point:
+        return points(rows)(point.weight[rows] + wide(step) * direction[rows])
 
-    def accepts(trial: Point) -> Mask:
-        value = _excess(trial)
+    def accepts(trial: Point, rows: Int64[Tensor, "b"]) -> Mask:
+        value, own = _excess(trial), start[rows]
+        enough = value <= own + 1e-4 * step[rows] * slope[rows] + rounding[rows]
         # Near the optimum the decrease drowns in the rounding of g, but not that of its gradient.
-        flat = (step == 1) & (value <= start * (1 + 1e-8)) & (trial.gradient_norm <= 0.5 * norm)
-        return (value <= start + 1e-4 * step * slope + rounding) | flat
+        halved = trial.gradient_norm <= 0.5 * norm[rows]
+        return enough | ((step[rows] == 1) & (value <= own * (1 + 1e-8)) & halved)
 
-    trial = along(step)
-    good = accepts(trial)
+    trial = along(step, everywhere)
+    good = accepts(trial, everywhere)
     for _ in range(60):
         if good.all():
             break
-        step = torch.where(good, step, step / 2)
-        trial = along(step)
-        good = good | accepts(trial)
-    growing = good & expand
+        rows = (~good).nonzero()[:, 0]
+        step[rows] /= 2
+        good[rows] = accepts(along(step[rows], rows), rows)
+    rows = (good & expand).nonzero()[:, 0]
+    value = _excess(along(step[rows], rows)) if len(rows) else start
     for _ in range(60):
-        if not growing.any():
+        if not len(rows):
             break
-        longer = torch.where(growing, 2 * step, step)
-        candidate = along(longer)
-        growing = growing & (_excess(candidate) < _excess(trial) - rounding)
-        step = torch.where(growing, longer, step)
-        trial = candidate if growing.all() else along(step)
+        longer = _excess(along(2 * step[rows], rows))
+        falls = longer < value - rounding[rows]
+        rows, value = rows[falls], longer[falls]
+        step[rows] *= 2
+    if (step != 1).any():
+        trial = along(step, everywhere)
     gained = (_excess(trial) < start - rounding) | (trial.gradient_norm < norm)
     return trial, good & gained
 

@@ -39,6 +39,11 @@ from perturb_nc.theory.matrices import (
     total,
 )
 
+_KNOWN = (
+    "gain", "lift", "own_means", "residuals", "residual_moment", "weight_within", "overlap",
+    "gradient", "gradient_bound", "gradient_norm", "excess", "_reference_rows", "_reference_gram",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReducedPoint(Summarised):
@@ -56,8 +61,10 @@ class ReducedPoint(Summarised):
     idle: int = 0
 
     def members(self, rows: slice | Tensor) -> "ReducedPoint":
-        """Some of the points of a batch."""
-        return replace(self, weight=self.weight[rows], hyperparameters=self.hyperparameters[rows])
+        """Some of the points of a batch, with what is known of them."""
+        few = replace(self, weight=self.weight[rows], hyperparameters=self.hyperparameters[rows])
+        vars(few).update({n: vars(self)[n][rows] for n in _KNOWN if n in vars(self)})
+        return few
 
     @property
     def layer(self) -> Rows:

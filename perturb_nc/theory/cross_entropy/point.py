@@ -260,7 +260,7 @@ def descend_convex(point: CrossEntropyPoint, tol: float = 1e-14) -> CrossEntropy
         if norm <= tol:
             break
         move = solve_hessian(point, -point.gradient, max(min(0.1, norm), 1e-8)).solution
-        trial, gained = line_search(evaluate, point, move, expand)
+        trial, gained = line_search(lambda _: evaluate, point, move, expand)
         if not gained:
             break
         point = cast(CrossEntropyPoint, trial)
