@@ -161,6 +161,6 @@ class DualTerms:
             inside = (newton > low) & (newton < high)
             following = torch.where(inside, newton, (low + high) / 2)
             moved, shares = (following - shares).abs(), following
-            if (moved <= 1e-15 * ceiling).all():
+            if (moved <= 1e-12 * ceiling).all():
                 break
         return shares

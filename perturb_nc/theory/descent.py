@@ -11,13 +11,13 @@ from torch import Tensor
 
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.curvature import advised, lowest_curvature
+from perturb_nc.theory.line_search import line_search
 from perturb_nc.theory.newton import (
     Clock,
     Evaluate,
     Mask,
     Point,
     Points,
-    line_search,
     realigned,
     solve_hessian,
     wide,
@@ -107,7 +107,7 @@ def descend(
         previous[live] = point.gradient_norm
         turning = (point.gradient_norm > enough) & slow & ~stuck
         if turning.any():
-            point = realigned(points(live), point, turning)
+            point = realigned(partial(_members, points, live), point, turning)
             enough = _enough(point, tol, neglected)
         far, final = point.gradient_norm > enough, enough <= tol
         found.weight[live] = point.weight

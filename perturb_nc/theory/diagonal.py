@@ -66,50 +66,52 @@ class DiagonalPoint(ReducedPoint):
         return rows * self._shrunk + ((rows @ self._reach.mT) @ self._core) @ self._reach
 
     @cached_property
-    def _inverse(self) -> tuple[Float64[Tensor, "... 1 d"], Float64[Tensor, "... n d"]]:
-        """Δ⁻¹, Δ = γ²D + λ_W/K, and Z = (I + CUΔ⁻¹Uᵀ)⁻¹CUΔ⁻¹.
+    def _inverse(self) -> Float64[Tensor, "... 1 d"]:
+        """Δ⁻¹, Δ = γ²D + λ_W/K."""
+        return 1 / (self._shrunk + self.ridge)
 
-        With them (S + (λ_W/K)I)⁻¹ = Δ⁻¹ - (UΔ⁻¹)ᵀZ.
-        """
-        inverse = 1 / (self._shrunk + self.ridge)
-        scaled = self._reach * inverse
+    @cached_property
+    def _shift(self) -> Float64[Tensor, "... n d"]:
+        """Z = (I + CUΔ⁻¹Uᵀ)⁻¹CUΔ⁻¹, with which (S + (λ_W/K)I)⁻¹ = Δ⁻¹ - (UΔ⁻¹)ᵀZ."""
+        scaled = self._reach * self._inverse
         system = self._core @ (scaled @ self._reach.mT)
         system.diagonal(dim1=-2, dim2=-1).add_(1.0)
         shift, _ = torch.linalg.solve_ex(system, self._core)
-        return inverse, 0.5 * (shift + shift.mT) @ scaled
+        return 0.5 * (shift + shift.mT) @ scaled
 
     def precondition(self, rows: Rows) -> Rows:
         """V(S + (λ_W/K)I)⁻¹."""
-        inverse, shift = self._inverse
-        scaled = rows * inverse
-        return scaled - (scaled @ self._reach.mT) @ shift
+        scaled = rows * self._inverse
+        return scaled - (scaled @ self._reach.mT) @ self._shift
 
     @property
     def usable(self) -> Mask:
         """Where S + (λ_W/K)I could be inverted."""
-        return self._inverse[1].isfinite().all(-1).all(-1)
+        return self._shift.isfinite().all(-1).all(-1)
 
     @cached_property
-    def _products(self) -> tuple[Coefficients, Float64[Tensor, "... n n"], Coefficients]:
-        """Coefficients of X in U, cGC, and [cG, (λ_W/K)I - (EEᵀ/N)/c]."""
-        factor = (self.beta / self.c) ** 2 * self.c
-        gain = factor * self.gain
+    def _overlap_in_reach(self) -> Coefficients:
+        """Coefficients of X in U."""
+        gain = (self.beta / self.c) ** 2 * self.c * self.gain
         pull = (self.reference.priors[:, None] * self.residuals).mT
-        coefficients = torch.cat([-gain @ self._reference_gram, gain, pull], dim=-1)
+        return torch.cat([-gain @ self._reference_gram, gain, pull], dim=-1)
+
+    @cached_property
+    def _outer(self) -> Coefficients:
+        """[cG, (λ_W/K)I - (EEᵀ/N)/c]."""
         own = -self.residual_moment / self.c
         own.diagonal(dim1=-2, dim2=-1).add_(self.ridge[..., 0])
-        return coefficients, self.c * self._core, torch.cat([self.c * self.gain, own], dim=-1)
+        return torch.cat([self.c * self.gain, own], dim=-1)
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
         """∇²g[V] of `ReducedPoint`, with the products of V with the rows of U and W taken once."""
-        v, k = direction, self.weight.shape[-2]
-        overlap, core, outer = self._products
+        v, k, overlap = direction, self.weight.shape[-2], self._overlap_in_reach
         reads = v @ self._basis.mT
         reached, read = reads[..., : 3 * k], reads[..., 3 * k :]
-        inner = self.gain @ (reached @ core - read.mT @ overlap)
-        at_lift = overlap @ reached.mT - self.residual_moment @ (read / self.c)
-        inner[..., :k] -= at_lift
-        return outer @ torch.cat([v * self._shrunk, v], dim=-2) + inner @ self._reach
+        inner = self.gain @ (self.c * (reached @ self._core) - read.mT @ overlap)
+        inner[..., :k] -= overlap @ reached.mT - self.residual_moment @ (read / self.c)
+        outer = self._outer @ torch.cat([v * self._shrunk, v], dim=-2)
+        return outer + inner @ self._reach
 
     @cached_property
     def _split(self) -> tuple[Scalar, Square, Square]:

@@ -39,11 +39,6 @@ from perturb_nc.theory.matrices import (
     total,
 )
 
-_KNOWN = (
-    "gain", "lift", "own_means", "residuals", "residual_moment", "weight_within", "overlap",
-    "gradient", "gradient_bound", "gradient_norm", "excess", "_reference_rows", "_reference_gram",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReducedPoint(Summarised):
@@ -62,8 +57,9 @@ class ReducedPoint(Summarised):
 
     def members(self, rows: slice | Tensor) -> "ReducedPoint":
         """Some of the points of a batch, with what is known of them."""
-        few = replace(self, weight=self.weight[rows], hyperparameters=self.hyperparameters[rows])
-        vars(few).update({n: vars(self)[n][rows] for n in _KNOWN if n in vars(self)})
+        few, names = replace(self), vars(self).keys() - {"_mean", "_anchors", "targets"}
+        own = {n: vars(self)[n] for n in names if isinstance(vars(self)[n], Tensor)}
+        vars(few).update({name: value[rows] for name, value in own.items()})
         return few
 
     @property
