@@ -21,8 +21,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.moments import trace
-from perturb_nc.theory.matrices import Rows, random_normal, total
-from perturb_nc.theory.newton import Evaluate, Mask, Point, wide
+from perturb_nc.theory.arrays import Mask, Rows, random_normal, total
+from perturb_nc.theory.newton import Evaluate, Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
 
 _DENSE = 600  # K·d up to which the Hessian is formed

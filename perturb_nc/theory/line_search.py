@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.theory.matrices import Rows, total
-from perturb_nc.theory.newton import ROUNDING, Mask, Point, Points, wide
+from perturb_nc.theory.arrays import Mask, Rows, total
+from perturb_nc.theory.newton import ROUNDING, Point, Points, wide
 
 
 def line_search(points: Points, point: Point, direction: Rows, expand: Mask) -> tuple[Point, Mask]:

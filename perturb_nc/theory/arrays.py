@@ -1,4 +1,4 @@
-"""Shapes and small operations on batches of matrices that the optimum of (1) is computed with."""
+"""Matrices with leading batch dimensions: their types, and what numerics of points share."""
 
 from collections.abc import Callable
 
