@@ -73,8 +73,9 @@ def _(point: ReducedPoint) -> Curvature:
         top = point.residual_spectrum[1][..., -1:]
         cuts = [slice(i, i + _TOGETHER) for i in range(0, len(top), _TOGETHER)]
         runs = [_lanczos(point.members(rows), top[rows], point.idle) for rows in cuts]
-        found = [torch.cat(parts) for parts in zip(*runs, strict=True)]
-        return _completed(point, *found, rounding=rounding + _SMALL)
+        lowest, residual, direction, products = map(torch.cat, zip(*runs, strict=True))
+        tolerance = residual + rounding + _SMALL
+        return _completed(point, lowest, tolerance, direction, products, rounding=0.0)
     rounding = rounding + _EXACT
     size = max(1, _BYTES // (8 * (k * d) ** 2))
     parts = [

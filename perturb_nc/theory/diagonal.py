@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.theory.reduced import Mask, ReducedPoint, Rows, Scalar, Square, total
+from perturb_nc.moments import Scalar
+from perturb_nc.theory.arrays import Mask, Rows, Square, total
+from perturb_nc.theory.reduced import ReducedPoint
 
 Coefficients = Float64[Tensor, "... K _"]  # of rows
 _SPREAD_OUTSIDE = 1e-6  # a share of tr Σ_W0 that may come from a difference

@@ -73,7 +73,7 @@ def test_the_trace_survives_variability_that_is_read_almost_alone():
 
 def test_members_keep_what_is_known(points):
     for point in points:
-        point.gradient_norm, point.precondition(point.weight)  # noqa: B018 - now they are known
+        point.gradient_norm, point.precondition(point.weight)
         few = point.members(torch.tensor([2, 0]))
         fresh = dataclasses.replace(few)
         for name in ("gradient_norm", "lift", "residuals", "own_means"):
