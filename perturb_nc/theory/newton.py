@@ -1,6 +1,6 @@
 """Truncated Newton steps on g(W), for many hyper-parameters at once.
 
-Conjugate gradients and a line search on points with one leading batch dimension; the members of a
+Conjugate gradients on points with one leading batch dimension; the members of a
 batch do not see each other.
 """
 
