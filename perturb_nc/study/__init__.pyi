@@ -9,7 +9,7 @@ from .fit import RegularizationFit
 from .laws import SeparationLaw, deep_linear_compression, separation_law
 from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
 from .rivals import Prediction, Stage
-from .straight_line import Straightness, all_pairs, straightness
+from .straight_line import Straightness, all_pairs, straightness, straightness_of_means
 from .sweep_store import open_sweep
 from .theories import Theory
 
@@ -37,5 +37,6 @@ __all__ = [
     "separation_law",
     "standings",
     "straightness",
+    "straightness_of_means",
     "theories_of_depth",
 ]

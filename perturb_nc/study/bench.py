@@ -1,6 +1,7 @@
 """Every theory of depth on one bench: each layer predicted without having been seen."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -9,12 +10,19 @@ from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.comparison import TOP, errors
 from perturb_nc.study.depth import CALIBRATING, PLACING
-from perturb_nc.study.quantities import QUANTITIES, quantities
-from perturb_nc.study.rivals import Stage, stages
+from perturb_nc.study.quantities import BENCHED, quantities
+from perturb_nc.study.rivals import Prediction, Stage, stages
 from perturb_nc.study.theories import THEORIES
+from perturb_nc.theory.newton import Clock
+from perturb_nc.theory.status import Status
 
-IN_SPAN = ("nc1_span", "nc1", "nc2_etf", "nc2_equinorm", "nc2_equiangular")
+# Quantities of the variability and the means in the span of the class means, and the others.
+IN_SPAN = (
+    "nc1_span", "nc1", "directional_cdnv", "span_eigenvalues", "nc2_etf", "nc2_equinorm",
+    "nc2_equiangular", "discrimination",
+)  # fmt: skip
 OUT_OF_SPAN = ("nc1_trace", "cdnv", "within_share", "top_eigenvalues")
+BLOCKS = {"in_span": IN_SPAN, "out_of_span": OUT_OF_SPAN}
 PARAMETERS = ("lambda_w", "beta", "spectral_ratio")
 _TIE = 0.1  # of the least error
 
@@ -27,6 +35,8 @@ def theories_of_depth(
     name: str,
     metric: str = PLACING,
     joints: Joints | None = None,
+    time_limit: float = math.inf,
+    on_layer: Callable[[str], None] | None = None,
 ) -> xr.Dataset:
     """Predict every layer of a network by every theory of depth, each layer left out in its turn.
 
@@ -39,60 +49,83 @@ def theories_of_depth(
         metric: by which layers are placed, as for `calibrate_depth`. It is not judged.
         joints: (first, last) layer of a stage → joint statistics, for the straight line between
             measured ends (`perturb_nc.measure.joint_statistics`).
+        time_limit: seconds after which no λ_W is tried any more: path and chain, which take nearly
+            all of the time, predict nothing of the layers that are left then.
+        on_layer: called with the name of each layer that is done.
 
     Returns:
         A dataset with dimensions layer (with coordinates network and stage; the first layer of
         each stage, which is predicted by none, is left out), model, quantity, index, parameter:
-        `measured`, `predicted`, `spectrum`, `predicted_spectrum`, `parameters` (λ_W, β, and the
-        spectral ratio of the certificate). NaN where there is none. `bench_table` sums it up.
+        `measured`, `predicted`, `spectrum`, `predicted_spectrum`, `span_spectrum`,
+        `predicted_span_spectrum`, `parameters` (λ_W, β, and the spectral ratio of the certificate).
+        NaN where there is none. Attributes: metric, and status, FINISHED or TIME_LIMIT.
+        `bench_table` sums it up.
 
     Raises:
-        ValueError: no stage of two layers, or an unknown metric.
+        ValueError: no stage of two layers, an unknown metric, or a time_limit that is not > 0.
 
-    Source: docs §4.6, 4.8; He & Su 2023; Shi, Pan & Dokmanić 2024.
+    Source: docs §4.6, 4.8; He & Su 2023; Shi, Pan & Dokmanić 2024; Wang et al. 2023.
     """
     if metric not in CALIBRATING:
         raise ValueError(f"metric must be one of {', '.join(CALIBRATING)}, got {metric!r}")
+    clock = Clock.of(time_limit, None)
     runs = [stage for stage in stages(layers, metric) if not stage.is_alone]
     if not runs:
         raise ValueError(
             "layers must hold two of one width that follow each other, got widths "
             f"{[s.dim for s in layers.values()]}"
         )
-    found, numbers = [], []
+    found, numbers, in_time = [], [], True
     for number, stage in enumerate(runs):
         joint = (joints or {}).get((stage.names[0], stage.names[-1]))
-        whole = Stage(stage.layers, metric, joint=joint)
+        whole = Stage(stage.layers, metric, joint=joint, clock=clock)
         for layer in whole.names[1:]:
-            found.append(_left_out(whole, layer))
+            predicted, on_time = _predictions(whole.hide([layer]))
+            in_time &= on_time
+            found.append(_left_out(whole, layer, predicted))
             numbers.append(number)
-    table = xr.concat(found, dim="layer").assign_attrs(metric=metric)
+            if on_layer is not None:
+                on_layer(layer)
+    status = Status.FINISHED if in_time else Status.TIME_LIMIT
+    table = xr.concat(found, dim="layer").assign_attrs(metric=metric, status=status.name)
     return table.assign_coords(stage=("layer", numbers), network=("layer", [name] * len(numbers)))
 
 
-def _left_out(stage: Stage, layer: str) -> xr.Dataset:
-    view = stage.hide([layer])
-    metrics = np.full((len(THEORIES), len(QUANTITIES)), np.nan)
-    spectra = np.full((len(THEORIES), TOP), np.nan)
-    parameters = np.full((len(THEORIES), len(PARAMETERS)), np.nan)
-    for i, theory in enumerate(THEORIES.values()):
-        found = theory.predict(view)
+def _predictions(view: Stage) -> tuple[dict[str, Prediction], bool]:
+    """What every theory says of the hidden layer, and whether all had the time."""
+    found, in_time = {}, True
+    for name, theory in THEORIES.items():
+        try:
+            found[name] = theory.predict(view)
+        except TimeoutError:
+            found[name], in_time = Prediction({}, {}), False
+    return found, in_time
+
+
+def _left_out(stage: Stage, layer: str, predicted: Mapping[str, Prediction]) -> xr.Dataset:
+    metrics = np.full((len(predicted), len(BENCHED)), np.nan)
+    spectra = np.full((len(predicted), 2, TOP), np.nan)
+    parameters = np.full((len(predicted), len(PARAMETERS)), np.nan)
+    for i, found in enumerate(predicted.values()):
         parameters[i] = [found.parameters.get(p, np.nan) for p in PARAMETERS]
         if layer in found.metrics:
-            metrics[i] = quantities(found.metrics[layer])
-            spectra[i] = found.spectra[layer][:TOP]
+            metrics[i] = quantities(found.metrics[layer], BENCHED)
+            spectra[i] = found.spectra[layer][:, :TOP]
+    whole, in_span = stage.spectra[layer][:, :TOP]
     return xr.Dataset(
         {
-            "measured": ("quantity", quantities(stage.measured[layer])),
+            "measured": ("quantity", quantities(stage.measured[layer], BENCHED)),
             "predicted": (("model", "quantity"), metrics),
-            "spectrum": ("index", stage.spectra[layer][:TOP]),
-            "predicted_spectrum": (("model", "index"), spectra),
+            "spectrum": ("index", whole),
+            "predicted_spectrum": (("model", "index"), spectra[:, 0]),
+            "span_spectrum": ("index", in_span),
+            "predicted_span_spectrum": (("model", "index"), spectra[:, 1]),
             "parameters": (("model", "parameter"), parameters),
         },
         coords={
             "layer": layer,
-            "model": list(THEORIES),
-            "quantity": list(QUANTITIES),
+            "model": list(predicted),
+            "quantity": list(BENCHED),
             "index": np.arange(1, TOP + 1),
             "parameter": list(PARAMETERS),
         },
@@ -102,8 +135,9 @@ def _left_out(stage: Stage, layer: str) -> xr.Dataset:
 def bench_table(benches: Sequence[xr.Dataset]) -> xr.Dataset:
     """Median errors of every theory on every network, on the same layers for all.
 
-    Judged are the layers that every theory predicts; one that predicts less than half of a
-    network's has failed on it (its errors are NaN there) and takes no layer from the others.
+    Judged are the layers of which every theory predicts something; one that does so for less than
+    half of a network's has failed on it (its errors are NaN there) and takes no layer from the
+    others.
 
     Args:
         benches: of `theories_of_depth`, all with one placing metric.
@@ -123,7 +157,7 @@ def bench_table(benches: Sequence[xr.Dataset]) -> xr.Dataset:
     for bench in benches:
         for network in dict.fromkeys(bench["network"].values.tolist()):  # in their order
             own = bench.drop_vars("stage", errors="ignore").isel(layer=bench["network"] == network)
-            known = own["predicted"].sel(quantity=metric).notnull()
+            known = own["predicted"].notnull().any("quantity")
             predicted = known.sum("layer")
             stands = 2 * predicted >= own.sizes["layer"]
             judged = (known | ~stands).all("model") & stands.any()

@@ -51,7 +51,7 @@ def empty_comparison(stages: Sequence[Stage]) -> xr.Dataset:
         [s for stage in stages for s in stage.layers.values()],
     )
     measured = [quantities(m) for stage in stages for m in stage.measured.values()]
-    spectra = [v for stage in stages for v in stage.spectra.values()]
+    spectra = [v[0] for stage in stages for v in stage.spectra.values()]
     sizes = {"parameter": len(HYPERPARAMETERS), "quantity": len(QUANTITIES)}
     sizes |= {"model": len(MODELS), "layer": len(names), "index": EIGENVALUES}
     alone = {stage.names[0]: "no other layer of its width" for stage in stages if stage.is_alone}
@@ -100,12 +100,16 @@ def errors(comparison: xr.Dataset) -> xr.DataArray:
     """|log(predicted/measured)| by model, layer and quantity.
 
     The last quantity, "top_eigenvalues", is the median over the five largest eigenvalues of Σ_W
-    (relative to tr Σ_B). NaN where there is no prediction or either side is 0.
+    (relative to tr Σ_B), and of a bench "span_eigenvalues" that over the five largest in the span
+    of the class means. NaN where there is no prediction or either side is 0.
     """
-    single = _log_error(comparison["predicted"], comparison["measured"])
-    top = _log_error(comparison["predicted_spectrum"], comparison["spectrum"])
-    median = top.isel(index=slice(TOP)).median("index", skipna=True)
-    return xr.concat([single, median.expand_dims(quantity=["top_eigenvalues"])], dim="quantity")
+    found = [_log_error(comparison["predicted"], comparison["measured"])]
+    for name, spectrum in (("top_eigenvalues", "spectrum"), ("span_eigenvalues", "span_spectrum")):
+        if spectrum in comparison:
+            top = _log_error(comparison[f"predicted_{spectrum}"], comparison[spectrum])
+            median = top.isel(index=slice(TOP)).median("index", skipna=True)
+            found.append(median.expand_dims(quantity=[name]))
+    return xr.concat(found, dim="quantity")
 
 
 def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:

@@ -10,7 +10,7 @@ import scipy  # its parts load, slowly, when they are first used
 
 from perturb_nc import metrics as metric_functions
 from perturb_nc.study.depth import COMPARED, place
-from perturb_nc.study.laws import equi_separation, load_curve
+from perturb_nc.study.laws import compression_and_discrimination, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio
 from perturb_nc.study.rivals import (
     Prediction,
@@ -28,11 +28,12 @@ from perturb_nc.study.straight_line import (
 from perturb_nc.theory.flow.chain import Chain, chain
 
 _STARTS = (-2.0, 2.0, -6.0)  # log2 of λ_W; the later ones only where the first places no layer
-_STEPS = (2.0, 1.0, 0.5)
+_STEPS = (2.0, 1.0, 0.5, 0.25, 0.125)
 _LIMITS = (-6.0, 6.0)
 _RTOL = 1e-4  # of the path
 _TOL = 1e-6  # of the chain
 _BETAS = (-14.0, 14.0)  # log of the chain's β
+_NEAR = (0.0, 0.0)  # where the search for it starts
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,19 @@ def _chain(stage: Stage, lambda_w: float) -> Prediction:
         value = metric(found[log_beta].solution.statistics).item()
         return math.log(value / wanted) if value > 0 else -math.inf
 
-    # The metric falls with 1/β: from the first layer's value on.
-    low = high = 0.0
+    # The metric falls with 1/β, from the first layer's value on. The search starts at the β of the
+    # nearest λ_W.
+    known = stage.memory.setdefault("log_beta", {})
+    low = high = min(known.items(), key=lambda at: abs(at[0] - math.log(lambda_w)), default=_NEAR)[
+        1
+    ]
+    step = 0.5
     while excess(high) < 0:
-        low, high = high, high + 2.0
+        low, high, step = high, high + step, 2 * step
         if high > _BETAS[1]:
             return Prediction({}, {})
     while excess(low) > 0:
-        high, low = low, low - 2.0
+        high, low, step = low, low - step, 2 * step
         if low < _BETAS[0]:
             return Prediction({}, {})
     if not math.isfinite(excess(low)):
@@ -109,6 +115,7 @@ def _chain(stage: Stage, lambda_w: float) -> Prediction:
     best = found[log_beta]
     if not best.solution.status.is_done:
         return Prediction({}, {})
+    known[math.log(lambda_w)] = log_beta
     return Prediction.of(
         {name: best.statistics(i) for i, name in enumerate(later)},
         beta=math.exp(log_beta),
@@ -119,8 +126,8 @@ def _chain(stage: Stage, lambda_w: float) -> Prediction:
 def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Prediction:
     """The member of a family in λ_W that is nearest to the layers seen, in all other metrics.
 
-    Found by steps of a factor 4, 2 and √2 downhill on one grid, whatever is hidden, so that
-    views of a stage share what has been computed.
+    Found by steps downhill on one grid, whatever is hidden, so that views of a stage share what has
+    been computed: of a factor 4 first, each half as long in the log as the one before, of 9 % last.
     """
     seen = [n for n in stage.names[1:] if n in stage.layers]
     others = [m for m in COMPARED if m != stage.metric]
@@ -128,6 +135,8 @@ def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Predi
     def member(exponent: float) -> Prediction:
         key = name, exponent
         if key not in stage.memory:
+            if stage.clock.expired():
+                raise TimeoutError
             stage.memory[key] = at(2.0**exponent)
         found: Prediction = stage.memory[key]
         return found
@@ -183,6 +192,9 @@ THEORIES: dict[str, Theory] = {
     ),
     "equi_separation": Theory(equi_separation, "the same metric at all other layers"),
     "load_curve": Theory(load_curve, "the same metric at all other layers"),
+    "compression_and_discrimination": Theory(
+        compression_and_discrimination, "ÑC1 and discrimination at all other layers"
+    ),
     "shrinkage": Theory(shrinkage, "first layer", "metric", is_naive=True),
     "interpolation": Theory(
         interpolation, "the same metric at the first and the last layer", is_naive=True
