@@ -137,3 +137,12 @@ def near_collapse(step, *, num_classes=4, dim=9, uneven=0.0, bias=False, **setti
     counts = (1e12 * (1 + share)).long()
     variance = within.trace().expand(num_classes).clone()
     return pnc.ClassStatistics(counts, means, within, variance), setting, bias
+
+
+def statistics_of(means, within=None, counts=None, class_variance=None):
+    """Class statistics of given means; nothing varies, or alike in every class."""
+    k, d = means.shape
+    within = torch.zeros(d, d, dtype=torch.float64) if within is None else within
+    counts = torch.full((k,), 5) if counts is None else counts
+    variance = within.trace().expand(k).clone() if class_variance is None else class_variance
+    return pnc.ClassStatistics(counts, means, within, variance)

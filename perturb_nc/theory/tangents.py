@@ -12,8 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.metric_tangents import Change, metric_tangents
-from perturb_nc.metrics import Scalar
-from perturb_nc.moments import Moments, trace
+from perturb_nc.moments import Moments, Scalar, trace
 from perturb_nc.theory.reduced import Factor, ReducedPoint, Rows, total
 
 Parameters = Float64[Tensor, "... 3"]
