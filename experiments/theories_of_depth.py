@@ -37,6 +37,7 @@ from perturb_nc.study import (
 from perturb_nc.study.bench import BLOCKS
 from perturb_nc.study.rivals import stages
 from perturb_nc.study.theories import THEORIES
+from perturb_nc.study.verdict import block_errors
 
 SUMMED = {
     "in_span": ("nc1", "nc1_span", "directional_cdnv", "span_eigenvalues", "nc2_etf",
@@ -169,16 +170,6 @@ def loaded(record: dict[str, Any]) -> xr.Dataset:
     return table.assign({name: v.astype(float) for name, v in table.data_vars.items()})
 
 
-def by_block(table: xr.Dataset) -> xr.DataArray:
-    """Median errors by network, theory and block; NaN where most of a block is not predicted."""
-    found = []
-    for names in BLOCKS.values():
-        error = table["error"].sel(quantity=list(names))
-        most = 2 * error.notnull().sum("quantity") > len(names)
-        found.append(error.median("quantity", skipna=True).where(most))
-    return xr.concat(found, dim="block").assign_coords(block=list(BLOCKS))
-
-
 def markdown(table: xr.Dataset) -> str:
     """Median errors by network and theory, the least of each in bold."""
     lines = []
@@ -186,7 +177,7 @@ def markdown(table: xr.Dataset) -> str:
         lines += [f"Median error {TITLES[block]}, of {', '.join(names)}", ""]
         lines += [f"| network | judged | {' | '.join(THEORIES)} |"]
         lines += ["|---|---|" + "---|" * len(THEORIES)]
-        error = by_block(table).sel(block=block)
+        error = block_errors(table).sel(block=block)
         for network in table["network"].values:
             row = error.sel(network=network).values
             cells = ["–" if np.isnan(v) else f"{v:.3f}" for v in row]

@@ -12,6 +12,7 @@ from .rivals import Prediction, Stage
 from .straight_line import Straightness, all_pairs, straightness, straightness_of_means
 from .sweep_store import open_sweep
 from .theories import Theory
+from .verdict import Standing, Verdict, verdicts
 
 __all__ = [
     "DepthCalibration",
@@ -25,8 +26,10 @@ __all__ = [
     "RegularizationFit",
     "SeparationLaw",
     "Stage",
+    "Standing",
     "Straightness",
     "Theory",
+    "Verdict",
     "all_pairs",
     "bench_table",
     "deep_linear_compression",
@@ -40,4 +43,5 @@ __all__ = [
     "straightness",
     "straightness_of_means",
     "theories_of_depth",
+    "verdicts",
 ]

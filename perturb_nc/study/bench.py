@@ -24,7 +24,7 @@ IN_SPAN = (
 OUT_OF_SPAN = ("nc1_trace", "cdnv", "within_share", "top_eigenvalues")
 BLOCKS = {"in_span": IN_SPAN, "out_of_span": OUT_OF_SPAN}
 PARAMETERS = ("lambda_w", "beta", "spectral_ratio")
-_TIE = 0.1  # of the least error
+TIE = 0.1  # of the least error
 
 Joints = Mapping[tuple[str, str], JointStatistics]
 
@@ -186,7 +186,7 @@ def standings(table: xr.Dataset) -> xr.Dataset:
         is one of several, and on which it is judged; `median` of its errors over these.
     """
     error = table["error"]
-    near = error <= (1 + _TIE) * error.min("model")
+    near = error <= (1 + TIE) * error.min("model")
     alone = near.sum("model") == 1
     return xr.Dataset(
         {

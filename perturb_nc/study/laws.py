@@ -59,7 +59,7 @@ def load_curve(stage: Stage) -> Prediction:
     return _curve(stage, 2)
 
 
-def compression_and_discrimination(stage: Stage) -> Prediction:
+def deep_linear(stage: Stage) -> Prediction:
     """ÑC1 on a line in its log, the discrimination of the class means on a line (Wang et al. 2023).
 
     The two laws of deep linear networks; of other metrics they say nothing.

@@ -10,7 +10,7 @@ import scipy  # its parts load, slowly, when they are first used
 
 from perturb_nc import metrics as metric_functions
 from perturb_nc.study.depth import COMPARED, place
-from perturb_nc.study.laws import compression_and_discrimination, equi_separation, load_curve
+from perturb_nc.study.laws import deep_linear, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio
 from perturb_nc.study.rivals import (
     Prediction,
@@ -192,9 +192,7 @@ THEORIES: dict[str, Theory] = {
     ),
     "equi_separation": Theory(equi_separation, "the same metric at all other layers"),
     "load_curve": Theory(load_curve, "the same metric at all other layers"),
-    "compression_and_discrimination": Theory(
-        compression_and_discrimination, "ÑC1 and discrimination at all other layers"
-    ),
+    "deep_linear": Theory(deep_linear, "ÑC1 and discrimination at all other layers"),
     "shrinkage": Theory(shrinkage, "first layer", "metric", is_naive=True),
     "interpolation": Theory(
         interpolation, "the same metric at the first and the last layer", is_naive=True
