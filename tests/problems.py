@@ -146,3 +146,22 @@ def statistics_of(means, within=None, counts=None, class_variance=None):
     counts = torch.full((k,), 5) if counts is None else counts
     variance = within.trace().expand(k).clone() if class_variance is None else class_variance
     return pnc.ClassStatistics(counts, means, within, variance)
+
+
+CASES = {
+    "balanced": {},
+    "bias": {"bias": True},
+    "imbalanced": {"counts": (2, 9, 5, 7)},
+    "imbalanced, bias, offset": {"counts": (2, 9, 5, 7), "bias": True, "offset": 3.0},
+    "unconstrained": {"beta": 0.0},
+    "unconstrained, bias": {"beta": 0.0, "bias": True},
+    "no feature decay": {"lambda_h": 0.0},
+    "fewer dimensions than classes": {"dim": 3},
+    "large": {"dim": 30, "num_classes": 8, "beta": 20.0},
+}
+
+
+def weights(problem, *, count):
+    """Random weights of a problem."""
+    shape = (problem.num_classes, len(problem.reference))
+    return [torch.randn(shape, dtype=torch.float64) for _ in range(count)]
