@@ -2,7 +2,7 @@
 
 from .alignment import procrustes_rotation
 from .bench import bench_table, standings, theories_of_depth
-from .comparison import errors
+from .comparison import bench_of, errors, with_bench
 from .depth import DepthCalibration
 from .explorer import Explorer, FirstAnswer, LayerView, Optimum
 from .fit import RegularizationFit
@@ -31,6 +31,7 @@ __all__ = [
     "Theory",
     "Verdict",
     "all_pairs",
+    "bench_of",
     "bench_table",
     "deep_linear_compression",
     "errors",
@@ -44,4 +45,5 @@ __all__ = [
     "straightness_of_means",
     "theories_of_depth",
     "verdicts",
+    "with_bench",
 ]

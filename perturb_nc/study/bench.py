@@ -12,6 +12,7 @@ from perturb_nc.study.comparison import TOP, errors
 from perturb_nc.study.depth import CALIBRATING, PLACING
 from perturb_nc.study.quantities import BENCHED, quantities
 from perturb_nc.study.rivals import Prediction, Stage, stages
+from perturb_nc.study.straight_line import all_pairs, straightness, straightness_of_means
 from perturb_nc.study.theories import THEORIES
 from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.status import Status
@@ -48,7 +49,8 @@ def theories_of_depth(
         name: of the network.
         metric: by which layers are placed, as for `calibrate_depth`. It is not judged.
         joints: (first, last) layer of a stage → joint statistics, for the straight line between
-            measured ends (`perturb_nc.measure.joint_statistics`).
+            measured ends (`perturb_nc.measure.joint_statistics`). With those of every pair of
+            layers it is the way of the samples whose straightness is given.
         time_limit: seconds after which no λ_W is tried any more: path and chain, which take nearly
             all of the time, predict nothing of the layers that are left then.
         on_layer: called with the name of each layer that is done.
@@ -57,8 +59,10 @@ def theories_of_depth(
         A dataset with dimensions layer (with coordinates network and stage; the first layer of
         each stage, which is predicted by none, is left out), model, quantity, index, parameter:
         `measured`, `predicted`, `spectrum`, `predicted_spectrum`, `span_spectrum`,
-        `predicted_span_spectrum`, `parameters` (λ_W, β, and the spectral ratio of the certificate).
-        NaN where there is none. Attributes: metric, and status, FINISHED or TIME_LIMIT.
+        `predicted_span_spectrum`, `parameters` (λ_W, β, and the spectral ratio of the certificate),
+        and of the way from the first to the last layer of the stage `line_shape`, `path_ratio`,
+        `share` and `off_line` (`Straightness`). NaN where there is none. Attributes: metric, status
+        (FINISHED or TIME_LIMIT) and way_of ("samples" or "class means").
         `bench_table` sums it up.
 
     Raises:
@@ -75,10 +79,11 @@ def theories_of_depth(
             "layers must hold two of one width that follow each other, got widths "
             f"{[s.dim for s in layers.values()]}"
         )
-    found, numbers, in_time = [], [], True
+    found, numbers, ways, in_time = [], [], list[xr.Dataset](), True
     for number, stage in enumerate(runs):
         joint = (joints or {}).get((stage.names[0], stage.names[-1]))
         whole = Stage(stage.layers, metric, joint=joint, clock=clock)
+        ways.append(_way(whole, joints or {}))
         for layer in whole.names[1:]:
             predicted, on_time = _predictions(whole.hide([layer]))
             in_time &= on_time
@@ -87,8 +92,28 @@ def theories_of_depth(
             if on_layer is not None:
                 on_layer(layer)
     status = Status.FINISHED if in_time else Status.TIME_LIMIT
-    table = xr.concat(found, dim="layer").assign_attrs(metric=metric, status=status.name)
+    way = xr.concat(ways, dim="layer", combine_attrs="override")
+    table = xr.concat(found, dim="layer").assign(way).assign_attrs(way.attrs)
+    table = table.assign_attrs(metric=metric, status=status.name)
     return table.assign_coords(stage=("layer", numbers), network=("layer", [name] * len(numbers)))
+
+
+def _way(stage: Stage, joints: Joints) -> xr.Dataset:
+    """How straight the way through the layers of a stage is, and where each is on it."""
+    pairs = {pair: joints[pair] for pair in all_pairs(stage.names) if pair in joints}
+    whole = len(pairs) == len(all_pairs(stage.names))
+    found = straightness(pairs) if whole else straightness_of_means(stage.layers)
+    later = stage.names[1:]
+    return xr.Dataset(
+        {
+            "line_shape": ("layer", [found.line_shape] * len(later)),
+            "path_ratio": ("layer", [found.path_ratio] * len(later)),
+            "share": ("layer", found.shares[1:]),
+            "off_line": ("layer", found.off_line[1:]),
+        },
+        coords={"layer": later},
+        attrs={"way_of": "samples" if whole else "class means"},
+    )
 
 
 def _predictions(view: Stage) -> tuple[dict[str, Prediction], bool]:

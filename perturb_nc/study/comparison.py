@@ -21,6 +21,7 @@ TOP = 5  # eigenvalues of Σ_W that the errors count
 _FORMAT = "perturb_nc.comparison/1"
 _WORDS = ("reason", "fit_status", "path_status")
 _DIGEST, _TEXT = "sha256", "OUT"
+_BENCH = "bench_"
 _PER_LAYER = (
     "flow_time", "path_lambda_w", "residual", "unchanged_residual", "spectral_ratio", "gap",
 )  # fmt: skip
@@ -139,6 +140,43 @@ def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
         judged=("network", judged),
         layers=("network", held_out),
     )
+
+
+def with_bench(comparison: xr.Dataset, bench: xr.Dataset) -> xr.Dataset:
+    """A comparison with the bench of the same network beside it, in variables named "bench_...".
+
+    Args:
+        comparison: of `compare_layers`.
+        bench: of `theories_of_depth`, of the same layers.
+
+    Raises:
+        ValueError: a bench of other layers.
+    """
+    layers = comparison["layer"].values.tolist()
+    if other := [name for name in bench["layer"].values.tolist() if name not in layers]:
+        raise ValueError(f"bench must be of the layers of the comparison, got also {other}")
+    own = bench.drop_vars(["stage", "network"]).reindex(layer=layers)
+    named = {str(n): f"{_BENCH}{n}" for n in own.variables if n != "layer"}
+    attrs = {f"{_BENCH}{name}": value for name, value in bench.attrs.items()}
+    return comparison.assign(own.rename(named)).assign_attrs(attrs)
+
+
+def bench_of(comparison: xr.Dataset) -> xr.Dataset | None:
+    """The bench that a comparison has beside it, as `theories_of_depth` gives it; or None."""
+    if f"{_BENCH}predicted" not in comparison:
+        return None
+    kept = [name for name in comparison.data_vars if str(name).startswith(_BENCH)]
+    own = comparison[kept].drop_vars("dim", errors="ignore")
+    plain = ("layer", "stage")
+    own = own.rename({n: str(n).removeprefix(_BENCH) for n in own.variables if n not in plain})
+    own = own.isel(layer=own["measured"].notnull().any("quantity"))
+    own.attrs = {
+        str(name).removeprefix(_BENCH): value
+        for name, value in comparison.attrs.items()
+        if str(name).startswith(_BENCH)
+    }
+    network = [comparison.attrs["name"]] * own.sizes["layer"]
+    return own.assign_coords(network=("layer", network))
 
 
 def save_comparison(comparison: xr.Dataset, path: str | Path) -> None:

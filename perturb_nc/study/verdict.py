@@ -12,6 +12,9 @@ from perturb_nc.study.comparison import errors
 from perturb_nc.study.theories import THEORIES
 from perturb_nc.summary import Tabular
 
+TOLD = {"": "nothing", "metric": "its placing metric", "means": "how far its class means are"}
+"""What a theory may be told of the layer left out, by its `places`."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -27,7 +30,8 @@ class Standing:
     """How one theory stands on a network.
 
     Attributes:
-        sees: what it is shown, and told of the layer that is left out.
+        sees: what it is shown.
+        told: what it is told of the layer that is left out.
         in_span, out_of_span: median over the quantities of a block (`BLOCKS`) of the median error
             of the judged layers. NaN where it predicts fewer than half of the network's layers, or
             of the block's quantities.
@@ -36,6 +40,7 @@ class Standing:
     """
 
     sees: str
+    told: str
     in_span: float
     out_of_span: float
     predicted: int
@@ -105,8 +110,10 @@ def verdicts(benches: Sequence[xr.Dataset]) -> list[Verdict]:
             at, by_block = table.sel(network=network), blocks.sel(network=network)
             standings = {
                 name: Standing(
-                    sees(name),
-                    *by_block.sel(model=name, block=list(BLOCKS)).values.tolist(),
+                    sees=THEORIES[name].sees,
+                    told=TOLD[THEORIES[name].places],
+                    in_span=float(by_block.sel(model=name, block="in_span")),
+                    out_of_span=float(by_block.sel(model=name, block="out_of_span")),
                     predicted=int(at["predicted"].sel(model=name)),
                     worst=_worst(own.sel(model=name)),
                 )
@@ -117,13 +124,6 @@ def verdicts(benches: Sequence[xr.Dataset]) -> list[Verdict]:
             metric = str(bench.attrs["metric"])
             found.append(Verdict(network, metric, follows, nearer, standings, *numbers))
     return found
-
-
-def sees(theory: str) -> str:
-    """What a theory is shown, with what it is told of the layer left out itself."""
-    found = THEORIES[theory]
-    told = {"": "nothing", "metric": "its placing metric", "means": "how far its class means are"}
-    return f"{found.sees}; of the layer itself {told[found.places]}"
 
 
 def block_errors(table: xr.Dataset) -> xr.DataArray:
@@ -152,5 +152,5 @@ def _best(standings: dict[str, Standing]) -> tuple[tuple[str, ...], tuple[str, .
 def _worst(error: xr.DataArray) -> Failure | None:
     if not bool(error.notnull().any()):
         return None
-    worst = error.isel(error.argmax(("layer", "quantity")))  # type: ignore[arg-type]
+    worst = error.isel(error.argmax(("layer", "quantity")))
     return Failure(str(worst["layer"].values), str(worst["quantity"].values), float(worst))

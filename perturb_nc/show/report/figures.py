@@ -14,7 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 import xarray as xr
 
-from perturb_nc.show.labels import SIDES, number, symbol
+from perturb_nc.show.labels import SIDES, Side, number, symbol
 from perturb_nc.show.report.words import MODELS, change, quantities_of
 
 SHOWN = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")  # together in one chart
@@ -61,23 +61,23 @@ def figures(comparison: xr.Dataset) -> list[Figure]:
 
 def collapse_figure(comparison: xr.Dataset) -> Figure:
     """Metrics by layer, with confidence intervals where there are some."""
-    names, traces, said = _layers(comparison), [], []
+    names, traces, said = layers_of(comparison), [], []
     columns = {"quantity": "series", "layer": "point", "measured": "y"}
     if "interval" in comparison:
         columns |= {"low": "low", "high": "high"}
     for mark, quantity in enumerate(SHOWN, start=1):
-        values = _positive(comparison["measured"].sel(quantity=quantity))
+        values = positive(comparison["measured"].sel(quantity=quantity))
         error = _error_bars(comparison, quantity)
-        traces.append(_line(mark, symbol(quantity), values).update(error_y=error))
+        traces.append(line(mark, symbol(quantity), values).update(error_y=error))
         said.append(change(symbol(quantity), names, values))
     summary = "; ".join(said) + ". Zero is collapse."
-    figure = _plain(traces, _by_layer(names, "metric", log=True))
+    figure = plain(traces, by_layer(names, "metric", log=True))
     return Figure("collapse", "Collapse metrics by layer", figure, {"": summary}, columns, names)
 
 
 def time_figure(comparison: xr.Dataset) -> Figure:
     """Flow time of every layer that the path comes by, a line for each width."""
-    names, times = _layers(comparison), _values(comparison["flow_time"])
+    names, times = layers_of(comparison), _values(comparison["flow_time"])
     stages = comparison["stage"].values.tolist()
     traces, said = [], []
     for count, stage in enumerate(dict.fromkeys(stages)):
@@ -85,19 +85,19 @@ def time_figure(comparison: xr.Dataset) -> Figure:
         if all(map(math.isnan, own)):
             continue
         name = f"d = {int(comparison['dim'].values[stages.index(stage)])}"
-        traces.append(_line(1 + count % 5, name, own))
+        traces.append(line(1 + count % 5, name, own))
         said.append(change(f"{name}: flow time", names, own))
     reasons = comparison["reason"].sel(model="path").values.tolist()
     said += [f"no place for {name}: {why}" for name, why in zip(names, reasons, strict=True) if why]
     summary = "; ".join(said) + "."
-    figure = _plain(traces, _by_layer(names, "flow time t"))
+    figure = plain(traces, by_layer(names, "flow time t"))
     columns = {"stage": "series", "layer": "point", "flow_time": "y"}
     return Figure("time", "Flow time of the layers", figure, {"": summary}, columns, names)
 
 
 def layers_figure(comparison: xr.Dataset) -> Figure:
     """Each quantity along the layers: measured, of the theory and of its rivals."""
-    names, frames, views = _layers(comparison), [], {}
+    names, frames, views = layers_of(comparison), [], {}
     for quantity in quantities_of(comparison):
         sides = _sides(comparison, quantity)
         axis = {"title": {"text": symbol(quantity)}}
@@ -105,8 +105,8 @@ def layers_figure(comparison: xr.Dataset) -> Figure:
         frames.append(go.Frame(data=data, layout={"yaxis": axis}))
         said = [change(side, names, sides[side]) for side in ("measured", "path", "pair")]
         views[symbol(quantity)] = f"{symbol(quantity)}: {'; '.join(said)}."
-    base = [_line(mark, side, [], count=len(names)) for mark, side in enumerate(DRAWN)]
-    figure = _plain(base, _by_layer(names, " ", log=True), frames)
+    base = [line(mark, side, [], count=len(names)) for mark, side in enumerate(DRAWN)]
+    figure = plain(base, by_layer(names, " ", log=True), frames)
     columns = {"quantity": "view", "series": "series", "layer": "point", "value": "y"}
     title = "Measured and predicted along the layers"
     return Figure("layers", title, figure, views, columns, names, "select")
@@ -114,7 +114,7 @@ def layers_figure(comparison: xr.Dataset) -> Figure:
 
 def scatter_figure(comparison: xr.Dataset) -> Figure:
     """Predicted against measured; open symbols where the layer itself went into the prediction."""
-    names, frames, views = _layers(comparison), [], {}
+    names, frames, views = layers_of(comparison), [], {}
     base = [go.Scatter(name="equal", mode="lines", meta=0, line={"width": 1}, hoverinfo="skip")]
     for mark, model in enumerate(MODELS, start=1):
         at = comparison.sel(model=model)
@@ -148,7 +148,7 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
     columns = {
         "quantity": "view", "model": "series", "layer": "point", "measured": "x", "predicted": "y",
     }  # fmt: skip
-    figure = _plain(base, layout, frames)
+    figure = plain(base, layout, frames)
     title = "Predicted against measured (open symbols: the layer went into its own prediction)"
     return Figure("scatter", title, figure, views, columns, names, "select")
 
@@ -156,23 +156,24 @@ def scatter_figure(comparison: xr.Dataset) -> Figure:
 def spectrum_figure(comparison: xr.Dataset) -> Figure:
     """Leading eigenvalues of Σ_W / tr Σ_B of one layer; a slider moves through the layers."""
     index, frames, views = comparison["index"].values.tolist(), [], {}
-    for name in _layers(comparison):
+    for name in layers_of(comparison):
         at = comparison.sel(layer=name)
         predicted = at["predicted_spectrum"]
-        sides = {"measured": _positive(at["spectrum"])}
-        sides |= {model: _positive(predicted.sel(model=model)) for model in MODELS}
+        sides = {"measured": positive(at["spectrum"])}
+        sides |= {model: positive(predicted.sel(model=model)) for model in MODELS}
         frames.append(go.Frame(data=[go.Scatter(y=values) for values in sides.values()]))
         first = [f"{number(v[0])} {side}" for side, v in sides.items() if v[0] == v[0]]
         views[name] = f"{name}: the largest eigenvalue is {', '.join(first) or 'not known'}."
-    base = [_line(mark, side, [], x=index) for mark, side in enumerate(DRAWN)]
+    base = [line(mark, side, [], x=index) for mark, side in enumerate(DRAWN)]
     title = "eigenvalue of Σ<sub>W</sub> / tr Σ<sub>B</sub>"
-    figure = _plain(base, _layout("index, largest first", title, log=True), frames)
+    figure = plain(base, _layout("index, largest first", title, log=True), frames)
     columns = {"layer": "view", "series": "series", "index": "point", "eigenvalue": "y"}
     title = "Spectrum of the within-class covariance"
     return Figure("spectrum", title, figure, views, columns, index, "range")
 
 
-def _layers(comparison: xr.Dataset) -> list[str]:
+def layers_of(comparison: xr.Dataset) -> list[str]:
+    """Names of the layers."""
     return [str(name) for name in comparison["layer"].values]
 
 
@@ -180,14 +181,15 @@ def _values(array: xr.DataArray) -> list[float]:
     return array.values.astype(float).tolist()
 
 
-def _positive(array: xr.DataArray) -> list[float]:
+def positive(array: xr.DataArray) -> list[float]:
+    """Values, NaN where they have no place on a logarithmic axis."""
     return _values(array.where(array > _ROUNDING))
 
 
 def _sides(comparison: xr.Dataset, quantity: str) -> dict[str, list[float]]:
     predicted = comparison["predicted"].sel(quantity=quantity)
-    sides = {"measured": _positive(comparison["measured"].sel(quantity=quantity))}
-    return sides | {model: _positive(predicted.sel(model=model)) for model in MODELS}
+    sides = {"measured": positive(comparison["measured"].sel(quantity=quantity))}
+    return sides | {model: positive(predicted.sel(model=model)) for model in MODELS}
 
 
 def _error_bars(comparison: xr.Dataset, quantity: str) -> dict[str, Any] | None:
@@ -199,23 +201,34 @@ def _error_bars(comparison: xr.Dataset, quantity: str) -> dict[str, Any] | None:
     return {"type": "data", "array": _values(above), "arrayminus": _values(below)}
 
 
-def _line(
-    mark: int, name: str, values: Sequence[float], *, x: Sequence[int] | None = None, count: int = 0
+def line(
+    mark: int,
+    name: str,
+    values: Sequence[float],
+    side: Side | None = None,
+    *,
+    x: Sequence[int] | None = None,
+    count: int = 0,
 ) -> go.Scatter:
-    """A line over the numbered points, `count` of them or one for each value, or over `x`."""
+    """A line over the numbered points, `count` of them or one for each value, or over `x`.
+
+    Drawn as a side, by default that of its mark.
+    """
+    side = side or _DRAWN[mark]
     return go.Scatter(
         x=list(x or range(count or len(values))),
         y=list(values),
         name=name,
         mode="lines+markers",
-        marker={"symbol": _DRAWN[mark].symbol, "size": 8},
-        line={"dash": _DRAWN[mark].dash, "width": 2.5 if mark == 0 else 1.6},
+        marker={"symbol": side.symbol, "size": 8},
+        line={"dash": side.dash, "width": 2.5 if mark == 0 else 1.6},
         meta=mark,
         hovertemplate="%{y:.3g}",
     )
 
 
-def _by_layer(names: Sequence[str], title: str, *, log: bool = False) -> dict[str, Any]:
+def by_layer(names: Sequence[str], title: str, *, log: bool = False) -> dict[str, Any]:
+    """A layout with a place for every layer."""
     layout = _layout("", title, log=log)
     # Numbered, not categories: plotly would read its own markup in a name.
     layout["xaxis"]["tickvals"] = list(range(len(names)))
@@ -241,7 +254,7 @@ def _layout(x: str, y: str, *, log: bool = False) -> dict[str, Any]:
     }
 
 
-def _plain(
+def plain(
     traces: Sequence[go.Scatter], layout: dict[str, Any], frames: Sequence[go.Frame] = ()
 ) -> dict[str, Any]:
     """Checked by plotly, without its template: the page has its own colours."""

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from perturb_nc.show.labels import LABELS, SIDES, symbol
-from perturb_nc.show.report import tables
+from perturb_nc.show.report import bench, tables
 from perturb_nc.show.report.figures import DRAWN, figures
 from perturb_nc.show.report.words import MODELS, judged_errors, of_pairs, where_it_loses
 from perturb_nc.storage import json_text, replacing
@@ -83,15 +83,17 @@ def _network(number: int, comparison: xr.Dataset) -> dict[str, Any]:
     """What the template shows of one comparison."""
     errors = judged_errors([comparison])
     section = f"network-{number}"
+    benched = bench.section(comparison)
+    drawn = figures(comparison) + ([] if benched is None else [benched["figure"]])
     return {
         "id": section,
         "name": str(comparison.attrs["name"]),
         "metric": symbol(str(comparison.attrs["metric"])),
         "provenance": tables.provenance(comparison),
         "figures": {
-            figure.key: {"id": f"{section}-{figure.key}", **vars(figure)}
-            for figure in figures(comparison)
+            figure.key: {"id": f"{section}-{figure.key}", **vars(figure)} for figure in drawn
         },
+        "bench": benched,
         "measured": tables.measured_table(comparison),
         "places": tables.places_table(comparison),
         "of_pairs": of_pairs(comparison),
@@ -106,7 +108,7 @@ def _network(number: int, comparison: xr.Dataset) -> dict[str, Any]:
 
 def _colours() -> Markup:
     """The colours of the sides as the style sheet's --mark-0, --mark-1, …"""
-    sides = enumerate(SIDES[name] for name in DRAWN)
+    sides = enumerate([*(SIDES[name] for name in DRAWN), *bench.SIDES.values()])
     pairs = [f"--mark-{i}: light-dark({side.light}, {side.dark});" for i, side in sides]
     return Markup(":root { " + " ".join(pairs) + " }\n")
 
