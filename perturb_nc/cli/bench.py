@@ -76,21 +76,13 @@ def benched(
     import math
 
     from perturb_nc.study.bench import theories_of_depth
-    from perturb_nc.study.rivals import stages
 
-    finished, of = 0, sum(len(stage.names) - 1 for stage in stages(layers, metric))
-    with progress_bar(f"{name}, bench", of) as update:
-
-        def on_layer(_: str) -> None:
-            nonlocal finished
-            finished += 1
-            update(finished)
-
+    with progress_bar(f"{name}, bench") as update:
         return theories_of_depth(
             layers,
             name=name,
             metric=metric,
             joints=joints,
             time_limit=math.inf if time_limit is None else time_limit,
-            on_layer=on_layer,
+            progress=update,
         )

@@ -1,7 +1,7 @@
 """Every theory of depth on one bench: each layer predicted without having been seen."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,7 @@ from perturb_nc.study.quantities import BENCHED, quantities
 from perturb_nc.study.rivals import Prediction, Stage, stages
 from perturb_nc.study.straight_line import all_pairs, straightness, straightness_of_means
 from perturb_nc.study.theories import THEORIES
-from perturb_nc.theory.newton import Clock
+from perturb_nc.theory.clock import Clock, OutOfTimeError, Progress
 from perturb_nc.theory.status import Status
 
 # Quantities of the variability and the means in the span of the class means, and the others.
@@ -37,7 +37,7 @@ def theories_of_depth(
     metric: str = PLACING,
     joints: Joints | None = None,
     time_limit: float = math.inf,
-    on_layer: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Predict every layer of a network by every theory of depth, each layer left out in its turn.
 
@@ -53,7 +53,7 @@ def theories_of_depth(
             layers it is the way of the samples whose straightness is given.
         time_limit: seconds after which no λ_W is tried any more: path and chain, which take nearly
             all of the time, predict nothing of the layers that are left then.
-        on_layer: called with the name of each layer that is done.
+        progress: called as progress(layers, of how many) after every layer.
 
     Returns:
         A dataset with dimensions layer (with coordinates network and stage; the first layer of
@@ -72,7 +72,7 @@ def theories_of_depth(
     """
     if metric not in CALIBRATING:
         raise ValueError(f"metric must be one of {', '.join(CALIBRATING)}, got {metric!r}")
-    clock = Clock.of(time_limit, None)
+    clock = Clock.of(time_limit, progress)
     runs = [stage for stage in stages(layers, metric) if not stage.is_alone]
     if not runs:
         raise ValueError(
@@ -89,8 +89,7 @@ def theories_of_depth(
             in_time &= on_time
             found.append(_left_out(whole, layer, predicted))
             numbers.append(number)
-            if on_layer is not None:
-                on_layer(layer)
+            clock.report(len(found), sum(len(stage.names) - 1 for stage in runs))
     status = Status.FINISHED if in_time else Status.TIME_LIMIT
     way = xr.concat(ways, dim="layer", combine_attrs="override")
     table = xr.concat(found, dim="layer").assign(way).assign_attrs(way.attrs)
@@ -122,7 +121,7 @@ def _predictions(view: Stage) -> tuple[dict[str, Prediction], bool]:
     for name, theory in THEORIES.items():
         try:
             found[name] = theory.predict(view)
-        except TimeoutError:
+        except OutOfTimeError:
             found[name], in_time = Prediction({}, {}), False
     return found, in_time
 

@@ -18,7 +18,7 @@ from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import log_ratio, top_spectra
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.newton import Clock
+from perturb_nc.theory.clock import Clock
 
 Vector = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class Stage(Summarised):
         values: the placing metric of all layers, where some are hidden.
         displacements: |M̃_l - M̃_0|/|M̃_L - M̃_0| of all layers, where some are hidden.
         memory: what predictors keep for other views of the same stage.
-        clock: the time that predictors may take; TimeoutError from those that cannot.
+        clock: the time that predictors may take; OutOfTimeError from those that need more.
     """
 
     layers: dict[str, ClassStatistics]

@@ -25,6 +25,7 @@ from perturb_nc.study.straight_line import (
     straight_line_displacement,
     straight_line_placed,
 )
+from perturb_nc.theory.clock import OutOfTimeError
 from perturb_nc.theory.flow.chain import Chain, chain
 
 _STARTS = (-2.0, 2.0, -6.0)  # log2 of λ_W; the later ones only where the first places no layer
@@ -58,7 +59,8 @@ def central_path(stage: Stage) -> Prediction:
     """The central path from the first layer, λ_W fitted to the layers that are seen (λ_H = 0)."""
 
     def at(lambda_w: float) -> Prediction:
-        placed = place(stage, lambda_w, lambda_h=0.0, rtol=_RTOL)
+        clock = stage.clock.silent()
+        placed = place(stage, lambda_w, lambda_h=0.0, rtol=_RTOL, clock=clock)
         reached = {name: path for name, path in placed.items() if path is not None}
         return Prediction.of({name: path.statistics(-1) for name, path in reached.items()})
 
@@ -135,9 +137,10 @@ def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Predi
     def member(exponent: float) -> Prediction:
         key = name, exponent
         if key not in stage.memory:
-            if stage.clock.expired():
-                raise TimeoutError
-            stage.memory[key] = at(2.0**exponent)
+            made = None if stage.clock.expired() else at(2.0**exponent)
+            if made is None or stage.clock.expired():  # what was stopped on the way is none
+                raise OutOfTimeError
+            stage.memory[key] = made
         found: Prediction = stage.memory[key]
         return found
 

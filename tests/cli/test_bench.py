@@ -67,7 +67,7 @@ def test_report_and_explorer_show_the_bench(file, run, tmp_path, monkeypatch):
     options = ("--no-pairs", "-o", page, "--save", tmp_path / "kept", "--lambda-w", 0.1)
     code, _, err = run("report", file, *options, "--bench", *SHORT)
     assert (code, "net, bench" in err) == (0, True)
-    assert "6 Which theory of depth it follows" in page.read_text(encoding="utf8")
+    assert "Which theory of depth it follows" in page.read_text(encoding="utf8")
     assert bench_of(load_comparison(tmp_path / "kept" / "net.json")).attrs["metric"] == "nc1_span"
     code, _, err = run("report", file, *options, *SHORT)
     assert (code, "--time-limit is of the bench" in err) == (2, True)

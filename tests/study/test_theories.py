@@ -159,9 +159,11 @@ def test_the_bench_has_the_rivals_of_a_comparison(bench, start):
 
 def test_a_bench_has_its_time(start):
     said = []
-    table = theories_of_depth(path_of(start), name="x", time_limit=1e-9, on_layer=said.append)
+    table = theories_of_depth(
+        path_of(start), name="x", time_limit=1e-9, progress=lambda *n: said.append(n)
+    )
     assert table.attrs["status"] == "TIME_LIMIT"
-    assert said == ["b", "c", "d"]
+    assert said == [(1, 3), (2, 3), (3, 3)]
     known = table["predicted"].sel(quantity="nc1").notnull().any("layer")
     assert not known.sel(model=list(FITTING)).any()
     assert known.sel(model=["equi_separation", "local", "unchanged"]).all()
