@@ -38,8 +38,8 @@ def bench(
     Every layer is predicted by every theory without having been seen, and by naive rivals.
     """
     from perturb_nc.layer_files import load_joint
-    from perturb_nc.show import bench as show
-    from perturb_nc.show import terminal
+    from perturb_nc.show import bench_tables, terminal
+    from perturb_nc.show.bench import figure
     from perturb_nc.storage import json_text, replacing, write_json
 
     names = [name_of(file) for file in files]
@@ -54,19 +54,19 @@ def bench(
     for name, layers in networks.items():
         try:
             found = benched(layers, name, metric=metric, joints=joints, time_limit=time_limit)
-            records[name] = show.record(found)
+            records[name] = bench_tables.record(found)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        figure = output / f"bench-{name}.png"
-        with replacing(figure) as picture:
-            show.figure(found, title=name).savefig(picture, dpi=150)
+        path = output / f"bench-{name}.png"
+        with replacing(path) as picture:
+            figure(found, title=name).savefig(picture, dpi=150)
         write_json(output / "bench.json", records)  # what is finished is kept
         if not as_json:
-            terminal.show(*show.parts(records[name], title=name), f"wrote {figure}")
+            terminal.show(*bench_tables.parts(records[name], title=name), f"wrote {path}")
     if as_json:
         print(json_text(records))
     else:
-        terminal.show(show.sees_table(), f"wrote {output / 'bench.json'}")
+        terminal.show(bench_tables.sees_table(), f"wrote {output / 'bench.json'}")
 
 
 def benched(

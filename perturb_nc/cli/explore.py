@@ -56,7 +56,7 @@ def _followed(bench: Path, name: str) -> list[str]:
     """What a stored bench says of the network: the theory it follows, and how straight it is."""
     import json
 
-    from perturb_nc.show.bench import sentences
+    from perturb_nc.show.bench_tables import sentences
     from perturb_nc.storage import existing
 
     try:

@@ -10,7 +10,7 @@ from problems import random_problem
 import perturb_nc as pnc
 from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.layer_files import save_joint
-from perturb_nc.show.bench import record
+from perturb_nc.show.bench_tables import record
 from perturb_nc.storage import json_text
 from perturb_nc.study.comparison import bench_of, load_comparison
 

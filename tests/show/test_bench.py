@@ -6,7 +6,8 @@ import pytest
 from comparisons import THEORIES, bench
 from rich.console import Console
 
-from perturb_nc.show.bench import ALONG, figure, parts, plot_bench, record, sees_table, sentences
+from perturb_nc.show.bench import ALONG, figure, plot_bench
+from perturb_nc.show.bench_tables import parts, record, sees_table, sentences
 
 
 def text(*shown, width=80):

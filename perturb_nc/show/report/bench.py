@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 import xarray as xr
 
-from perturb_nc.show.bench import record, sentences
+from perturb_nc.show.bench_tables import record, sentences
 from perturb_nc.show.labels import LABELS, THEORIES, number, short_names, symbol
 from perturb_nc.show.report.drawing import DRAWN, by_layer, layers_of, line, plain, positive_of
 from perturb_nc.show.report.parts import Cell, Figure, Part, Section, Sentences, Table, Text, whole
