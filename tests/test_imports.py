@@ -64,7 +64,9 @@ ALONE = {
         f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "notebook")
     },
     "dash": {"show/explore/page.py", "show/explore/guard.py"},
-    "plotly": {"show/report/page.py", "show/report/figures.py"},
+    "plotly": {
+        f"show/report/{name}.py" for name in ("along", "drawing", "overview", "page", "spectrum")
+    },
     "jinja2": {"show/report/page.py"},
 }
 
