@@ -9,7 +9,8 @@ from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.theory import curvature
-from perturb_nc.theory.curvature import advised, lowest_curvature
+from perturb_nc.theory.curvature import lowest_curvature
+from perturb_nc.theory.unused import advised
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from benchmarks import degenerate
