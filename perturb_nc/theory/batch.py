@@ -15,7 +15,7 @@ from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.compression import Compression, compress
 from perturb_nc.theory.descent import COUNTED, Descent, descend
 from perturb_nc.theory.minimize import starting_weight
-from perturb_nc.theory.newton import Points
+from perturb_nc.theory.point import Points
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import settings as all_settings
 from perturb_nc.theory.solution_batch import SolutionBatch

@@ -12,7 +12,6 @@ Where K·d is small the Hessian is formed,
 elsewhere a Lanczos process on its products goes on until the lowest value is known well enough.
 """
 
-import math
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -21,16 +20,15 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.moments import trace
-from perturb_nc.theory.arrays import Mask, Rows, random_normal, total
-from perturb_nc.theory.newton import Evaluate, Point, wide
+from perturb_nc.theory.arrays import Rows, random_normal, total
+from perturb_nc.theory.lanczos import combined, lanczos
+from perturb_nc.theory.point import Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
 
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
-_ITERATIONS = 150  # of Lanczos at most
-_ROOM = 32  # vectors of it, to begin with
-_TOGETHER = 32  # members at once, for the cache
 _EXACT = 1e-9  # relative curvature that counts as none
+_TOGETHER = 32  # members in one Lanczos process, for the cache
 _SMALL = 1e-6  # ... in the Lanczos process
 
 
@@ -58,21 +56,20 @@ class Curvature:
 def lowest_curvature(point: Point) -> Curvature:
     """The lowest curvature at the points of a batch."""
     top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
-    return _completed(point, *_lanczos(point, top), rounding=_SMALL)
+    return _completed(point, *lanczos(point, top), rounding=_SMALL)
 
 
 @lowest_curvature.register
 def _(point: ReducedPoint) -> Curvature:
     _, k, d = point.weight.shape
-    between = total(point.reference.priors[:, None] * point.own_means.square())
-    ridge = point.ridge[..., 0, 0]
-    scale = (point.within_trace + between) / ridge + 1
-    scale = scale + trace(point.residual_moment) / (point.c[..., 0, 0] * ridge)
+    scale = (trace(point.moment) / point.ridge[..., 0, 0] + 1) + trace(point.residual_moment) / (
+        point.c * point.ridge
+    )[..., 0, 0]
     rounding = 8 * torch.finfo(torch.float64).eps * scale
     if k * d > _DENSE:
         top = point.residual_spectrum[1][..., -1:]
         cuts = [slice(i, i + _TOGETHER) for i in range(0, len(top), _TOGETHER)]
-        runs = [_lanczos(point.members(rows), top[rows], point.idle) for rows in cuts]
+        runs = [lanczos(point.members(rows), top[rows], point.idle) for rows in cuts]
         lowest, residual, direction, products = map(torch.cat, zip(*runs, strict=True))
         tolerance = residual + rounding + _SMALL
         return _completed(point, lowest, tolerance, direction, products, rounding=0.0)
@@ -143,122 +140,5 @@ def _judged(
     lowest = torch.linalg.eigvalsh(torch.where(proven, inner, 0.0))[:, 0]
     for i in failed.nonzero().flatten().tolist():
         values, vectors = torch.linalg.eigh(matrices[i])
-        lowest[i], direction[i] = values[0], _combined(values, vectors, rounding[i])
+        lowest[i], direction[i] = values[0], combined(values, vectors, rounding[i])
     return lowest, direction
-
-
-def _combined(
-    values: Float64[Tensor, "... n"], vectors: Float64[Tensor, "... m n"], rounding: Tensor
-) -> Float64[Tensor, "... m"]:
-    """A unit vector with a part in every direction of negative curvature."""
-    weights = (-values).clamp(min=0.0).sqrt() * (values < -rounding)
-    weights = weights * random_normal(values.shape[-1], like=values).sign()
-    weights = weights / weights.norm(dim=-1, keepdim=True).clamp(min=1e-300)
-    return (vectors @ weights[..., None])[..., 0]
-
-
-def _lanczos(
-    point: Point, top: Float64[Tensor, "B K 1"], idle: int = 0
-) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"], Rows, Int64[Tensor, "B"]]:
-    """Lowest value, residual, direction and products, from a start towards the lift's advice."""
-    noise = random_normal(*point.weight.shape[1:], like=point.weight)
-    noise[:, noise.shape[1] - idle :] = 0.0
-    image = top * noise[0] * math.sqrt(len(noise)) + noise  # Mv
-    steps = min(_ITERATIONS, noise.numel())
-    vectors = image.new_zeros(len(image), min(steps, _ROOM), noise.numel())  # v, M-orthonormal
-    images = torch.zeros_like(vectors)  # Mv
-    diagonal: list[Tensor] = []
-    beside: list[Tensor] = []
-    products = torch.zeros(len(image), dtype=torch.int64, device=image.device)
-    active = torch.ones_like(products, dtype=torch.bool)
-    for step in range(steps):
-        vector = point.precondition(image)
-        size = total(vector * image).clamp(min=0.0).sqrt()
-        if step:
-            beside.append(size)
-        last = step == steps - 1
-        if last or step % 3 == 1:  # the decomposition costs as much as a product
-            values, shapes = torch.linalg.eigh(_tridiagonal(diagonal, beside))
-            residual = size * shapes[:, -1, 0].abs()
-            known = (residual < 0.1 * values[:, 0].abs()) | (residual < _SMALL)
-            active = active & ~(known & (step > 3))
-        if last or not active.any():
-            break
-        if step == vectors.shape[1]:
-            vectors, images = (
-                torch.cat([v, torch.zeros_like(v)], dim=1) for v in (vectors, images)
-            )
-        scale = wide(torch.where(size > 0, size, 1.0))
-        vector = vector / scale
-        vectors[:, step], images[:, step] = vector.flatten(1), (image / scale).flatten(1)
-        products = products + active
-        image = point.hessian_vector_product(vector)
-        diagonal.append(total(vector * image))
-        inside = vectors[:, : step + 1] @ image.flatten(1)[..., None]
-        image = image - (images[:, : step + 1].mT @ inside)[..., 0].unflatten(1, noise.shape)
-    weights = _combined(values, shapes, values.new_tensor(_SMALL))
-    direction = (weights[:, None] @ vectors[:, : weights.shape[1]])[:, 0].unflatten(1, noise.shape)
-    return values[:, 0], residual, direction, products
-
-
-def _tridiagonal(diagonal: list[Tensor], beside: list[Tensor]) -> Float64[Tensor, "B s s"]:
-    matrix = torch.diag_embed(torch.stack(diagonal, dim=-1))
-    if len(diagonal) > 1:
-        off = torch.diag_embed(torch.stack(beside[: len(diagonal) - 1], dim=-1), offset=1)
-        matrix = matrix + off + off.mT
-    return matrix
-
-
-@singledispatch
-def advised(point: Point, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mask]:
-    """The points after the lift's advice where `wanted` and where it gains, and where it did."""
-    return point, torch.zeros_like(wanted)
-
-
-@advised.register
-def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mask]:
-    """W + Σ t_i u_i q_iᵀ into the feature directions q_i that are used least.
-
-    u_i are left singular vectors of E with r_i = σ_i²K/(Ncλ_W) > 1. Where q_i is unused, g along
-    t_i alone is least at t_i² = (√r_i - 1)/(u_iᵀGu_i); directions with qᵀSq above a tenth of λ_W/K
-    are left out. (docs §4.2: if d >= rank(H0) + K only such directions lead from a stationary
-    point that is not global.)
-    """
-    k, d = point.weight.shape[1:]
-    # A look at few directions tells whether any is unused; what is badly scaled is not moved.
-    spread, _ = _least_used(point, min(4, k, d - point.idle))
-    limit = 0.1 * point.ridge[..., 0]
-    wanted = wanted & point.usable & (spread < limit).any(-1)
-    if wanted.any():
-        squares, vectors = point.residual_spectrum
-        ratios = squares / (point.c * point.ridge)[..., 0]
-        wanted = wanted & (ratios[..., -1] > 1)
-    if not wanted.any():
-        return point, wanted
-    count = min(k, d - point.idle)
-    spread, rows = _least_used(point, count)
-    ratios, vectors = ratios.flip(-1)[..., :count], vectors.flip(-1)[..., :count]
-    room = (spread < limit) & (ratios > 1)
-    stiffness = (vectors * (point.gain @ vectors)).sum(-2)
-    lengths = torch.where(room, (ratios.clamp(min=1.0).sqrt() - 1) / stiffness, 0.0).sqrt()
-    trial = evaluate(point.weight + (vectors * lengths[..., None, :]) @ rows)
-    better = wanted & (trial.excess < point.excess * (1 - 1e-12))
-    if not better.any():
-        return point, better
-    if not better.all():
-        trial = evaluate(torch.where(wide(better), trial.weight, point.weight))
-    return trial, better
-
-
-def _least_used(
-    point: ReducedPoint, count: int
-) -> tuple[Float64[Tensor, "B n"], Float64[Tensor, "B n d"]]:
-    """Orthonormal directions q in which features vary least, and qᵀSq, by inverse iteration."""
-    used = point.weight.shape[2] - point.idle
-    rows = torch.nn.functional.pad(random_normal(count, used, like=point.weight), (0, point.idle))
-    rows = rows.expand(len(point.weight), *rows.shape)
-    for _ in range(2):
-        rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT
-    inner = point.through_moment(rows) @ rows.mT
-    spread, turn = torch.linalg.eigh(torch.where(inner.isfinite(), inner, 0.0))  # raises for NaN
-    return spread, turn.mT @ rows

@@ -1,11 +1,13 @@
-"""A line search for many members of a batch at once."""
+"""A step that does not make the objective worse, for many settings at once."""
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.theory.arrays import Mask, Rows, total
-from perturb_nc.theory.newton import ROUNDING, Point, Points, wide
+from perturb_nc.theory.point import Point, Points, wide
+
+_ROUNDING = 8 * torch.finfo(torch.float64).eps
 
 
 def line_search(points: Points, point: Point, direction: Rows, expand: Mask) -> tuple[Point, Mask]:
@@ -17,7 +19,7 @@ def line_search(points: Points, point: Point, direction: Rows, expand: Mask) -> 
     """
     slope = total(point.gradient * direction).clamp(max=0.0)
     start, norm = point.excess, point.gradient_norm
-    rounding = ROUNDING * start
+    rounding = _ROUNDING * start
     step, everywhere = torch.ones_like(start), torch.arange(len(start), device=start.device)
 
     def along(step: Float64[Tensor, "b"], rows: Int64[Tensor, "b"]) -> Point:
@@ -51,6 +53,32 @@ def line_search(points: Points, point: Point, direction: Rows, expand: Mask) -> 
         trial = along(step, everywhere)
     gained = (_excess(trial) < start - rounding) | (trial.gradient_norm < norm)
     return trial, good & gained
+
+
+def realigned(points: Points, point: Point, wanted: Mask) -> Point:
+    """The point after the best joint rotation of W and H, where `wanted` and where it gains.
+
+    Only the anchor term of f sees W → WQᵀ, H → QH; it is least at the polar factor of H0Hᵀ. Where β
+    is small the optimum lies along a curved valley of such rotations, which Newton's steps follow
+    slowly. Q acts on the span of W, WA and WAᵀ, A = HH0ᵀ/N, which keeps this at O(Kd²).
+    """
+    rows = wanted.nonzero()[:, 0]
+    few = point.members(rows)
+    w = few.layer
+    reach = (w, *(few.anchor_overlap(w, transposed=t) for t in (False, True)))
+    basis = torch.linalg.qr(torch.cat(reach, dim=-2).mT).Q.mT
+    overlap = few.anchor_overlap(basis, transposed=False) @ basis.mT
+    u, _, vh = torch.linalg.svd(overlap)
+    rotation = (u @ vh).mT
+    read = w @ basis.mT
+    turned = (read @ rotation.mT - read) @ basis
+    others = few.weight.shape[-1] - w.shape[-1]
+    trial = points(rows)(few.weight + torch.nn.functional.pad(turned, (0, others)))
+    better = trial.excess < few.excess * (1 - _ROUNDING)
+    if not better.any():
+        return point
+    weight = point.weight.index_copy(0, rows[better], trial.weight[better])
+    return points(torch.arange(len(weight), device=weight.device))(weight)
 
 
 def _excess(point: Point) -> Float64[Tensor, "B"]:

@@ -4,68 +4,16 @@ Conjugate gradients on points with one leading batch dimension; the members of a
 batch do not see each other.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.moments import Scalar
-from perturb_nc.theory.arrays import Mask, Rows, Square, total
+from perturb_nc.theory.arrays import Mask, Rows, total
 from perturb_nc.theory.clock import Clock
-
-ROUNDING = 8 * torch.finfo(torch.float64).eps
-
-
-@runtime_checkable
-class Point(Protocol):
-    """What is minimised, at a batch of weights (a last layer, and whatever joins it)."""
-
-    @property
-    def weight(self) -> Rows:
-        """What varies."""
-
-    @property
-    def layer(self) -> Rows:
-        """Its leading columns: W alone, which turns with the features."""
-
-    @property
-    def excess(self) -> Scalar:
-        """The objective, less a constant, >= 0."""
-
-    @property
-    def gradient(self) -> Rows:
-        """Its gradient."""
-
-    @property
-    def gradient_norm(self) -> Scalar:
-        """Of that, relative to a bound."""
-
-    @property
-    def residual_moment(self) -> Square:
-        """QQᵀ/N, with Q the gradient of the loss in the logits."""
-
-    @property
-    def scale(self) -> str:
-        """Sizes to name where float64 does not suffice."""
-
-    def members(self, rows: Any) -> Any:
-        """Some of the points of the batch."""
-
-    def precondition(self, rows: Rows) -> Rows:
-        """V through the inverse of the Hessian at fixed H, or what comes near it."""
-
-    def hessian_vector_product(self, direction: Rows) -> Rows:
-        """The Hessian along V."""
-
-    def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
-        """Rows times HH0ᵀ/N, or its transpose."""
-
-
-Evaluate = Callable[[Rows], Point]
-Points = Callable[[Int64[Tensor, "b"]], Evaluate]  # for some of the members of a batch
+from perturb_nc.theory.point import Point, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,34 +111,3 @@ class _Conjugate:
         ratio = torch.where(self.active, self.inner / previous, 0.0)
         self.direction = torch.addcmul(scaled, wide(ratio), self.direction)
         self.stiffness = self.inner + ratio**2 * self.stiffness
-
-
-def realigned(points: Points, point: Point, wanted: Mask) -> Point:
-    """The point after the best joint rotation of W and H, where `wanted` and where it gains.
-
-    Only the anchor term of f sees W → WQᵀ, H → QH; it is least at the polar factor of H0Hᵀ. Where β
-    is small the optimum lies along a curved valley of such rotations, which Newton's steps follow
-    slowly. Q acts on the span of W, WA and WAᵀ, A = HH0ᵀ/N, which keeps this at O(Kd²).
-    """
-    rows = wanted.nonzero()[:, 0]
-    few = point.members(rows)
-    w = few.layer
-    reach = (w, *(few.anchor_overlap(w, transposed=t) for t in (False, True)))
-    basis = torch.linalg.qr(torch.cat(reach, dim=-2).mT).Q.mT
-    overlap = few.anchor_overlap(basis, transposed=False) @ basis.mT
-    u, _, vh = torch.linalg.svd(overlap)
-    rotation = (u @ vh).mT
-    read = w @ basis.mT
-    turned = (read @ rotation.mT - read) @ basis
-    others = few.weight.shape[-1] - w.shape[-1]
-    trial = points(rows)(few.weight + torch.nn.functional.pad(turned, (0, others)))
-    better = trial.excess < few.excess * (1 - ROUNDING)
-    if not better.any():
-        return point
-    weight = point.weight.index_copy(0, rows[better], trial.weight[better])
-    return points(torch.arange(len(weight), device=weight.device))(weight)
-
-
-def wide(values: Tensor) -> Tensor:
-    """(...) as (..., 1, 1)."""
-    return values[..., None, None]
