@@ -6,6 +6,7 @@ lightened until it is legible on the ground it stands on.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -96,6 +97,11 @@ LABELS = {
     "nc3_duality": Label(
         "NC3", "distance of the weight to the class means", "NC3: distance of weight and means"
     ),
+    "span_eigenvalues": Label(
+        "eigenvalues in the span",
+        "first five eigenvalues of PΣ_WP / tr Σ_B, P: span of class means, median",
+        r"eigenvalues of $P\Sigma_W P / \mathrm{tr}\,\Sigma_B$",
+    ),
     "top_eigenvalues": Label(
         "eigenvalues",
         "first five eigenvalues of Σ_W / tr Σ_B, median",
@@ -148,6 +154,25 @@ SIDES = {
 }
 SIDES["optimum"] = SIDES["pair"]  # of (1): with chosen parameters rather than fitted ones
 
+# The theories of depth on the bench, and the naive rivals among them.
+THEORIES = {
+    "measured": SIDES["measured"],
+    "central_path": SIDES["path"],
+    "chain": SIDES["pair"],
+    "straight_line": Side("#8a6d00", "#f0d060", "#b08c10", "<", "-", "triangle-left", "solid"),
+    "straight_line_displacement": Side(
+        "#8a6d00", "#f0d060", "#b08c10", ">", "--", "triangle-right", "dash"
+    ),
+    "straight_line_placed": Side("#8a6d00", "#f0d060", "#b08c10", "p", ":", "pentagon", "dot"),
+    "equi_separation": Side("#00795a", "#35c59c", "#0f9e78", "P", "-", "cross", "solid"),
+    "load_curve": Side("#00795a", "#35c59c", "#0f9e78", "*", "--", "star", "dash"),
+    "deep_linear": Side("#00795a", "#35c59c", "#0f9e78", "h", ":", "hexagon", "dot"),
+    "shrinkage": Side("#757575", "#a9a9a9", "#8c8c8c", "s", "--", "triangle-up", "dot"),
+    "interpolation": SIDES["interpolation"],
+    "local": Side("#b0578d", "#e59ac6", "#c973a5", "d", "--", "diamond-tall", "dash"),
+    "unchanged": SIDES["unchanged"],
+}
+
 
 def symbol(quantity: str) -> str:
     """How a quantity is written in tables; its own name where no symbol is known."""
@@ -157,6 +182,34 @@ def symbol(quantity: str) -> str:
 def number(value: float, digits: int = 3) -> str:
     """So many significant digits; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def short_names(names: Sequence[str], most: int = 20) -> list[str]:
+    """Names that fit where there is little room, no two the same; whole where that fails.
+
+    Long ones lose the parts, between dots, that all begin or end with; then all but their end.
+    """
+    if len(names) < 2 or all(len(name) <= most for name in names):
+        kept = list(names)
+    else:
+        parts = [name.split(".") for name in names]
+        first, last = _alike(parts), _alike([part[::-1] for part in parts])
+        if first and any(part[first][:1].isdigit() for part in parts):
+            first -= 1  # "blocks.3" rather than "3"
+        kept = [".".join(part[first : max(first + 1, len(part) - last)]) for part in parts]
+    for room in (most, 2 * most):
+        short = [name if len(name) <= room else "…" + name[1 - room :] for name in kept]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
+
+
+def _alike(parts: Sequence[Sequence[str]]) -> int:
+    """How many parts all begin with, but for one of each."""
+    count = 0
+    while all(len(p) > count + 1 for p in parts) and len({p[count] for p in parts}) == 1:
+        count += 1
+    return count
 
 
 def literal(text: str) -> str:
