@@ -221,7 +221,7 @@ def literal(text: str) -> str:
     return short.replace("$", r"\$")
 
 
-_LONGEST = 60
+_LONGEST = 40
 
 
 def printable(text: str) -> str:

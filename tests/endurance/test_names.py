@@ -106,7 +106,8 @@ class Tags(HTMLParser):
         if tag in ("script", "style", "a", "img", "iframe", "object", "embed", "form", "link"):
             self.found[tag] += 1
         for name, value in attrs:
-            if name.startswith("on") or "javascript" in str(value):
+            link = name in ("href", "src", "action", "formaction") and value[:1] != "#"
+            if link or name.startswith("on"):
                 self.found[f"{name} of {tag}"] += 1
 
 

@@ -255,6 +255,11 @@ def test_posts_that_are_no_moves_are_refused(layers):
     assert client.post(where, json=good).status_code == 200
 
 
+def test_the_title_is_no_markup_of_the_page(layers):
+    app = build_app(layers, title="</title><script>alert(1)</script>")
+    assert "<script>alert" not in app.server.test_client().get("/").text
+
+
 def test_names_are_no_markup_of_plotly(layers):
     name = '<a href="https://x.example">x</a>'
     explorer = Explorer({name: layers["one"], "b": layers["two"]})
