@@ -27,7 +27,8 @@ ROOT = Path(pnc.__file__).parent.parent
 TESTS = Path(__file__).parents[1]
 AXES = {"lambda_w": "1e-3:1:9", "lambda_h": "1e-3:0.5:6", "beta": "0.1:10:8"}
 CHUNK = 4
-KILLS, KILLS_OF_WORKERS, KILLS_OF_TRAINING = 76, 12, 20
+KILLS = {"here": 76, "in 2 workers": 12, "of a training": 20}
+PARTS = 4  # of the kills of sweeps, for as many processes of pytest
 SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
 DEFAULTS = "import signal; [signal.signal(n, signal.SIG_DFL) for n in (1, 15)]; "
 DEFAULTS += "signal.signal(2, signal.default_int_handler); "  # as a terminal starts it
@@ -86,7 +87,7 @@ def attacked(ledger, layer, store, kill, workers=0):
     process = started(MAIN, *words(layer, store, workers))
     how = rng.choice(SIGNALS)
     deadline = time.monotonic() + 120
-    chunks = rng.randrange(0, 4)
+    chunks = rng.randrange(0, 30)
     status = store / "status"
     there = len(list(status.glob("[0-9]*"))) if status.exists() else 0
     # From just before the first write on, whenever that is on this machine.
@@ -124,18 +125,27 @@ def judge(ledger, attempt, error, family):
         orphan.kill()
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(0, KILLS), (2, KILLS_OF_WORKERS)])
-def test_kills_of_sweeps_with_workers(workers, kills, layer, whole, tmp_path, ledger, caplog):
-    total, round_ = whole["status"].size, 0
-    store = tmp_path / "0" / "sweep.zarr"
-    for kill in range(kills):
-        if attacked(ledger, layer, store, kill, workers) == total or kill == kills - 1:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_kills_of_sweeps(part, layer, whole, tmp_path, ledger, caplog):
+    attack(ledger, layer, whole, tmp_path, range(part, KILLS["here"], PARTS), 0)
+    assert "damaged" not in caplog.text
+
+
+def test_kills_of_sweeps_with_workers(layer, whole, tmp_path, ledger, caplog):
+    attack(ledger, layer, whole, tmp_path, range(KILLS["in 2 workers"]), 2)
+    assert "damaged" not in caplog.text
+
+
+def attack(ledger, layer, whole, folder, kills, workers):
+    """Kills of one sweep after the other: when one is finished the next begins."""
+    round_, store = 0, folder / "0" / "sweep.zarr"
+    for kill in kills:
+        finished = attacked(ledger, layer, store, kill, workers)
+        if finished == whole["status"].size or kill == kills[-1]:
             finish(ledger, layer, store, whole, workers)
-            round_ += 1
             shutil.rmtree(store.parent)
-            store = tmp_path / str(round_) / "sweep.zarr"
-    if "damaged" in caplog.text:
-        ledger.falls_by("lost rows", caplog.text[:500])
+            round_ += 1
+            store = folder / str(round_) / "sweep.zarr"
 
 
 def finish(ledger, layer, store, whole, workers):
@@ -193,7 +203,7 @@ def test_kills_of_trainings(tmp_path, ledger):
         (tmp_path / name).mkdir()
     model, wanted = trained(tmp_path / "straight")
     folder, round_ = tmp_path / "0", 0
-    for kill in range(KILLS_OF_TRAINING):
+    for kill in range(KILLS["of a training"]):
         rng = generator(ledger.seed, "training", kill)
         done, rows = saved(folder), epochs_in(folder)
         process = started(TRAINING, folder)
@@ -210,7 +220,7 @@ def test_kills_of_trainings(tmp_path, ledger):
         if measured[:now] != list(range(1, now + 1)) or len(measured) > now + 1:
             ledger.falls_by("lost rows", f"kill {kill}: {now} saved, measured {measured}")
         ledger.ends("all saved epochs kept")
-        if now >= EPOCHS - 1 or kill == KILLS_OF_TRAINING - 1:
+        if now >= EPOCHS - 1 or kill == KILLS["of a training"] - 1:
             compare(ledger, folder, model, wanted)
             round_ += 1
             folder = tmp_path / str(round_)
