@@ -20,11 +20,11 @@ def mutated(content, rng):
     """One to three bytes, numbers or stretches changed, cut out, repeated or put in."""
     changed = bytearray(content)
     for _ in range(rng.randint(1, 3)):
-        size = max(len(changed), 1)
-        at = rng.randrange(size)
+        size = len(changed)
+        at = rng.randrange(max(size, 1))
         match rng.choice(("flip", "byte", "delete", "insert", "number", "cut", "zeros", "repeat")):
-            case "flip" if changed:
-                changed[at % len(changed)] ^= 1 << rng.randrange(8)
+            case "flip" if size:
+                changed[at] ^= 1 << rng.randrange(8)
             case "byte":
                 changed[at : at + 1] = bytes([rng.randrange(256)])
             case "delete":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "build" / "endurance"
+FOLDER = Path(os.environ.get("ENDURANCE_FOLDER", ROOT / "build" / "endurance"))
 # Also of the processes of pytest-xdist, which inherit it.
 SEED = int(os.environ.setdefault("ENDURANCE_SEED", str(secrets.randbelow(10**6))))
 FALLS = ("tracebacks", "silent changes", "orphans", "lost rows")
