@@ -15,21 +15,23 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
 from perturb_nc.study.comparison import empty_comparison
 from perturb_nc.study.depth import CALIBRATING, PLACING, calibrate_stage
-from perturb_nc.study.fit import fit_regularization
+from perturb_nc.study.fit import fit_model
 from perturb_nc.study.misfit import misfit
+from perturb_nc.study.models import Layer, Model, model_of
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
 from perturb_nc.theory.minimize import Solution, minimize
-from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import nonnegative, positive
 
 
 def compare_layers(
-    layers: Mapping[str, ClassStatistics],
+    layers: Mapping[str, Layer],
     *,
     name: str,
+    loss: str = "squared",
+    bias: bool = False,
     metric: str = PLACING,
     lambda_w: float | None = None,
     lambda_h: float = 0.0,
@@ -49,7 +51,8 @@ def compare_layers(
       flow time set by `metric`. λ_W is fitted to every second layer and the last (or those named
       in `fit`), the others are held out.
     - "pair": the optimum of (1) with the layer before as H0 and the (λ_W, λ_H, β) that fit best
-      (`fit_regularization`). Held out only where the parameters come from another comparison.
+      (`fit_regularization`), under `loss`, with or without `bias`. Held out only where the
+      parameters come from another comparison.
     - "shrinkage": Σ_W of the first layer times one factor, also set by `metric`.
     - "interpolation": everything linear in its log between the stage's first and last layer.
     - "unchanged": the layer before.
@@ -57,8 +60,11 @@ def compare_layers(
     The rivals are those of `perturb_nc.study.rivals`.
 
     Args:
-        layers: name → class statistics in order of depth, one set of classes.
+        layers: name → class statistics in order of depth, one set of classes; for cross-entropy
+            name → `LayerSamples`, the same samples in each, whose statistics are the measured ones.
         name: of the network, for tables and figures.
+        loss: of the pair, "squared" or "cross-entropy"; the path has the squared loss.
+        bias: whether the last layer of the pair has a bias.
         metric: by which layers are placed, as for `calibrate_depth`.
         lambda_w: of the path; None to fit it.
         lambda_h: of the path.
@@ -102,18 +108,24 @@ def compare_layers(
 
     Source: docs §4.2, 4.6.
     """
-    _check(layers, metric, lambda_w, lambda_h, fit, parameters)
-    _check_predictions(layers, parameters, predictions)
-    runs = stages(layers, metric)
+    models = {
+        layer: model_of(given, loss, bias=bias, name=f"layer {layer!r}")
+        for layer, given in layers.items()
+    }
+    statistics = {layer: model.statistics for layer, model in models.items()}
+    _check(statistics, metric, lambda_w, lambda_h, fit, parameters)
+    _check_predictions(models, parameters, predictions)
+    runs = stages(statistics, metric)
     table = empty_comparison(runs)
     table.attrs |= {
         "name": name,
+        "loss": loss,
         "metric": metric,
         "lambda_h": lambda_h,
         "align": str(align_layers).lower(),
         "parameters_from": "" if parameters is None else parameters.attrs["name"],
     }
-    notes = {layer: note for layer, s in layers.items() if (note := sampling_note(s))}
+    notes = {layer: note for layer, s in statistics.items() if (note := sampling_note(s))}
     table.attrs["sampling"] = ""
     if notes:
         layer, note = next(iter(notes.items()))
@@ -129,13 +141,15 @@ def compare_layers(
             chosen = [n for n in later if n in fit] or sorted({*later[1::2], later[-1]})
             _fill_path(table, stage, fixed, chosen)
         for before, layer in pairwise(stage.names):
-            observed = align(layers[layer], layers[before]) if align_layers else layers[layer]
-            table["unchanged_residual"].loc[layer] = misfit(layers[before], observed)
+            observed, reference = statistics[layer], statistics[before]
+            if align_layers:
+                observed = align(observed, reference)
+            table["unchanged_residual"].loc[layer] = misfit(reference, observed)
             if predictions is not None:
                 table["fit_status"].loc[layer] = "given"
                 _fill_optimum(table, layer, predictions[before].solution, observed, True)
             elif pairs:
-                _fill_pair(table, layer, layers[before], observed, parameters)
+                _fill_pair(table, layer, models[before], observed, parameters)
             else:
                 table["reason"].loc["pair", layer] = "pairs were not asked for"
             if on_layer is not None:
@@ -177,7 +191,7 @@ def _fill_path(table: xr.Dataset, stage: Stage, lambda_w: float | None, fit: Seq
 def _fill_pair(
     table: xr.Dataset,
     layer: str,
-    before: ClassStatistics,
+    before: Model,
     observed: ClassStatistics,
     parameters: xr.Dataset | None,
 ) -> None:
@@ -206,10 +220,8 @@ def _fill_optimum(
     table["gap"].loc[layer] = solution.certificate.gap
 
 
-def _fitted(
-    table: xr.Dataset, layer: str, before: ClassStatistics, observed: ClassStatistics
-) -> Solution:
-    found = fit_regularization(before, observed)
+def _fitted(table: xr.Dataset, layer: str, before: Model, observed: ClassStatistics) -> Solution:
+    found = fit_model(before, observed)
     errors = found.standard_error
     for name in HYPERPARAMETERS:
         # Infinite where the statistics do not determine it; a JSON file has no infinity.
@@ -219,14 +231,12 @@ def _fitted(
     return found.solution
 
 
-def _transferred(
-    table: xr.Dataset, layer: str, before: ClassStatistics, values: xr.DataArray
-) -> Solution:
+def _transferred(table: xr.Dataset, layer: str, before: Model, values: xr.DataArray) -> Solution:
     if bool(values.isnull().any()):
         raise ValueError("the other comparison has no parameters for this layer")
     w, h, b = (float(values.sel(parameter=name)) for name in HYPERPARAMETERS)
     table["fit_status"].loc[layer] = "transferred"
-    return minimize(NearCollapseProblem(before, lambda_w=w, lambda_h=h, beta=b))
+    return minimize(before.problem(lambda_w=w, lambda_h=h, beta=b))
 
 
 def _path_lambda_w(parameters: xr.Dataset, stage: Stage) -> float:
@@ -235,7 +245,7 @@ def _path_lambda_w(parameters: xr.Dataset, stage: Stage) -> float:
 
 
 def _check_predictions(
-    layers: Mapping[str, ClassStatistics],
+    models: Mapping[str, Model],
     parameters: xr.Dataset | None,
     predictions: Mapping[str, LayerPrediction] | None,
 ) -> None:
@@ -244,10 +254,10 @@ def _check_predictions(
         return
     if parameters is not None:
         raise ValueError("predictions have parameters of their own; leave parameters out")
-    for name, statistics in layers.items():
+    for name, model in models.items():
         if name not in predictions:
             raise ValueError(f"predictions must hold every layer, {name!r} is missing")
-        if predictions[name].solution.problem.statistics is not statistics:
+        if not model.made(predictions[name].solution.problem):
             raise ValueError(f"predictions must be made from these layers; {name!r} is another")
 
 
