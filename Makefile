@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow wheel-test browser check figures experiments bench data docs command-pages clean
+.PHONY: help demo test test-slow wheel-test browser check figures digits experiments bench data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,11 +61,14 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done
 
+digits: .venv/installed  ## do figures and tables show the digits they did? make digits SINCE=COMMIT
+	$(BIN)/python docs/digits.py $(or $(SINCE),HEAD)
+
 bench: .venv/installed  ## time everything against peers (minutes); writes benchmarks/results/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@for name in flow optimum cross_entropy deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and a network into the cache
+data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and four trained networks into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch
 
 docs: .venv/installed  ## build the documentation in build/docs; any warning is an error

@@ -2,7 +2,8 @@
 
 A move is all that the server does for it: optimum, central path, metrics, spectra, figures. A drag
 goes on for some stops of one slider, as a hand does, each drag from a setting of its own (the move
-to which does not count); jumps go anywhere on one slider. No setting comes twice.
+to which does not count); jumps go anywhere on one slider. No setting comes twice. A move is
+answered at once, near collapse in closed form, and then exactly; both are timed.
 """
 
 import random
@@ -18,7 +19,7 @@ import torch
 import perturb_nc as pnc
 from benchmarks.features import make_features
 from benchmarks.machine import command_line, machine
-from perturb_nc.show.explore.page import SCALES, shown
+from perturb_nc.show.explore.page import SCALES, predicted, shown
 from perturb_nc.study.explorer import Explorer, LayerView
 
 MEASURED = Path(__file__).parent.parent / "experiments" / "results" / "every_layer"
@@ -67,18 +68,14 @@ def run(config: Config) -> dict[str, Any]:
 def measure(name: str, layers: Mapping[str, pnc.ClassStatistics], config: Config) -> dict[str, Any]:
     """Median and worst move of both kinds, by slider, and from scratch."""
     layer = list(layers)[min(config.layer, len(layers) - 1)]
-    kinds: dict[str, Callable[[Config], Iterator[tuple[str, Stops]]]] = {
-        "drag": dragged,
-        "jump": jumping,
-    }
     found: dict[str, Any] = {"case": name, "layer": layer, "dim": layers[layer].dim}
-    for kind, moves in kinds.items():
+    for kind, (moves, exact) in KINDS.items():
         explorer = Explorer(layers)
-        shown(explorer, layer, start())
+        move(explorer, layer, start(), exact=True)
         rows = []
         for slider, stops in moves(config):
             begin, worked = time.perf_counter(), time.process_time()
-            shown(explorer, layer, stops)
+            move(explorer, layer, stops, exact=exact or not slider)
             if slider:
                 took = 1e3 * (time.perf_counter() - begin), 1e3 * (time.process_time() - worked)
                 rows.append((slider, *took))
@@ -92,6 +89,11 @@ def measure(name: str, layers: Mapping[str, pnc.ClassStatistics], config: Config
     found["scratch"] = statistics.median(scratch(layers[layer]) for _ in range(config.fresh))
     found["ratio"] = found["scratch"] / found["drag"]["median"]
     return found
+
+
+def move(explorer: Explorer, layer: str, stops: Stops, *, exact: bool) -> None:
+    """All that the server computes for a move."""
+    shown(explorer, layer, predicted(explorer, layer, stops, exact=exact))
 
 
 def start() -> Stops:
@@ -119,6 +121,15 @@ def jumping(config: Config) -> Iterator[tuple[str, Stops]]:
             middle = SCALES[slider].start
             stops = stops | {slider: middle + choose.randint(-REACH, REACH)}
             yield slider, stops
+
+
+Moves = Callable[[Config], Iterator[tuple[str, Stops]]]
+KINDS: dict[str, tuple[Moves, bool]] = {
+    "drag, at once": (dragged, False),
+    "jump, at once": (jumping, False),
+    "drag": (dragged, True),
+    "jump": (jumping, True),
+}
 
 
 def scratch(reference: pnc.ClassStatistics) -> float:
@@ -150,7 +161,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in result["cases"]:
-        for kind in ("drag", "jump"):
+        for kind in KINDS:
             row = case[kind]
             numbers = [row["median"], row["median_of_processor"], row["worst"]]
             numbers += [*row["by_slider"].values()]

@@ -20,7 +20,7 @@ import perturb_nc as pnc
 from experiments.command import RESULTS, options
 from experiments.resume import is_finished, manifest
 from perturb_nc.measure.extraction import collect_statistics
-from perturb_nc.networks.public import public_inputs, public_resnet18
+from perturb_nc.networks.public import public_inputs, public_network
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "public_resnet"
@@ -39,7 +39,7 @@ class Config:
 
 def pieces(config: Config, folder: Path) -> Iterator[dict[str, pnc.ClassStatistics]]:
     """Statistics of every piece of the training images, from its file or measured now."""
-    model = public_resnet18().to(memory_format=torch.channels_last)
+    model = public_network("resnet18_cifar10").to(memory_format=torch.channels_last)
     data = public_inputs()
     for start in range(0, config.num_samples, config.piece):
         path = folder / f"piece-{start}.safetensors"
@@ -73,7 +73,7 @@ def run(config: Config, output: Path) -> None:
     layers = {name: parts[0][name].merge(*(p[name] for p in parts[1:])) for name in parts[0]}
     files = sorted(folder.glob("piece-*.safetensors"))
     hits = sum(int(pnc.load_metadata(path)["hits"]) for path in files)
-    model = public_resnet18()
+    model = public_network("resnet18_cifar10")
     weights = {"blocks.7": model.head.weight.detach()}
     record = {
         "manifest": manifest(config),
@@ -96,7 +96,7 @@ def run(config: Config, output: Path) -> None:
 
 def unpooled(config: Config, output: Path) -> None:
     """Metrics of the blocks without pooling, and the memory and time that took."""
-    model, data = public_resnet18(), public_inputs()
+    model, data = public_network("resnet18_cifar10"), public_inputs()
     rows = slice(config.unpooled)
     batches = list(_batches(data.inputs[rows], data.labels[rows], config))
     before, start = _peak_memory(), time.perf_counter()

@@ -3,10 +3,10 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from perturb_nc.moments import Moments
+from perturb_nc.moments import Moments, Scalar
 
 _RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
 
@@ -75,7 +75,7 @@ def pair_products(
     return torch.cat(products, dim=-1)
 
 
-def trace_between(statistics: Moments) -> Float64[Tensor, "..."]:
+def trace_between(statistics: Moments) -> Scalar:
     """tr Σ_B."""
     return statistics.centered_means.square().sum((-2, -1)) / statistics.num_classes
 
@@ -85,3 +85,8 @@ def log_nearness(statistics: Moments) -> Float64[Tensor, "... pairs"]:
     means = statistics.centered_means
     units = means / means.norm(dim=-1, keepdim=True)
     return -pair_products(units, units).log() / 2
+
+
+def unit(matrix: Float[Tensor, "... m n"]) -> Float[Tensor, "... m n"]:
+    """A matrix over its Frobenius norm."""
+    return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)

@@ -8,8 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc import mean_geometry as geometry
-from perturb_nc.metrics import Scalar
-from perturb_nc.moments import Moments, trace
+from perturb_nc.moments import Moments, Scalar, trace
 
 Rows = Float64[Tensor, "... K d"]
 

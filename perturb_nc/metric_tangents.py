@@ -14,8 +14,7 @@ from torch import Tensor
 
 from perturb_nc import mean_geometry as geometry
 from perturb_nc.metric_step import Change, Rows, Step, inner, unit_rows
-from perturb_nc.metrics import Scalar
-from perturb_nc.moments import Moments
+from perturb_nc.moments import Moments, Scalar
 
 __all__ = ["TANGENTS", "WITHOUT_TANGENT", "Change", "metric_tangents"]
 

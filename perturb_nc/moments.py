@@ -8,13 +8,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 Kind = TypeVar("Kind", bound="Moments")
+Scalar = Float64[Tensor, "..."]
 
 
 class Moments:
     """Base of all that metrics are functions of, of one feature set or (leading axes) of many.
 
     A dataclass with the three tensors below and whatever else: `ClassStatistics` (checked, with
-    class sizes), `SpanStatistics`, and batches of predictions, `perturb_nc.theory.batch`.
+    class sizes), `SpanStatistics`, and batches of predictions, `theory.batch_points`.
 
     Attributes:
         means: class means μ_k as rows.
@@ -74,6 +75,6 @@ class Moments:
         return replace(self, means=means, within=within, class_variance=variance)  # type: ignore[type-var]
 
 
-def trace(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "..."]:
+def trace(matrix: Float64[Tensor, "... n n"]) -> Scalar:
     """Trace of every matrix of a batch."""
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)

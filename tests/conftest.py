@@ -58,3 +58,14 @@ def small_cifar10(monkeypatch, tmp_path):
         arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
     np.savez(tmp_path / "cifar10.npz", **arrays)
     monkeypatch.setenv("PERTURB_NC_DATA", str(tmp_path))
+
+
+@pytest.fixture
+def generic():
+    """Features of no structure, their labels (imbalanced) and statistics."""
+    import perturb_nc as pnc  # after the hook above
+
+    features = torch.randn(60, 9, dtype=torch.float64)
+    labels = torch.cat([torch.zeros(25), torch.arange(35) % 5]).long()
+    features += 2 * torch.randn(5, 9, dtype=torch.float64)[labels]
+    return features, labels, pnc.ClassStatistics.from_features(features, labels)

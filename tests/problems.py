@@ -137,3 +137,31 @@ def near_collapse(step, *, num_classes=4, dim=9, uneven=0.0, bias=False, **setti
     counts = (1e12 * (1 + share)).long()
     variance = within.trace().expand(num_classes).clone()
     return pnc.ClassStatistics(counts, means, within, variance), setting, bias
+
+
+def statistics_of(means, within=None, counts=None, class_variance=None):
+    """Class statistics of given means; nothing varies, or alike in every class."""
+    k, d = means.shape
+    within = torch.zeros(d, d, dtype=torch.float64) if within is None else within
+    counts = torch.full((k,), 5) if counts is None else counts
+    variance = within.trace().expand(k).clone() if class_variance is None else class_variance
+    return pnc.ClassStatistics(counts, means, within, variance)
+
+
+CASES = {
+    "balanced": {},
+    "bias": {"bias": True},
+    "imbalanced": {"counts": (2, 9, 5, 7)},
+    "imbalanced, bias, offset": {"counts": (2, 9, 5, 7), "bias": True, "offset": 3.0},
+    "unconstrained": {"beta": 0.0},
+    "unconstrained, bias": {"beta": 0.0, "bias": True},
+    "no feature decay": {"lambda_h": 0.0},
+    "fewer dimensions than classes": {"dim": 3},
+    "large": {"dim": 30, "num_classes": 8, "beta": 20.0},
+}
+
+
+def weights(problem, *, count):
+    """Random weights of a problem."""
+    shape = (problem.num_classes, len(problem.reference))
+    return [torch.randn(shape, dtype=torch.float64) for _ in range(count)]

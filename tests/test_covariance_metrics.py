@@ -7,9 +7,9 @@ from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.covariance_metrics import feature_ranks, held_out_nc1, span_spectrum, vci
-from perturb_nc.metrics import nc1_span, nc1_trace
 from perturb_nc.span_statistics import span_statistics
 from perturb_nc.theory.collapse import simplex_etf
+from perturb_nc.within_metrics import nc1_span, nc1_trace
 
 
 def sample(counts=(8, 12, 5, 9), d=7, seed=0):

@@ -11,7 +11,7 @@ PACKAGE = Path(perturb_nc.__file__).parent
 GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
 GROUND |= {"joint_statistics", "mean_geometry", "metrics", "metric_tangents", "sampling"}
 GROUND |= {"covariance_metrics", "kernel_alignment", "metric_step", "sample_metrics"}
-GROUND |= {"leftovers", "summary"}
+GROUND |= {"leftovers", "summary", "within_metrics", "frame_metrics", "duality_metrics"}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "leftovers": set(),
@@ -23,9 +23,13 @@ LAYERS = {  # what each part may import from the package, beside itself
     "joint_statistics": {"summary", "statistics"},
     "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
     "mean_geometry": {"moments"},
-    "metrics": {"summary", "validation", "moments", "mean_geometry", "span_statistics"},
-    "metric_step": {"moments", "mean_geometry", "metrics"},
-    "metric_tangents": {"moments", "mean_geometry", "metric_step", "metrics"},
+    "within_metrics": {"moments", "mean_geometry"},
+    "frame_metrics": {"moments", "mean_geometry"},
+    "duality_metrics": {"moments", "mean_geometry"},
+    "metrics": {"summary", "validation", "moments", "span_statistics"}
+    | {"within_metrics", "frame_metrics", "duality_metrics"},
+    "metric_step": {"moments", "mean_geometry"},
+    "metric_tangents": {"moments", "mean_geometry", "metric_step"},
     "covariance_metrics": {"moments", "mean_geometry", "statistics"},
     "sampling": {"summary", "moments", "mean_geometry", "statistics", "span_statistics", "metrics"},
     "kernel_alignment": {"moments", "statistics", "joint_statistics", "sampling"},

@@ -8,7 +8,7 @@ from problems import random_problem
 import perturb_nc as pnc
 from perturb_nc import metric_tangents as tangents
 from perturb_nc.metrics import CollapseMetrics, metric_tensors
-from perturb_nc.theory.batch import StatisticsBatch
+from perturb_nc.theory.batch_points import StatisticsBatch
 
 SHAPES = {
     "more dimensions than classes": {"num_classes": 4, "dim": 7},

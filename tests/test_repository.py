@@ -47,6 +47,7 @@ def test_quick_experiment_agrees_with_itself(tmp_path):
         np.testing.assert_allclose(curve["numerical"], curve["exact"], rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_quick_depth_calibration_predicts_what_it_was_not_fitted_on(tmp_path):
     command = [sys.executable, "-m", "experiments.depth_calibration", "--quick"]
     command += ["--output", str(tmp_path)]

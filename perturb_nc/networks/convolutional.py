@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from perturb_nc.networks.architectures import activation_module
 from perturb_nc.validation import at_least
 
-VGG_STAGES = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2)}
+VGG_STAGES = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+}
 """Convolutions per stage; the three layers that complete the count are fully connected."""
 
 
@@ -82,6 +87,8 @@ class VGG(_Blocks):
         width: channels of the first stage.
         hidden: widths of the fully connected blocks before the head (4096, 4096 in the paper).
         activation, batch_norm, bias_last: as for `ConvNet`.
+        bias_all: biases in every layer, also where batch normalisation makes them idle, as
+            torchvision has them.
 
     Raises:
         ValueError: a size below one, no stage, or an unknown activation.
@@ -98,19 +105,26 @@ class VGG(_Blocks):
         activation: str = "relu",
         batch_norm: bool = False,
         bias_last: bool = False,
+        bias_all: bool = False,
     ) -> None:
         super().__init__()
+        biases = bias_all or not batch_norm
         channels, pools = at_least(in_channels, 1, "in_channels"), False
         blocks: list[nn.Module] = []
         for out, _, first in stage_sizes(stages, width, largest=8):
             pools = first and bool(blocks)  # the pooling of a stage opens the next one
-            blocks.append(ConvBlock(channels, out, 3, activation, batch_norm, pools=pools))
+            blocks.append(
+                ConvBlock(channels, out, 3, activation, batch_norm, pools=pools, bias=biases)
+            )
             channels = out
         for i, out in enumerate(at_least(w, 1, "hidden") for w in hidden):
-            blocks.append(_FlatBlock(channels, out, activation, batch_norm, pools=i == 0))
+            blocks.append(
+                _FlatBlock(channels, out, activation, batch_norm, pools=i == 0, bias=biases)
+            )
             channels = out
         self.blocks = nn.ModuleList(blocks)
-        self.head = nn.Linear(channels, at_least(num_classes, 1, "num_classes"), bias=bias_last)
+        biased = bias_last or bias_all
+        self.head = nn.Linear(channels, at_least(num_classes, 1, "num_classes"), bias=biased)
 
 
 class ConvBlock(nn.Module):
@@ -125,14 +139,14 @@ class ConvBlock(nn.Module):
         batch_norm: bool,
         *,
         pools: bool = False,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         # 2×2 convolutions halve the image, 3×3 ones keep its size. ceil_mode: 28 → 14 → 7 → 4.
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pools else nn.Identity()
         stride, padding = (2, 0) if kernel == 2 else (1, 1)
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding, bias=not batch_norm
-        )
+        biased = not batch_norm if bias is None else bias
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=biased)
         self.norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
         self.activation = activation_module(activation)
 
@@ -143,11 +157,18 @@ class ConvBlock(nn.Module):
 
 class _FlatBlock(nn.Module):
     def __init__(
-        self, in_dim: int, out_dim: int, activation: str, batch_norm: bool, *, pools: bool
+        self,
+        in_dim: int,
+        out_dim: int,
+        activation: str,
+        batch_norm: bool,
+        *,
+        pools: bool,
+        bias: bool,
     ) -> None:
         super().__init__()
         self.pools = pools
-        self.linear = nn.Linear(in_dim, out_dim, bias=not batch_norm)
+        self.linear = nn.Linear(in_dim, out_dim, bias=bias)
         self.norm = nn.BatchNorm1d(out_dim) if batch_norm else nn.Identity()
         self.activation = activation_module(activation)
 

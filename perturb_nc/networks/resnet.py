@@ -9,8 +9,8 @@ from perturb_nc.networks.architectures import activation_module
 from perturb_nc.networks.convolutional import ConvBlock, stage_sizes
 from perturb_nc.validation import at_least
 
-RESNET_STAGES = {8: (1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-"""Residual blocks per stage (18 and 34: He et al. 2016, with a 3×3 stem for small images)."""
+RESNET_STAGES = {8: (1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 56: (9, 9, 9)}
+"""Residual blocks per stage (He et al. 2016; 18 and 34 with a 3×3 stem for small images)."""
 
 
 class ResNet(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from perturb_nc.metrics import collapse_metrics, within_spectrum
+from perturb_nc.metrics import collapse_metrics
 from perturb_nc.moments import Moments
 from perturb_nc.show.labels import LABELS, SIDES, literal
 from perturb_nc.show.panels import ALONG, AxesArray, drawn, legend, panels, style
@@ -16,6 +16,7 @@ from perturb_nc.theory.cross_entropy.collapse import CrossEntropySpectrum
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.theory.vicinity.prediction import SmallVicinity
+from perturb_nc.within_metrics import within_spectrum
 
 _LARGEST = 20  # eigenvalues of features that are drawn
 Spectrum = NearCollapseSpectrum | CrossEntropySpectrum

@@ -4,7 +4,7 @@ from .alignment import procrustes_rotation
 from .bench import bench_table, standings, theories_of_depth
 from .comparison import errors
 from .depth import DepthCalibration
-from .explorer import Explorer, LayerView, Optimum
+from .explorer import Explorer, FirstAnswer, LayerView, Optimum
 from .fit import RegularizationFit
 from .laws import SeparationLaw, deep_linear_compression, separation_law
 from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
@@ -16,6 +16,7 @@ from .theories import Theory
 __all__ = [
     "DepthCalibration",
     "Explorer",
+    "FirstAnswer",
     "LayerPrediction",
     "LayerView",
     "NearPrediction",

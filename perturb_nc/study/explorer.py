@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics, within_spectrum
+from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
@@ -24,7 +24,9 @@ from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import nonnegative
+from perturb_nc.within_metrics import within_spectrum
 
 RTOL = 1e-3  # of a path: its metrics then hold three digits, all that is shown
 _KEPT = 16  # settings; each has a d×d covariance
@@ -41,11 +43,11 @@ class LayerView(Summarised):
     Attributes:
         metrics: all of them.
         spectrum: eigenvalues of Σ_W / tr Σ_B, decreasing, (d,); they add up to ÑC1. Infinite or
-            NaN where the class means agree.
+            NaN where the class means agree; none, (0,), in a first answer.
     """
 
     metrics: CollapseMetrics
-    spectrum: Float64[Tensor, "d"]
+    spectrum: Float64[Tensor, "r"]
 
     @classmethod
     def of(cls, statistics: ClassStatistics, weight: Tensor | None = None) -> "LayerView":
@@ -71,6 +73,24 @@ class Optimum(Summarised):
     def is_zero(self) -> bool:
         """Whether nothing is left of the class means; no metric is defined then."""
         return not bool(self.solution.statistics.centered_means.any())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FirstAnswer(Summarised):
+    """The optimum of (1) to first order near collapse, in closed form: before it is solved for.
+
+    Attributes:
+        near: as `small_vicinity` gives it; its status says where it is not to be relied on.
+        view: its metrics, without the spectrum, which takes longer than all the rest.
+        singular_values: of its weight, decreasing.
+    """
+
+    near: SmallVicinity
+    view: LayerView
+    singular_values: Float64[Tensor, "r"]
+
+    def _summary(self) -> dict[str, object]:
+        return self.near._summary()
 
 
 class Explorer:
@@ -121,6 +141,29 @@ class Explorer:
                 values = torch.linalg.svdvals(solution.weight)
                 self._optima[key] = Optimum(solution, view, values)
             return _newest(self._optima, key)
+
+    def knows(self, layer: str, *, lambda_w: float, lambda_h: float, beta: float) -> bool:
+        """Whether the optimum of this setting has been found before, and is still kept."""
+        return (layer, lambda_w, lambda_h, beta) in self._optima
+
+    def first_answer(
+        self, layer: str, *, lambda_w: float, lambda_h: float, beta: float
+    ) -> FirstAnswer:
+        """What `optimum` will be near, without solving anything.
+
+        Raises:
+            ValueError: where there is no closed form: λ_H or β is 0, λ_W λ_H >= 1, or class means
+                with no nearest frame; and as `optimum`.
+        """
+        near = small_vicinity(
+            self._statistics(layer), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta
+        )
+        view = LayerView(near.metrics, near.weight.new_empty(0))
+        return FirstAnswer(near, view, torch.linalg.svdvals(near.weight))
+
+    def knows_path(self, layer: str, *, lambda_w: float, lambda_h: float) -> bool:
+        """Whether a central path of this setting is kept, so that a time on it is found at once."""
+        return (layer, lambda_w, lambda_h) in self._paths
 
     def _start(self, key: tuple[str, float, float, float]) -> Tensor | None:
         """The weight of the nearest optimum known, extrapolated where a drag goes on.

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perturb_nc.metrics import CollapseMetrics, within_spectrum
+from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.within_metrics import within_spectrum
 
 QUANTITIES = (
     "nc1_trace",

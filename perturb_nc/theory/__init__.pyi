@@ -1,7 +1,6 @@
 # What perturb_nc itself does not list: the types of results, and lesser verbs.
 
 from . import deep
-from .batch import SolutionBatch
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
 from .cross_entropy.collapse import (
@@ -21,6 +20,7 @@ from .flow.walk import FlowCost
 from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
 from .response import HyperparameterResponse, LinearResponse
+from .solution_batch import SolutionBatch
 from .spectrum import NearCollapseSpectrum
 from .vicinity.batch import SmallVicinityBatch
 from .vicinity.insights import (

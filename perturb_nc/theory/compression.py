@@ -8,7 +8,7 @@ so that it lies close to a rational Krylov space of Σ_W0 and M0 with poles in t
 On an orthonormal basis V (d×m) of such a space problem (1) is the same problem for the statistics
 V gives: M0V and VᵀΣ_W0V, and one more coordinate without class means that carries the rest of
 tr Σ_W0. What that neglects of the gradient, β²/c · FV · VᵀΣ_W0(I - VVᵀ) with F of
-`perturb_nc.theory.reduced`, is known at every point. Where it is too large V grows by the main
+`theory.optimal_features`, is known at every point. Where it is too large V grows by the main
 directions of its Newton step.
 
 V also holds the K directions outside the Krylov space in which the features vary least: there a
@@ -22,7 +22,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.reduced import ReducedPoint, relative, total
+from perturb_nc.theory.arrays import relative, total
+from perturb_nc.theory.reduced import ReducedPoint
 
 _POLES, _ROUNDS = 3, 3
 _GROWTH = 2  # rounds

@@ -21,8 +21,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.moments import trace
+from perturb_nc.theory.arrays import Rows, total
 from perturb_nc.theory.newton import Evaluate, Mask, Point, wide
-from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.reduced import ReducedPoint
 
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once

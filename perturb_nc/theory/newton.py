@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from perturb_nc.theory.reduced import Rows, Scalar, Square, total
+from perturb_nc.moments import Scalar
+from perturb_nc.theory.arrays import Rows, Square, total
 from perturb_nc.validation import positive
 
 Mask = Bool[Tensor, "..."]

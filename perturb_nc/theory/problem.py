@@ -8,7 +8,8 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.reduced import ReducedPoint, cholesky
+from perturb_nc.theory.arrays import cholesky
+from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS, Regularization
 from perturb_nc.validation import ArrayLike, as_matrix
 

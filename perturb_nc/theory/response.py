@@ -11,9 +11,10 @@ from torch import Tensor
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
+from perturb_nc.theory.arrays import Rows, total
 from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
-from perturb_nc.theory.reduced import ReducedPoint, Rows, total
+from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import gradient_tangent, outcome_tangents, point_tangent

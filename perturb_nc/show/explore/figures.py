@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from perturb_nc.show.labels import LABELS, SIDES, number
-from perturb_nc.study.explorer import LayerView, Optimum
+from perturb_nc.study.explorer import FirstAnswer, LayerView, Optimum
 from perturb_nc.theory.status import Status
 
 METRICS = {name: LABELS[name] for name in ("nc1", "nc1_trace", "nc1_span", "cdnv", "nc2_etf")}
@@ -28,8 +28,9 @@ def metric_figure(
     layer: str,
     optimum: LayerView | None,
     path: LayerView | None,
+    name: str = "optimum",
 ) -> Figure:
-    """A metric at every layer; after the reference layer, the optimum and the path."""
+    """A metric at every layer; after the reference layer, what is predicted, and the path."""
     names = list(measured)
     place = names.index(layer)
     values = [_positive(getattr(view.metrics, metric)) for view in measured.values()]
@@ -37,8 +38,8 @@ def metric_figure(
         _trace("measured", range(len(names)), values, MEASURED, mode="lines+markers"),
         _trace("reference", [place], [values[place]], MEASURED, size=13, symbol="circle-open"),
     ]
-    for name, view, color, symbol in (
-        ("optimum", optimum, PREDICTED, "diamond"),
+    for side, view, color, symbol in (
+        (name, optimum, PREDICTED, "diamond"),
         ("path", path, PATH, "x"),
     ):
         if view is not None:
@@ -46,7 +47,7 @@ def metric_figure(
             ends = [values[place], value]
             line = {"color": color, "width": 1, "dash": "dot"}
             traces.append(
-                _trace(name, [place, place + 1], ends, color, mode="lines+markers", symbol=symbol)
+                _trace(side, [place, place + 1], ends, color, mode="lines+markers", symbol=symbol)
                 | {
                     "line": line,
                     "marker": {"color": color, "symbol": symbol, "size": [0, 10], "opacity": 1},
@@ -65,6 +66,8 @@ def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
     """Eigenvalues of Σ_W / tr Σ_B, decreasing, for each name with its view and colour."""
     traces = []
     for name, (view, color) in spectra.items():
+        if not len(view.spectrum):
+            continue
         values = [_positive(v) for v in view.spectrum.tolist()]
         traces.append(_trace(escape(name), range(1, len(values) + 1), values, color, mode="lines"))
     logs = [math.log10(v) for t in traces for v in t["y"] if v is not None] or [0.0]
@@ -117,9 +120,29 @@ def proof(optimum: Optimum) -> str:
     )
 
 
-def facts(optimum: Optimum) -> list[tuple[str, str]]:
+def promise(first: FirstAnswer) -> str:
+    """What a first answer is, in a sentence."""
+    near = first.near
+    kind = "near enough to collapse for it" if near.is_small else "too far from collapse for it"
+    return (
+        "First order in the distance from collapse, in closed form; the exact optimum follows. "
+        f"This layer is {kind} (distance {near.distance:.2g}, remainder "
+        f"{max(near.remainder.values()):.2g})."
+    )
+
+
+def facts(found: Optimum | FirstAnswer) -> list[tuple[str, str]]:
     """Certificate, objective and how the minimisation ended, as name and value."""
-    solution = optimum.solution
+    if isinstance(found, FirstAnswer):
+        c = found.near.certificate
+        return [
+            ("r, spectral ratio", f"{c.spectral_ratio:.6g}"),
+            ("gap", f"{max(c.gap, 0.0):.2g}"),
+            ("distance from collapse", f"{found.near.distance:.3g}"),
+            *((f"remainder of {part}", f"{v:.2g}") for part, v in found.near.remainder.items()),
+            ("status", found.near.status.value),
+        ]
+    solution = found.solution
     c = solution.certificate
     return [
         ("r, spectral ratio", f"{c.spectral_ratio:.6g}"),

@@ -73,7 +73,8 @@ _KEYS = {"output", "outputs", "inputs", "changedPropIds"}
 def _is_move(asked: Any, layers: Collection[str], stops: Mapping[str, int]) -> bool:
     return (
         isinstance(asked, dict)
-        and set(asked) == {"number", "layer", "stops"}
+        and set(asked) == {"number", "layer", "stops", "exact"}
+        and type(asked["exact"]) is bool
         and type(asked["number"]) in (int, float)
         and math.isfinite(asked["number"])
         and isinstance(asked["layer"], str)

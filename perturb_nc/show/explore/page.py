@@ -1,7 +1,8 @@
 """The page of `perturb-nc explore`: sliders that move the prediction, the solver in the loop.
 
 In the browser `assets/explore.js` sends a move when the one before is answered, and then
-the newest: a slow machine skips positions of a slider and does not fall behind it.
+the newest: a slow machine skips positions of a slider and does not fall behind it. A move is
+answered at once, in closed form near collapse, and exactly when the sliders rest.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 from perturb_nc.show.explore import figures
 from perturb_nc.show.explore.guard import MOVES, guard
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.study.explorer import Explorer, LayerView, Optimum
+from perturb_nc.study.explorer import Explorer, FirstAnswer, LayerView, Optimum
 
 _ASSETS = Path(__file__).parent / "assets"
 _PER_DECADE = 20
@@ -93,26 +94,65 @@ def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash
 
     @app.callback(*panels, *words, Output("answered", "data"), Input("asked", "data"))
     def answer(asked: dict[str, Any] | None) -> Answer:
-        """Everything that a move changes; `asked` has the layer, the stops and a number."""
+        """Everything that a move changes; `asked` has the layer, the stops and a number.
+
+        And whether the answer is to be exact, or is to come at once: the page asks again then.
+        """
         if asked is None:
             raise dash.exceptions.PreventUpdate
         with app.server.config[MOVES]:
-            return (*shown(explorer, asked["layer"], asked["stops"]), asked["number"])
+            begin = time.perf_counter()
+            found = predicted(explorer, asked["layer"], asked["stops"], exact=asked["exact"])
+            panels = shown(explorer, asked["layer"], found)
+            speed = f"This move: {1e3 * (time.perf_counter() - begin):.0f} ms"
+        return (*panels, speed, {"number": asked["number"], "exact": found.is_final})
 
     guard(app, explorer.layers, {name: len(scale.values) for name, scale in SCALES.items()})
     return app
 
 
-def shown(explorer: Explorer, layer: str, stops: Mapping[str, int]) -> Answer:
-    """The figures and the words for a layer and the stops of the sliders."""
+@dataclass(frozen=True)
+class Predicted:
+    """What is predicted after a layer at the stops of the sliders.
+
+    Attributes:
+        optimum: exact, or a first answer; None where there is none.
+        path: on the central path; None where there is none, or it is left for later.
+        said: what to know of them.
+        is_final: whether nothing is left for later.
+    """
+
+    optimum: Optimum | FirstAnswer | None
+    path: LayerView | None
+    said: list[str]
+    is_final: bool
+
+
+def predicted(
+    explorer: Explorer, layer: str, stops: Mapping[str, int], *, exact: bool = True
+) -> Predicted:
+    """The predictions after a layer; not exact ones are those that come at once.
+
+    At once come the closed form near collapse, an optimum that is known, and a place on a path that
+    is known. Where there is no closed form, all is exact.
+    """
     at = {name: scale.values[int(stops[name])] for name, scale in SCALES.items()}
     decay = {name: at[name] for name in ("lambda_w", "lambda_h")}
+    setting = {**decay, "beta": at["beta"]}
+    if not exact and not explorer.knows(layer, **setting):
+        try:
+            first = explorer.first_answer(layer, **setting)
+        except _NONE:
+            pass  # the exact one says why, if there is none either
+        else:
+            known = explorer.knows_path(layer, **decay)
+            path = explorer.on_path(layer, **decay, time=at["time"]) if known else None
+            return Predicted(first, path, [], False)
     said: list[str] = []
     optimum: Optimum | None = None
-    path: LayerView | None = None
-    start = time.perf_counter()
+    path = None
     try:
-        optimum = explorer.optimum(layer, **decay, beta=at["beta"])
+        optimum = explorer.optimum(layer, **setting)
         said += figures.remarks(optimum)
     except _NONE as error:
         said.append(f"No optimum here: {error}.")
@@ -120,27 +160,35 @@ def shown(explorer: Explorer, layer: str, stops: Mapping[str, int]) -> Answer:
         path = explorer.on_path(layer, **decay, time=at["time"])
     except _NONE as error:
         said.append(f"No central path here: {error}.")
-    speed = f"This move: {1e3 * (time.perf_counter() - start):.0f} ms"
+    return Predicted(optimum, path, said, True)
+
+
+def shown(explorer: Explorer, layer: str, found: Predicted) -> Answer:
+    """The figures and the words for what is predicted after a layer."""
+    optimum, path = found.optimum, found.path
     view = None if optimum is None else optimum.view
+    name, words = "optimum", ""
+    if isinstance(optimum, FirstAnswer):
+        name, words = "first order", figures.promise(optimum)
+    elif optimum is not None:
+        words = figures.proof(optimum)
     following = explorer.following(layer)
     own = {f"{layer}, measured": (explorer.measured[layer], figures.MEASURED)}
     if following is not None:
         own[f"{following}, measured"] = (explorer.measured[following], figures.NEXT)
-    predicted = {"optimum": (view, figures.PREDICTED), "path": (path, figures.PATH)}
-    views = {**own, **predicted}
+    views = {**own, name: (view, figures.PREDICTED), "path": (path, figures.PATH)}
     known = {name: (v, color) for name, (v, color) in views.items() if v is not None}
     return (
         *(
-            figures.metric_figure(metric, explorer.measured, layer, view, path)
+            figures.metric_figure(metric, explorer.measured, layer, view, path, name)
             for metric in figures.METRICS
         ),
         figures.spectrum_figure(known),
         figures.weight_figure(None if optimum is None else optimum.singular_values),
-        "" if optimum is None else figures.proof(optimum),
+        words,
         [] if optimum is None else _terms(figures.facts(optimum)),
-        [html.P(text) for text in said],
+        [html.P(text) for text in found.said],
         _table(*figures.numbers({name: v for name, (v, _) in views.items()})),
-        speed,
     )
 
 
@@ -205,7 +253,7 @@ def _layout(explorer: Explorer, title: str) -> html.Div:
                 id="texts", data={n: [f"{v:.3g}" for v in s.values] for n, s in SCALES.items()}
             ),
             dcc.Store(id="asked"),
-            dcc.Store(id="answered", data=0),
+            dcc.Store(id="answered", data={"number": 0, "exact": True}),
         ],
         id="page",
     )
@@ -213,7 +261,9 @@ def _layout(explorer: Explorer, title: str) -> html.Div:
 
 _KEY: list[Any] = [
     html.Span("measured", className="measured"),
-    html.Span("optimum of the near-collapse model", className="optimum"),
+    html.Span(
+        "optimum of the near-collapse model (first order while you drag)", className="optimum"
+    ),
     html.Span("central path at t (β = 0)", className="path"),
     "both predictions start from the reference layer (ringed) and stand at the layer after it",
 ]

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from perturb_nc.theory.arrays import cholesky
 from perturb_nc.theory.cross_entropy.loss import Logits, Loss
-from perturb_nc.theory.reduced import cholesky
 
 MEMORY_BUDGET = 512 * 2**20
 """Bytes that matrices of all samples may take; beyond, or for K > 64, products do without them."""

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
+from perturb_nc.theory.arrays import Rows
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, Samples, WarmStart
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.descent import descend
-from perturb_nc.theory.reduced import Rows
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import nonnegative, positive
 

@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from perturb_nc.moments import Scalar
+from perturb_nc.theory.arrays import Rows, Square, cholesky, relative, total
 from perturb_nc.theory.cross_entropy.elimination import Eliminated, Targets, eliminate
 from perturb_nc.theory.cross_entropy.loss import Logits
 from perturb_nc.theory.newton import line_search, solve_hessian
-from perturb_nc.theory.reduced import Rows, Scalar, Square, cholesky, relative, total
 
 _STEPS = 100
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from perturb_nc.metric_tangents import Change, metric_tangents
 from perturb_nc.metrics import metric_tensors
+from perturb_nc.theory.arrays import Rows
 from perturb_nc.theory.cross_entropy.loss import Logits
 from perturb_nc.theory.cross_entropy.minimize import CrossEntropySolution
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, Samples
 from perturb_nc.theory.newton import solve_hessian
-from perturb_nc.theory.reduced import Rows
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.response import (
     NOT_ISOLATED,

@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
-from perturb_nc.metrics import dnc2, dnc3, nc1_trace
+from perturb_nc.duality_metrics import dnc3
+from perturb_nc.frame_metrics import dnc2
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.deep.collapse import Parameters
 from perturb_nc.validation import ArrayLike, as_features, as_labels, as_tensor, at_least
+from perturb_nc.within_metrics import nc1_trace
 
 Runs = Float64[Tensor, "R"]
 Points = Float64[Tensor, "R P"]

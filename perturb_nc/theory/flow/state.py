@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.theory.reduced import cholesky
+from perturb_nc.theory.arrays import cholesky
 
 Inner = Float64[Tensor, "... m m"]
 Rows = Float64[Tensor, "... K m"]

@@ -1,0 +1,276 @@
+"""Networks for CIFAR-10 that others trained on GPUs: every block measured, and asked of the theory.
+
+All 50,000 training and 10,000 test images, features pooled over space. Two of the networks were
+trained on the first 45,000 training images: their collapse is that of these, the other 5,000 are
+held out. For each network there are
+
+- NAME.json: of every block the metrics on the images it was trained on, debiased, with 95 %
+  intervals (jackknife), on all 50,000, test collapse, and nearest-mean classification; of every
+  stage (blocks of one width) how straight the way through it is, what every theory of depth says of
+  it, and the model fitted to its ends; of the first images the metrics without pooling;
+- NAME.safetensors: class statistics (float32) of the images it was trained on;
+- cross/NAME.safetensors: the within-class covariances between the ends of the stages, see `joints`;
+- samples/NAME.safetensors: features (float16) of the first images of each class, for theories that
+  need samples.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import perturb_nc as pnc
+from experiments.command import RESULTS, options
+from experiments.public_features import (
+    LABELS,
+    OUTPUTS,
+    Pieces,
+    batches_of,
+    block_names,
+    features,
+)
+from experiments.public_theory import depth, fits, vicinity
+from experiments.resume import is_finished, kept, manifest, runs_folder
+from perturb_nc.covariance_metrics import feature_ranks, held_out_nc1, vci
+from perturb_nc.measure import JointStatistics
+from perturb_nc.networks import Dataset
+from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network
+from perturb_nc.sample_metrics import nc4_accuracy, nc4_vs_network
+from perturb_nc.sampling import debiased_metrics
+from perturb_nc.storage import read_tensors, write_json, write_tensors
+from perturb_nc.study.straight_line import all_pairs, straightness
+
+FOLDER = RESULTS / "public_networks"
+WIDEST = 512  # of shipped statistics
+SAMPLED = {  # so many of each class, of these layers: the ends of stages, and the last stage
+    "resnet56_cifar10": (200, ("stem", *(f"blocks.{i}" for i in (8, 9, *range(17, 27))))),
+    "vgg16_cifar10": (100, ("blocks.9", "blocks.12", "blocks.13")),
+    "resnet18_cifar10": (100, ("blocks.5", "blocks.6", "blocks.7")),
+    "cnn_cifar10": (100, ("blocks.5", "blocks.7")),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is measured, and in which pieces."""
+
+    images: int | None = None  # of each split; all
+    piece: int = 2_500
+    batch_size: int = 125
+    unpooled: int = 5_000
+    theory: bool = True
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer on the images that the network was trained on, on those held out, and on test."""
+
+    features: Tensor
+    labels: Tensor
+    trained: pnc.ClassStatistics
+    held_out: pnc.ClassStatistics | None
+    test: pnc.ClassStatistics
+
+    def record(self, test: Tensor, guesses: Mapping[str, Tensor], weight: Any) -> dict[str, Any]:
+        """Everything that is measured of it; `test` are the features of the test images."""
+        whole = self.trained if self.held_out is None else self.trained.merge(self.held_out)
+        intervals = pnc.sampling_intervals({"": self.features}, self.labels).sel(layer="")
+        return {
+            "trained": pnc.collapse_metrics(self.trained, weight).as_dict(),
+            "debiased": debiased_metrics(self.trained).as_dict(),
+            "intervals": {
+                str(q): intervals.sel(quantity=q).values.tolist()
+                for q in intervals["quantity"].values
+            },
+            "all_training_images": pnc.collapse_metrics(whole).as_dict(),
+            "test": pnc.collapse_metrics(self.test).as_dict(),
+            "test_collapse": held_out_nc1(self.trained, self.test),
+            "vci": vci(self.trained),
+            "ranks": feature_ranks(self.trained).as_dict(),
+            "nearest_mean": {
+                "trained": nc4_accuracy(self.trained, self.features, self.labels),
+                "test": nc4_accuracy(self.trained, test, guesses["test_labels"]),
+                "trained_against_network": nc4_vs_network(
+                    self.trained, self.features, guesses["trained"]
+                ),
+                "test_against_network": nc4_vs_network(self.trained, test, guesses["test"]),
+            },
+        }
+
+
+def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[str, Layer, Tensor]]:
+    """Every layer with its features of the test images."""
+    y, other = train.read(LABELS), test.read(LABELS)
+    for name in train.layers:
+        x, x_test = train.read(name), test.read(name)
+        held_out = None
+        if len(x) > trained_on:
+            held_out = pnc.ClassStatistics.from_features(x[trained_on:], y[trained_on:], 10)
+        x, labels = x[:trained_on], y[:trained_on]
+        trained = pnc.ClassStatistics.from_features(x, labels, 10)
+        tested = pnc.ClassStatistics.from_features(x_test, other, 10)
+        yield name, Layer(x, labels, trained, held_out, tested), x_test
+
+
+def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
+    """The record of a network, and its files of statistics and samples."""
+    known = PUBLIC_NETWORKS[name]
+    sizes = {"images": config.images, "piece": config.piece, "batch_size": config.batch_size}
+    train, test = (features(name, s, output / "pieces", **sizes) for s in ("train", "test"))
+    y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
+    test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
+    seen = slice(known.trained_on)
+    own = {"trained": guesses[seen], "test": test_guesses, "test_labels": test_y}
+    head = public_network(name).get_submodule("head").weight.detach()
+    records, statistics = {}, {}
+    for layer, found, x_test in layers_of(train, test, known.trained_on):
+        weight = head if layer == train.layers[-1] else None
+        records[layer] = found.record(x_test, own, weight)
+        statistics[layer] = found.trained
+        print(f"{name} {layer}: measured", flush=True)
+    ways, ends = stages(train, statistics, known.trained_on)
+    write_files(name, output, statistics, ends)
+    write_samples(name, output, train, known.trained_on)
+    right = guesses == y
+    return {
+        "accuracy": {
+            "trained": right[seen].double().mean().item(),
+            "held_out": right[known.trained_on :].double().mean().item(),
+            "test": (test_guesses == test_y).double().mean().item(),
+        },
+        "trained_on": min(known.trained_on, len(y)),
+        "layers": records,
+        "straightness": ways,
+    }
+
+
+def stages(
+    train: Pieces, statistics: Mapping[str, pnc.ClassStatistics], trained_on: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Of every stage how straight it is; (first, last) → the covariance between its ends."""
+    ways, ends = {}, {}
+    for names in runs_of_one_width(statistics):
+        deviations = {name: deviation(train, statistics[name], name, trained_on) for name in names}
+        pairs = {
+            (a, b): JointStatistics(
+                statistics[a], statistics[b], deviations[a].mT @ deviations[b] / len(deviations[a])
+            )
+            for a, b in all_pairs(names)
+        }
+        first, last = names[0], names[-1]
+        way = asdict(straightness(pairs))
+        ways[f"{first} to {last}"] = {k: np.asarray(v).tolist() for k, v in way.items()}
+        ends[f"{first}|{last}"] = pairs[first, last].cross
+    return ways, ends
+
+
+def runs_of_one_width(statistics: Mapping[str, pnc.ClassStatistics]) -> list[list[str]]:
+    """The stages of two or more layers."""
+    found: list[list[str]] = []
+    for name, s in statistics.items():
+        if found and statistics[found[-1][-1]].dim == s.dim:
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return [names for names in found if len(names) > 1]
+
+
+def deviation(train: Pieces, s: pnc.ClassStatistics, name: str, trained_on: int) -> Tensor:
+    """Features minus the means of their classes (N, d), float64."""
+    labels = train.read(LABELS)[:trained_on]
+    return train.read(name)[:trained_on].double() - s.means[labels]
+
+
+def write_files(
+    name: str,
+    output: Path,
+    statistics: Mapping[str, pnc.ClassStatistics],
+    ends: Mapping[str, Tensor],
+) -> None:
+    """Statistics of the layers and the covariances between the ends of stages, in float32."""
+    narrow = {layer: s for layer, s in statistics.items() if s.dim <= WIDEST}
+    number = next(iter(statistics.values())).num_samples
+    notes = {
+        "network": f"{name}, see perturb_nc.networks.public",
+        "data": f"CIFAR-10, the first {number} training images (trained on), pixels in 0..1",
+        "features": "outputs of the blocks, mean over space",
+    }
+    pnc.save_layers(narrow, output / f"{name}.safetensors", notes, dtype=torch.float32)
+    shipped = {pair: c.float() for pair, c in ends.items() if pair.split("|")[0] in narrow}
+    write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
+
+
+def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> None:
+    """Features of the first images of each class among those trained on, in float16."""
+    labels = train.read(LABELS)[:trained_on]
+    number, chosen = SAMPLED[name]
+    rows = torch.cat([(labels == k).nonzero().flatten()[:number] for k in range(10)])
+    rows = rows.sort().values
+    tensors = {layer: train.read(layer)[rows].half() for layer in chosen}
+    notes = {"rows": "of the training images: `index`", "features": "mean over space, float16"}
+    tensors |= {LABELS: labels[rows], "index": rows}
+    write_tensors(output / "samples" / f"{name}.safetensors", tensors, notes)
+
+
+def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStatistics]:
+    """Joint statistics of the ends of every stage of a network, from its shipped files."""
+    layers = pnc.load_layers(folder / f"{name}.safetensors")
+    found = {}
+    for pair, cross in read_tensors(folder / "cross" / f"{name}.safetensors")[0].items():
+        first, last = pair.split("|")
+        found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
+    return found
+
+
+def unpooled(name: str, config: Config) -> dict[str, Any]:
+    """Metrics of the blocks without pooling, of the first training images."""
+    model, data = public_network(name), public_inputs()
+    rows = slice(config.unpooled)
+    data = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
+    found = pnc.collect_statistics(
+        model,
+        list(batches_of(data, config.batch_size)),
+        layers=block_names(model),
+        reduce="flatten",
+        covariance="span",
+    )
+    metrics = {layer: pnc.collapse_metrics(s).as_dict() for layer, s in found.items()}
+    return {"images": len(data), "layers": metrics}
+
+
+def network(name: str, config: Config, output: Path) -> dict[str, Any]:
+    """All that is known of a network, from what is finished of it."""
+    parts = runs_folder(output, config)
+    record = kept(parts / f"{name}.json", lambda _: measure(name, config, output))
+    record |= {"unpooled": kept(parts / f"{name}-unpooled.json", lambda _: unpooled(name, config))}
+    if config.theory:
+        layers, own = pnc.load_layers(output / f"{name}.safetensors"), joints(name, output)
+        asked = {
+            "depth": lambda _: depth(layers, own, name),
+            "fits": lambda _: fits(layers),
+            "vicinity": lambda _: vicinity(output / f"{name}.safetensors"),
+        }
+        record |= {k: kept(parts / f"{name}-{k}.json", make) for k, make in asked.items()}
+    return record
+
+
+def main() -> None:
+    """Command line."""
+    chosen = options(__doc__, FOLDER, "the first 120 images of each split, without theory")
+    config = Config()
+    if chosen.quick:
+        config = Config(images=120, piece=60, batch_size=60, unpooled=60, theory=False)
+    for name in PUBLIC_NETWORKS:
+        path = chosen.output / f"{name}.json"
+        if not is_finished(path, config):
+            record = network(name, config, chosen.output)
+            write_json(path, {"manifest": manifest(config), "network": name, **record})
+            print(f"wrote {path}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+import torch
+from problems import random_problem
+
+import perturb_nc as pnc
+from perturb_nc.theory import batch_points
+from perturb_nc.theory.response import weight_response
+
+GRID = {
+    "lambda_w": [0.05, 0.2, 0.01, 0.05, 3.0, 0.05, 1e-3],
+    "lambda_h": [0.02, 0.0, 0.1, 0.02, 2.0, 0.5, 1e-3],
+    "beta": [0.5, 0.5, 3.0, 0.05, 0.3, 0.0, 0.2],
+}
+
+
+def statistics(seed=0, **shape):
+    return random_problem(seed=seed, **shape).reduced.statistics
+
+
+WIDE = {"dim": 70, "counts": (30, 50, 40)}  # where the batch is solved on a subspace
+
+
+def test_chunks_change_nothing(monkeypatch):
+    reference = statistics(**WIDE)
+    whole = pnc.minimize_batch(reference, **GRID)
+    monkeypatch.setattr(batch_points, "_BYTES", 1)
+    parts = pnc.minimize_batch(reference, **GRID)
+    torch.testing.assert_close(whole.objective, parts.objective, rtol=1e-12, atol=0)
+    torch.testing.assert_close(whole.metrics["nc1"], parts.metrics["nc1"], rtol=1e-8, atol=1e-10)
+
+
+def test_derivatives_do_not_depend_on_what_is_solved_together(monkeypatch):
+    found = pnc.minimize_batch(statistics(**WIDE), **GRID, bias=True)
+    whole = found.derivatives()
+    monkeypatch.setattr(batch_points, "_CACHED", 1)
+    for name, slopes in found.derivatives().items():
+        for parameter, slope in slopes.items():
+            torch.testing.assert_close(
+                slope, whole[name][parameter], rtol=1e-8, atol=1e-10, equal_nan=True
+            )
+
+
+def test_several_right_hand_sides_are_those_of_one():
+    found = pnc.minimize_batch(statistics(**WIDE), **GRID)
+    for _, _, point in found._points():
+        change = torch.diag_embed(point.hyperparameters).movedim(-2, 0)
+        together, isolated = weight_response(point, change)
+        for i, own in enumerate(change):
+            single, alone = weight_response(point, own)
+            assert alone.equal(isolated[i])
+            torch.testing.assert_close(together[i][alone], single[alone], rtol=1e-8, atol=1e-9)

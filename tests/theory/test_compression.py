@@ -1,0 +1,57 @@
+import pytest
+import torch
+from problems import random_problem
+
+import perturb_nc as pnc
+from perturb_nc.theory.compression import compress
+
+
+def statistics(seed=0, **shape):
+    return random_problem(seed=seed, **shape).reduced.statistics
+
+
+WIDE = {"dim": 70, "counts": (30, 50, 40)}  # where the batch is solved on a subspace
+
+
+def test_what_a_subspace_neglects_is_measured(monkeypatch):
+    reference = statistics(seed=3, **WIDE)
+    row = torch.tensor([[0.05, 0.02, 0.1]], dtype=torch.float64)
+    monkeypatch.setattr("perturb_nc.theory.compression._ROUNDS", 1)
+    space = compress(reference, row)
+    assert space.basis is not None
+    torch.testing.assert_close(
+        space.basis.mT @ space.basis,
+        torch.eye(space.basis.shape[1], dtype=torch.float64),
+        rtol=0,
+        atol=1e-12,
+    )
+    settings = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.1}
+    inner = pnc.minimize(pnc.NearCollapseProblem(space.statistics, **settings))
+    point = pnc.NearCollapseProblem(space.statistics, **settings).at(inner.weight)
+    full = pnc.NearCollapseProblem(reference, **settings).at(space.lifted(inner.weight))
+    assert full.gradient_norm > 1e-9
+    found = torch.hypot(point.gradient_norm, space.neglected(point))
+    torch.testing.assert_close(found, full.gradient_norm, rtol=1e-6, atol=0)
+    # ... and what is not good enough is finished in all dimensions.
+    found = pnc.minimize_batch(reference, **{name: [v] for name, v in settings.items()})
+    assert found.gradient_norm[0] <= 1e-10
+
+
+def test_a_subspace_grows_where_the_features_ask_for_it():
+    torch.manual_seed(0)
+    spread = torch.arange(1, 161, dtype=torch.float64) ** -1.0  # a heavy tail, as in networks
+    labels = torch.arange(600) % 3
+    features = torch.randn(600, 160, dtype=torch.float64) * spread
+    features[:, :3] += 2 * torch.eye(3, dtype=torch.float64)[labels]
+    reference = pnc.ClassStatistics.from_features(features, labels)
+    settings = {"lambda_w": [1e-4, 1e-2, 1e-1], "lambda_h": [1e-3] * 3, "beta": [1.0] * 3}
+    found = pnc.minimize_batch(reference, **settings)
+    sizes = [part.space.statistics.dim for part in found._parts]
+    assert sizes == sorted(set(sizes))
+    assert 33 < max(sizes) < 160  # it grew, and held all without all dimensions
+    assert float(found.gradient_norm.max()) <= 1e-10
+    for i in range(3):
+        single = pnc.minimize(found.solution(i).problem)
+        assert single.objective == pytest.approx(float(found.objective[i]), rel=1e-12)
+        point = found.solution(i).problem.at(found.weight(i))
+        assert float(point.gradient_norm) <= 1.01e-10
