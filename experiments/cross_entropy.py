@@ -300,10 +300,8 @@ def table(networks: list[dict[str, Any]]) -> str:
     for network in networks:
         pairs = list(network["pairs"].values())
         for title, predictions in rows_of(network).items():
-            cells = [
-                f"{median(error(p, q['measured'], m) for p, q in zip(predictions, pairs, strict=True)):.2f}"
-                for m in COMPARED
-            ]
+            sides = list(zip(predictions, (p["measured"] for p in pairs), strict=True))
+            cells = [f"{median(error(p, q, m) for p, q in sides):.2f}" for m in COMPARED]
             bound = misfit = proved = "–"
             if title.endswith("fit"):
                 at = sum("lambda_w" in p["at_bound"] for p in predictions)
