@@ -332,7 +332,7 @@ def table(networks: list[dict[str, Any]]) -> str:
         lines += [
             "",
             "With Gaussian samples of the same class statistics in place of the network's, at the "
-            f"fits: a metric changes in its log by {median(far):.3f} (median), {max(far):.2f} at most.",
+            f"fits, logs of metrics change by {median(far):.3f} (median), {max(far):.2f} at most.",
         ]
     return "\n".join(lines) + "\n"
 
