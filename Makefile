@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow wheel-test browser check figures digits experiments bench data docs command-pages clean
+.PHONY: help demo test test-slow wheel-test browser check figures digits experiments accelerator bench data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.transfer
 	$(BIN)/python -m experiments.small_vicinity
 	$(BIN)/python -m experiments.cross_entropy
+
+accelerator: .venv/installed  ## what waits for a CUDA device, as far as eight minutes go (docs/accelerator.md)
+	$(BIN)/python -m experiments.accelerator $(ARGS)
 
 figures: .venv/installed  ## draw paper_figs/ from the committed results
 	@for script in paper_figs/*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,6 +1,7 @@
 """Configuration of Sphinx: `make docs` builds the site in build/docs."""
 
 import importlib.metadata
+import json
 import re
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ html_copy_source = False
 html_show_copyright = False
 exclude_patterns = ["README.md"]
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "substitution"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # pages may begin below a heading of level 1
 bibtex_bibfiles = ["references.bib"]
@@ -81,6 +82,21 @@ def displayed(lines: list[str]) -> list[str]:
         result.append(line)
         before = line
     return result
+
+
+def accelerator(results: Path) -> str:
+    """What ran on an accelerator so far, from the results that are there."""
+    found = [json.loads(path.read_text(encoding="utf8")) for path in sorted(results.glob("*.json"))]
+    devices = [r["device"] for r in found if str(r.get("device", "")).startswith("cuda")]
+    if not devices:
+        return "**Not run on a GPU yet.**"
+    kinds = ", ".join(sorted({d.removeprefix("cuda: ") for d in devices}))
+    return f"**Pieces that have run on a GPU: {len(devices)}, on {kinds}.**"
+
+
+myst_substitutions = {
+    "accelerator": accelerator(Path(__file__).parent.parent / "experiments/results/accelerator")
+}
 
 
 def write_commands(folder: Path) -> None:

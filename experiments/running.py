@@ -1,6 +1,6 @@
 """What the experiments on trained networks share: data, and training that is measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 
 import perturb_nc as pnc
 from perturb_nc import CollapseMonitor, collect_statistics, nearest_mean_scores, read_epochs
-from perturb_nc.networks import Dataset, TrainingConfig, batches, load_dataset, train
+from perturb_nc.networks import Dataset, EpochRecord, TrainingConfig, batches, load_dataset, train
 
 BATCH = 250
 
@@ -68,11 +68,13 @@ def trained(
     reduce: str = "pool",
     weights: Mapping[str, str] | None = None,
     at: str = "output",
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> Trained:
     """Train with a monitor on the first `monitored` samples; measure all samples at the end.
 
     `files` with the suffixes .pt and .jsonl keep the run, which goes on from them if interrupted;
-    `kept` removes them when the result is written.
+    `kept` removes them when the result is written. `on_epoch` is called after the monitor; what it
+    raises ends the run, which then repeats that epoch.
     """
     part = Dataset(data.name, data.inputs[:monitored], data.labels[:monitored], data.num_classes)
     path = files.with_suffix(".jsonl")
@@ -80,11 +82,13 @@ def trained(
     loader = list(batches(part, BATCH))
     monitor = CollapseMonitor(model, loader, path=path, weights=weights, **measured)
 
-    def on_epoch(record: Any) -> None:
+    def measure(record: EpochRecord) -> None:
         monitor.on_epoch(record)
         print(f"{files.name} {record}", flush=True)
+        if on_epoch is not None:
+            on_epoch(record)
 
-    train(model, data, config, checkpoint=files.with_suffix(".pt"), on_epoch=on_epoch)
+    train(model, data, config, checkpoint=files.with_suffix(".pt"), on_epoch=measure)
     statistics = collect_statistics(model, batches(data, BATCH), **measured)
     on_cpu = {name: s.to("cpu") for name, s in statistics.items()}
     return Trained([_rounded(r) for r in read_epochs(path)], on_cpu, measured)

@@ -165,3 +165,11 @@ def weights(problem, *, count):
     """Random weights of a problem."""
     shape = (problem.num_classes, len(problem.reference))
     return [torch.randn(shape, dtype=torch.float64) for _ in range(count)]
+
+
+def assert_same(a, b, rtol=1e-12):
+    assert torch.equal(a.counts, b.counts)
+    scale = a.second_moment.trace().item()
+    torch.testing.assert_close(a.means, b.means, rtol=rtol, atol=rtol * scale**0.5)
+    torch.testing.assert_close(a.within, b.within, rtol=rtol, atol=rtol * scale)
+    torch.testing.assert_close(a.class_variance, b.class_variance, rtol=rtol, atol=rtol * scale)

@@ -8,17 +8,33 @@ from pathlib import Path
 import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
-GROUND = {"validation", "storage", "moments", "statistics", "span_statistics", "layer_files"}
+GROUND = {
+    "validation",
+    "accumulation",
+    "storage",
+    "moments",
+    "statistics",
+    "span_statistics",
+    "layer_files",
+}
 GROUND |= {"joint_statistics", "mean_geometry", "metrics", "metric_tangents", "sampling"}
 GROUND |= {"covariance_metrics", "kernel_alignment", "metric_step", "sample_metrics"}
-GROUND |= {"leftovers", "summary", "within_metrics", "frame_metrics", "duality_metrics"}
+GROUND |= {
+    "layer_files",
+    "leftovers",
+    "summary",
+    "within_metrics",
+    "frame_metrics",
+    "duality_metrics",
+}
 LAYERS = {  # what each part may import from the package, beside itself
     "validation": set(),
     "leftovers": set(),
     "storage": {"leftovers", "validation"},
     "moments": set(),
     "summary": set(),
-    "statistics": {"summary", "validation", "moments"},
+    "accumulation": {"validation"},
+    "statistics": {"summary", "validation", "moments", "accumulation"},
     "span_statistics": {"summary", "validation", "moments", "statistics"},
     "joint_statistics": {"summary", "statistics"},
     "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
@@ -48,7 +64,9 @@ ALONE = {
         f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "notebook")
     },
     "dash": {"show/explore/page.py", "show/explore/guard.py"},
-    "plotly": {"show/report/page.py", "show/report/figures.py"},
+    "plotly": {
+        f"show/report/{name}.py" for name in ("along", "drawing", "overview", "page", "spectrum")
+    },
     "jinja2": {"show/report/page.py"},
 }
 

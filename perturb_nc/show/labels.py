@@ -6,6 +6,7 @@ lightened until it is legible on the ground it stands on.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -157,6 +158,34 @@ def symbol(quantity: str) -> str:
 def number(value: float, digits: int = 3) -> str:
     """So many significant digits; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def short_names(names: Sequence[str], most: int = 20) -> list[str]:
+    """Names that fit where there is little room, no two the same; whole where that fails.
+
+    Long ones lose the parts, between dots, that all begin or end with; then all but their end.
+    """
+    if len(names) < 2 or all(len(name) <= most for name in names):
+        kept = list(names)
+    else:
+        parts = [name.split(".") for name in names]
+        first, last = _alike(parts), _alike([part[::-1] for part in parts])
+        if first and any(part[first][:1].isdigit() for part in parts):
+            first -= 1  # "blocks.3" rather than "3"
+        kept = [".".join(part[first : max(first + 1, len(part) - last)]) for part in parts]
+    for room in (most, 2 * most):
+        short = [name if len(name) <= room else "…" + name[1 - room :] for name in kept]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
+
+
+def _alike(parts: Sequence[Sequence[str]]) -> int:
+    """How many parts all begin with, but for one of each."""
+    count = 0
+    while all(len(p) > count + 1 for p in parts) and len({p[count] for p in parts}) == 1:
+        count += 1
+    return count
 
 
 def literal(text: str) -> str:

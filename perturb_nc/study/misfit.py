@@ -13,8 +13,8 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.models import Model
+from perturb_nc.theory.clock import Clock, OutOfTimeError
 from perturb_nc.theory.minimize import Solution, minimize
-from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.status import Status
 
@@ -47,10 +47,6 @@ def _scales(observed: ClassStatistics) -> tuple[Float64[Tensor, "K 1"], Float64[
     # Both collapsed: nothing to compare.
     of_within = math.sqrt(0.5) / within if within > 0 else within
     return (observed.priors / 2).sqrt()[:, None] / means, of_within
-
-
-class OutOfTimeError(Exception):
-    """The clock of a misfit ran out."""
 
 
 class Misfit:
@@ -87,7 +83,9 @@ class Misfit:
         grid = list(product(*axes))
         settings = [dict(zip(HYPERPARAMETERS, values, strict=True)) for values in grid]
         sizes: list[float] = []
-        for status, means, within in self._model.rough(settings, tol=1e-6, max_steps=_NEWTON_STEPS):
+        for status, means, within in self._model.rough(
+            settings, tol=1e-6, max_steps=_NEWTON_STEPS, clock=self._clock
+        ):
             size = self._errors(means, within).norm().item()
             sizes.append(math.inf if status is Status.MAX_STEPS else size)
         free = [HYPERPARAMETERS.index(name) for name in self.free]
@@ -120,7 +118,7 @@ class Misfit:
         if self._best is None or cost < self._best[0]:
             self._best = cost, x.copy()
         self._evaluations += 1
-        self._clock.report(self._evaluations, torch.tensor(cost, dtype=torch.float64).sqrt())
+        self._clock.report(self._evaluations, math.sqrt(cost))
         return found
 
     def solved(self, x: Vector) -> Solution:
@@ -128,7 +126,8 @@ class Misfit:
         if self._last is None or not np.array_equal(self._last[0], x):
             problem = self._model.problem(**self.values(x))
             # From scratch, so that the prediction is a function of the parameters alone.
-            self._last = (x.copy(), minimize(problem, max_steps=_NEWTON_STEPS))
+            left = self._clock.left()
+            self._last = (x.copy(), minimize(problem, max_steps=_NEWTON_STEPS, time_limit=left))
         return self._last[1]
 
     def residuals(self, x: Vector) -> Vector:

@@ -22,14 +22,15 @@ from perturb_nc.metrics import collapse_metrics
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.storage import read_arrays
 from perturb_nc.theory.batch import minimize_batch
+from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.cross_entropy.response import outcome_change
+from perturb_nc.theory.hyperparameter_response import hyperparameter_response
+from perturb_nc.theory.isolated import weight_response
 from perturb_nc.theory.minimize import Solution, minimize
-from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
-from perturb_nc.theory.response import hyperparameter_response, weight_response
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
 
@@ -78,7 +79,7 @@ class Model(Protocol):
         """Whether a problem is about this very layer."""
 
     def rough(
-        self, settings: Sequence[Setting], *, tol: float, max_steps: int
+        self, settings: Sequence[Setting], *, tol: float, max_steps: int, clock: Clock
     ) -> Iterator[tuple[Status, Float64[Tensor, "K d"], Float64[Tensor, "d d"]]]:
         """Status, class means and Σ_W of the optima of many settings."""
 
@@ -124,11 +125,16 @@ class SquaredModel:
         return getattr(problem, "statistics", None) is self.layer
 
     def rough(
-        self, settings: Sequence[Setting], *, tol: float, max_steps: int
+        self, settings: Sequence[Setting], *, tol: float, max_steps: int, clock: Clock
     ) -> Iterator[tuple[Status, Float64[Tensor, "K d"], Float64[Tensor, "d d"]]]:
         """In one batch."""
         found = minimize_batch(
-            self.layer, **_columns(settings), bias=self.bias, tol=tol, max_steps=max_steps
+            self.layer,
+            **_columns(settings),
+            bias=self.bias,
+            tol=tol,
+            max_steps=max_steps,
+            time_limit=clock.left(),
         )
         for i, setting in enumerate(settings):
             point = self.problem(**setting).at(found.weight(i))
@@ -205,12 +211,12 @@ class CrossEntropyModel:
         )
 
     def rough(
-        self, settings: Sequence[Setting], *, tol: float, max_steps: int
+        self, settings: Sequence[Setting], *, tol: float, max_steps: int, clock: Clock
     ) -> Iterator[tuple[Status, Float64[Tensor, "K d"], Float64[Tensor, "d d"]]]:
         """One by one."""
         for setting in settings:
             problem: Any = self.problem(**setting)
-            found = minimize(problem, tol=tol, max_steps=max_steps)
+            found = minimize(problem, tol=tol, max_steps=max_steps, time_limit=clock.left())
             yield found.status, found.statistics.means, found.statistics.within
 
     def slopes(self, solution: Any) -> Slopes:

@@ -1,5 +1,6 @@
 """Predicted beside measured, layer by layer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -7,6 +8,7 @@ from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.models import Layer, model_of
 from perturb_nc.summary import Summarised
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.minimize import Solution, minimize
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import ArrayLike
@@ -95,6 +97,8 @@ def predict_layers(
     loss: str = "squared",
     bias: bool = False,
     weights: Mapping[str, ArrayLike] | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> dict[str, LayerPrediction]:
     """Solve the model with each layer as the reference features H0 of the one that follows.
 
@@ -103,12 +107,14 @@ def predict_layers(
         lambda_w, lambda_h, beta, bias: as in NearCollapseProblem, the same for every layer.
         loss: "squared" or "cross-entropy".
         weights: name → weight that reads the layer, for the measured NC3 metrics.
+        time_limit: seconds, of all layers; solutions not finished by then have status TIME_LIMIT.
+        progress: called as progress(layers, of how many) after every layer.
 
     Raises:
         ValueError: bad hyper-parameters, a weight that does not fit its layer, or layers without
             the samples that the loss needs.
     """
-    weights = weights or {}
+    weights, clock = weights or {}, Clock.of(time_limit, progress)
     models = {n: model_of(x, loss, bias=bias, name=f"layer {n!r}") for n, x in layers.items()}
     strengths = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     problems = {name: model.problem(**strengths) for name, model in models.items()}
@@ -116,7 +122,12 @@ def predict_layers(
         name: collapse_metrics(model.statistics, weights.get(name))
         for name, model in models.items()
     }
-    return {n: LayerPrediction(measured[n], minimize(problem)) for n, problem in problems.items()}
+    predictions = {}
+    for name, problem in problems.items():
+        solution = minimize(problem, time_limit=clock.left())
+        predictions[name] = LayerPrediction(measured[name], solution)
+        clock.report(len(predictions), len(problems))
+    return predictions
 
 
 def predict_near_collapse(

@@ -1,8 +1,8 @@
 """Maps of the optimum over the hyper-parameters, in pieces that run anywhere and resume."""
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, as_completed
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.in_flight import results
 from perturb_nc.study.models import NUMBERS, Layer, Model, model_of
 from perturb_nc.study.sweep_plan import (
     DERIVED,
@@ -26,8 +27,8 @@ from perturb_nc.study.sweep_plan import (
     empty_dataset,
 )
 from perturb_nc.study.sweep_store import SweepStore
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.flow.central_path import central_path_flows
-from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.vicinity.batch import small_vicinity_batch
 from perturb_nc.theory.vicinity.frame import nearest_frame
@@ -55,8 +56,8 @@ def sweep(
     store: str | Path | None = None,
     chunk: int = 256,
     tol: float = 1e-10,
-    on_chunk: Callable[[int, int], None] | None = None,
     time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """The certified optimum of (1) at every setting of λ_W, λ_H and β, or what is near collapse.
 
@@ -87,10 +88,10 @@ def sweep(
             and a call with the same arguments goes on from them; damaged ones are computed again.
         chunk: settings solved together (and lost at most, by a kill, per worker).
         tol: relative gradient norm to reach.
-        on_chunk: called as on_chunk(finished, total) settings at the start and after every chunk.
         time_limit: seconds after which settings under way end with status time_limit, and those not
-            begun stay pending (NaN). With a store, a later call computes both. Flows under way and
-            chunks that an executor has begun come to their end.
+            begun stay pending (NaN). With a store, a later call computes both. Chunks that an
+            executor has begun come to their end.
+        progress: called as progress(settings, of how many) at the start and after every chunk.
 
     Raises:
         ValueError: arguments out of range; a store of another sweep, or a URL for one; statistics
@@ -111,7 +112,7 @@ def sweep(
 
     Source: docs §4.1-4.3, 4.5.
     """
-    clock = Clock.of(time_limit, None)
+    clock = Clock.of(time_limit, progress)
     plan = SweepPlan.checked(
         lambda_w, lambda_h, beta, flow_times,
         zipped=zipped, loss=loss, bias=bias, tol=tol, chunk=chunk, method=method,
@@ -124,23 +125,30 @@ def sweep(
     if kept is not None:
         dataset = kept.dataset
     status = dataset["status"]
-    pending = [r for r in plan.regions() if status[r].isin([_PENDING, _LATE]).any()]
-    report = on_chunk or (lambda finished, total: None)
-    report(_finished(status), status.size)
-    for region, values in _computed(model, plan, pending, executor, clock):
+    unfinished = np.isin(status.values, [_PENDING, _LATE])
+    regions = [r for r in plan.regions() if unfinished[tuple(r.values())].any()]
+    finished = _settled(status.values)  # counted on from here: whole it takes all settings
+    clock.report(finished, status.size)
+    variables = {str(name): (v.values, v.dims) for name, v in dataset.variables.items()}
+    for region, values in _computed(model, plan, regions, executor, clock):
+        place = tuple(region.values())
+        finished -= _settled(status.values[place])
         for name, value in values.items():
-            part = dataset[name][{d: s for d, s in region.items() if d in dataset[name].dims}]
-            part.values[...] = value.reshape(part.shape)
+            array, dims = variables[name]
+            part = array[tuple(region.get(str(dim), slice(None)) for dim in dims)]
+            part[...] = value.reshape(part.shape)
         if kept is not None:
             kept.write(region, list(values))
-        report(_finished(status), status.size)
+        finished += _settled(status.values[place])
+        clock.report(finished, status.size)
     if bool((status == _FAILED).all()):
         _solve(model, plan.settings(plan.regions()[0])[:1], plan, clock)  # raises the reason
     return dataset
 
 
-def _finished(status: xr.DataArray) -> int:
-    return int((~status.isin([_PENDING, _LATE])).sum())
+def _settled(codes: NDArray[np.generic]) -> int:
+    """How many settings need no further work."""
+    return codes.size - int(np.isin(codes, [_PENDING, _LATE]).sum())
 
 
 def _computed(
@@ -162,26 +170,15 @@ def _computed(
             yield region, _piece(model, *arguments(region), clock)
         return
     layer = model.layer
-    arrays = {f.name: getattr(layer, f.name).cpu().numpy() for f in fields(layer)}
-    kind = type(layer)
-    futures = {executor.submit(_remote_piece, kind, arrays, *arguments(r)): r for r in regions}
-    try:
-        for future in _ended(list(futures), clock):
-            yield futures[future], future.result()
-    finally:  # an error or Ctrl-C: what has not begun never does
-        for future in futures:
-            future.cancel()
-
-
-def _ended(futures: list[Future[Values]], clock: Clock) -> Iterator[Future[Values]]:
-    """Futures as they end; when the time is up those that have not begun never do."""
-    waiting = set(futures)
-    try:
-        for future in as_completed(futures, None if clock.limit == math.inf else clock.left()):
-            waiting.discard(future)
-            yield future
-    except TimeoutError:
-        yield from as_completed([future for future in waiting if not future.cancel()])
+    kind, arrays = (
+        type(layer),
+        {f.name: getattr(layer, f.name).cpu().numpy() for f in fields(layer)},
+    )
+    yield from results(
+        lambda region: executor.submit(_remote_piece, kind, arrays, *arguments(region)),
+        regions,
+        clock,
+    )
 
 
 def _remote_piece(
@@ -210,7 +207,7 @@ def _piece(
     else:
         values = _solved(model, settings, plan, clock)
     if len(flow_settings) and not clock.expired():
-        values |= _flows(model.statistics, flow_settings, plan.flow_times)
+        values |= _flows(model.statistics, flow_settings, plan.flow_times, clock)
     return values
 
 
@@ -262,11 +259,16 @@ def _near_collapse(
 
 
 def _flows(
-    statistics: ClassStatistics, settings: NDArray[np.float64], times: tuple[float, ...]
+    statistics: ClassStatistics,
+    settings: NDArray[np.float64],
+    times: tuple[float, ...],
+    clock: Clock,
 ) -> Values:
     """Metrics along the central paths; NaN at times that the integration did not reach."""
     w, h = settings.T.tolist()
-    paths = central_path_flows(statistics, lambda_w=w, lambda_h=h, times=times)
+    paths = central_path_flows(
+        statistics, lambda_w=w, lambda_h=h, times=times, time_limit=clock.left()
+    )
     values: Values = {f"flow_{m}": np.full((len(paths), len(times)), np.nan) for m in FLOW_METRICS}
     for i, path in enumerate(paths):
         for t, metrics in enumerate(path.metrics):

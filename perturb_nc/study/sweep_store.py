@@ -145,7 +145,8 @@ def _is_sweep(dataset: xr.Dataset) -> bool:
 def _create(path: Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
     """The store beside `path` and then in its place: no half-made one is ever there.
 
-    Where another sweep was faster, its store stays.
+    Of `empty` it takes the layout alone: what a sweep has put in since belongs to a piece, whose
+    status must not be there before all the rest. Where another sweep was faster, its store stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
@@ -160,13 +161,20 @@ def _create(path: Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> No
     encoding |= {name: {"filters": [CRC32()]} for name in empty.coords if name != "parameter"}
     try:
         # Format 2, in which strings and consolidated metadata have a specification.
-        empty.to_zarr(temporary, zarr_format=2, consolidated=True, encoding=encoding)
+        layout = empty.map(_nothing, keep_attrs=True)
+        layout.to_zarr(temporary, zarr_format=2, consolidated=True, encoding=encoding)
         os.replace(temporary, path)
     except OSError:
         if not path.is_dir():
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _nothing(variable: xr.DataArray) -> xr.DataArray:
+    """NaN, 0 or False everywhere, in the memory of one number."""
+    fill = np.array(np.nan if variable.dtype.kind == "f" else 0, variable.dtype)
+    return variable.copy(data=np.broadcast_to(fill, variable.shape))
 
 
 def _remove_partial(path: Path) -> None:

@@ -17,9 +17,10 @@ from .flow.central_path import central_path_flows
 from .flow.chain import Chain, chain
 from .flow.integrators import Exponential, Scipy
 from .flow.walk import FlowCost
+from .hyperparameter_response import HyperparameterResponse
 from .lifted import LiftedOptimum, lifted_optimum
 from .reduced import ReducedPoint
-from .response import HyperparameterResponse, LinearResponse
+from .response import LinearResponse
 from .solution_batch import SolutionBatch
 from .spectrum import NearCollapseSpectrum
 from .vicinity.batch import SmallVicinityBatch

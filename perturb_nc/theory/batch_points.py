@@ -10,8 +10,8 @@ from torch import Tensor
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.moments import Moments
 from perturb_nc.theory.compression import Compression
+from perturb_nc.theory.isolated import weight_response
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import weight_response
 from perturb_nc.theory.tangents import outcome_tangents, point_tangent
 
 _BYTES = 256 * 2**20  # of d×d matrices at once

@@ -9,9 +9,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.theory.certificate import certify_batch
+from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.curvature import advised, lowest_curvature
 from perturb_nc.theory.newton import (
-    Clock,
     Evaluate,
     Mask,
     Point,
@@ -106,7 +106,7 @@ def descend(
             enough = _enough(point, tol, neglected)
         far, final = point.gradient_norm > enough, enough <= tol
         found.weight[live] = point.weight
-        clock.report(int(found.steps.max()), point.gradient_norm)
+        clock.report(int(found.steps.max()), point.gradient_norm.max().item())
         open_ = (~far | stuck) & final  # stationary, and perhaps a saddle
         if clock.expired() or open_.any():
             open_ = open_ & ~certify_batch(point).is_global

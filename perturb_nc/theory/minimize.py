@@ -13,8 +13,8 @@ from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.descent import COUNTED, Points, descend
-from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive

@@ -4,10 +4,8 @@ Conjugate gradients and a line search on points with one leading batch dimension
 batch do not see each other.
 """
 
-import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,39 +14,9 @@ from torch import Tensor
 
 from perturb_nc.moments import Scalar
 from perturb_nc.theory.arrays import Rows, Square, total
-from perturb_nc.validation import positive
+from perturb_nc.theory.clock import Clock
 
 Mask = Bool[Tensor, "..."]
-Progress = Callable[[int, float], None]
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A time limit in seconds from now on, and who is told of every step."""
-
-    limit: float = math.inf
-    progress: Progress | None = None
-    start: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def of(cls, time_limit: float, progress: Progress | None) -> "Clock":
-        """From the arguments of a solver; infinity is no limit."""
-        if time_limit != math.inf:
-            time_limit = positive(time_limit, "time_limit")
-        return cls(time_limit, progress)
-
-    def expired(self) -> bool:
-        """Whether the limit has passed."""
-        return time.monotonic() - self.start >= self.limit
-
-    def left(self) -> float:
-        """Seconds left, at least a thousandth."""
-        return max(self.limit - (time.monotonic() - self.start), 1e-3)
-
-    def report(self, steps: int, gradient_norm: Tensor) -> None:
-        """Tell of steps taken and the largest gradient norm left."""
-        if self.progress is not None:
-            self.progress(steps, gradient_norm.max().item())
 
 
 @runtime_checkable

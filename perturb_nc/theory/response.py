@@ -5,29 +5,16 @@ from functools import cached_property, singledispatch
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.metrics import metric_tensors
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.arrays import Rows, total
+from perturb_nc.theory.arrays import Rows
+from perturb_nc.theory.isolated import check_isolated, solve_isolated
 from perturb_nc.theory.minimize import Solution
-from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.regularization import HYPERPARAMETERS
-from perturb_nc.theory.status import Status
-from perturb_nc.theory.tangents import gradient_tangent, outcome_tangents, point_tangent
-from perturb_nc.validation import ArrayLike, as_features, as_labels, positive
-
-_TOLERANCE = 1e-12
-_STATIONARY = 1e-6  # a derivative at a point less stationary than this would mislead
-_DENSE_LIMIT = 1024  # K·d up to which the Hessian of g is formed, for speed
-
-NOT_ISOLATED = (
-    "solution must be an isolated optimum, but the Hessian is singular there (a family of optima, "
-    "such as rotations of unseparated class means); change beta or the features"
-)
+from perturb_nc.validation import ArrayLike, as_features, as_labels
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +84,7 @@ class LinearResponse(Summarised):
     def _weight(self, fixed: Float64[Tensor, "N d"]) -> Rows:
         """δW for the change `fixed` of H at fixed W."""
         change = (fixed @ self._point.weight.mT).mT @ self._own + self._errors.mT @ fixed
-        return _solve(self._point, -change[None] / len(fixed))[0]
+        return solve_isolated(self._point, -change[None] / len(fixed))[0]
 
     def _path_hessian(self, change: Float64[Tensor, "N d"]) -> Float64[Tensor, "N d"]:
         """N∇²L[Δ] for L(H) = min_{W,b} f(W, H) at β = 0, at this H and W."""
@@ -173,125 +160,3 @@ def linear_response(
             "statistics differ. Build NearCollapseProblem from these features first"
         )
     return LinearResponse(solution, y, solution.features(h0, y))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class HyperparameterResponse(Summarised):
-    """Derivatives of the optimum in λ_W, λ_H and β; each attribute is keyed by parameter name.
-
-    Attributes:
-        weight: dW, (K, d).
-        means: derivative of the class means of H, (K, d).
-        within: derivative of its within-class covariance, (d, d).
-        metrics: derivative of every field of CollapseMetrics, of the last layer W* at H*.
-        objective: derivative of f (partial, by the envelope theorem).
-    """
-
-    weight: dict[str, Float64[Tensor, "K d"]]
-    means: dict[str, Float64[Tensor, "K d"]]
-    within: dict[str, Float64[Tensor, "d d"]]
-    metrics: dict[str, dict[str, float]]
-    objective: dict[str, float]
-
-    def _summary(self) -> dict[str, object]:
-        shown = ("nc1_trace", "nc1", "nc2_etf")
-        moves: dict[str, object] = {
-            f"d{metric}/d{name}": values[metric]
-            for metric in shown
-            for name, values in self.metrics.items()
-        }
-        first = {f"dobjective/d{name}": value for name, value in self.objective.items()}
-        return {**first, **moves}
-
-
-@singledispatch
-def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
-    """Derivatives of the optimum, its statistics and all metrics in λ_W, λ_H and β.
-
-    dW = -∇²g⁻¹ ∂∇g, then the formulas of `perturb_nc.theory.tangents` and, for the metrics, of
-    `perturb_nc.metric_tangents` along (dW, dλ). Metrics that are undefined, or not differentiable
-    (distances and standard deviations at 0), give NaN. cdnv is that of `ClassStatistics.moved`.
-
-    Raises:
-        ValueError: a solution that has not converged or sits on a continuum of optima (β = 0).
-
-    Example:
-        >>> labels = torch.arange(60) % 3
-        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
-        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
-        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
-        >>> problem = pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
-        >>> response = pnc.hyperparameter_response(pnc.minimize(problem))
-        >>> response.metrics["beta"]["nc1"] > 0  # features held nearer to H0 collapse less
-        True
-
-    See Also:
-        linear_response: in the features. minimize_batch: whose `derivatives` are of many settings.
-
-    Source: implicit function theorem; docs §4.3.
-    """
-    check_isolated(solution)
-    point = solution.problem.at(solution.weight)
-    units = torch.diag(torch.ones_like(point.hyperparameters))
-    weight = _solve(point, -gradient_tangent(point, units))
-    change = point_tangent(point, weight, units)
-    statistics = solution.problem.statistics.moved(point.means, point.within)
-    values = metric_tensors(statistics, point.weight)
-    metrics = outcome_tangents(point, statistics, values, weight, change)
-    rows = {m: tangents.tolist() for m, tangents in metrics.items()}
-    return HyperparameterResponse(
-        weight=dict(zip(HYPERPARAMETERS, weight, strict=True)),
-        means=dict(zip(HYPERPARAMETERS, change.means, strict=True)),
-        within=dict(zip(HYPERPARAMETERS, change.within, strict=True)),
-        metrics={p: {m: row[i] for m, row in rows.items()} for i, p in enumerate(HYPERPARAMETERS)},
-        objective=dict(zip(HYPERPARAMETERS, change.objective.tolist(), strict=True)),
-    )
-
-
-def weight_response(
-    point: ReducedPoint, change: Float64[Tensor, "... b 3"]
-) -> tuple[Float64[Tensor, "... b K d"], Bool[Tensor, "... b"]]:
-    """dW* = -∇²g⁻¹ ∂∇g along changes of (λ_W, λ_H, β), at a batch of optima.
-
-    Also whether each optimum is isolated; where it is not, dW* does not exist. A leading dimension
-    of the changes is one of several directions at every optimum.
-    """
-    forcing = gradient_tangent(point, change)
-    found = solve_hessian(point, -forcing, _TOLERANCE).solution
-    residual = total((forcing + point.hessian_vector_product(found)).square())
-    return found, residual <= 1e-12 * total(forcing.square())
-
-
-def _solve(point: ReducedPoint, right: Float64[Tensor, "p K d"]) -> Float64[Tensor, "p K d"]:
-    """∇²g⁻¹ of every right-hand side at an optimum; ValueError where ∇²g is singular."""
-    if right[0].numel() > _DENSE_LIMIT:
-        family = ReducedPoint(
-            point.reference, point.weight[None], point.hyperparameters[None], point.has_bias
-        )
-        found = solve_hessian(family, right[:, None], _TOLERANCE).solution[:, 0]
-        residual = right - point.hessian_vector_product(found)
-        isolated = bool(
-            (residual.flatten(1).norm(dim=1) <= 1e-6 * right.flatten(1).norm(dim=1)).all()
-        )
-    else:
-        size = right[0].numel()
-        units = torch.diag(right.new_ones(size)).unflatten(1, right.shape[1:])
-        hessian = point.hessian_vector_product(units).flatten(1)
-        values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.mT))
-        isolated = bool(values[0] > 1e-12 * values[-1])
-        found = ((right.flatten(1) @ vectors / values) @ vectors.mT).view_as(right)
-    if not isolated:
-        raise ValueError(NOT_ISOLATED)
-    return found
-
-
-def check_isolated(solution: Solution) -> None:
-    """ValueError unless the optimum has derivatives, as far as that can be told at sight."""
-    if solution.status is not Status.CONVERGED:
-        raise ValueError(f"solution must have converged; it {solution.status.value}")
-    if solution.gradient_norm > _STATIONARY:
-        raise ValueError(
-            f"solution must be stationary to {_STATIONARY:g}, got gradient_norm = "
-            f"{solution.gradient_norm:.1e}; minimise with the default tol"
-        )
-    positive(solution.problem.beta, "beta of the solution (at 0 rotations leave the optimum free)")

@@ -12,7 +12,7 @@ from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.study.misfit import Misfit
 from perturb_nc.study.models import LOSSES, model_of, only_squared, read_layers
 from perturb_nc.study.predict import predict_layers
-from perturb_nc.theory.newton import Clock
+from perturb_nc.theory.clock import Clock
 
 STRENGTHS = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests

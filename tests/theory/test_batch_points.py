@@ -3,7 +3,7 @@ from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.theory import batch_points
-from perturb_nc.theory.response import weight_response
+from perturb_nc.theory.isolated import weight_response
 
 GRID = {
     "lambda_w": [0.05, 0.2, 0.01, 0.05, 3.0, 0.05, 1e-3],

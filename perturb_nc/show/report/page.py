@@ -1,5 +1,7 @@
 """One self-contained HTML page of comparisons of the theory with measured networks."""
 
+import base64
+import gzip
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,12 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from perturb_nc.show.labels import LABELS, SIDES, symbol
-from perturb_nc.show.report import tables
-from perturb_nc.show.report.figures import DRAWN, figures
-from perturb_nc.show.report.words import MODELS, judged_errors, of_pairs, where_it_loses
+from perturb_nc.show.labels import SIDES, symbol
+from perturb_nc.show.report import along, collapse, overview, places, spectrum, tables, verdict
+from perturb_nc.show.report.drawing import DRAWN
+from perturb_nc.show.report.parts import Figure, Section, figures_in
+from perturb_nc.show.report.words import judged_errors
 from perturb_nc.storage import json_text, replacing
-from perturb_nc.study.quantities import JUDGED
 
 
 def write_report(
@@ -26,8 +28,8 @@ def write_report(
 ) -> None:
     """Write one HTML page of comparisons, atomically; it opens from disk and loads nothing.
 
-    A section for each comparison: what was measured, how near collapse each layer is, where it lies
-    on the path, what the model predicts, where it fails. Several begin with a table of all.
+    For each comparison: the verdict (how near collapse, which prediction is best, what to
+    distrust), then figures, then tables. Several begin with an overview, and each folds.
 
     Args:
         comparisons: of `compare_layers` or `load_comparison`, of different names.
@@ -47,17 +49,27 @@ def write_report(
         temporary.write_text(page, encoding="utf8")
 
 
+def sections(comparison: xr.Dataset) -> list[Section]:
+    """What the page says of one network, in this order."""
+    errors = judged_errors([comparison]).isel(network=0)
+    return [
+        verdict.section(comparison, errors),
+        collapse.section(comparison),
+        along.section(comparison),
+        places.section(comparison),
+        spectrum.section(comparison),
+        tables.section(comparison, errors),
+    ]
+
+
 def _page(comparisons: Sequence[xr.Dataset], title: str) -> str:
     networks = [_network(number, c) for number, c in enumerate(comparisons, start=1)]
-    drawn = {figure["id"]: figure for network in networks for figure in network["figures"].values()}
+    drawn = {f"{n['id']}-{f.key}": f for n in networks for s in n["sections"] for f in _figures(s)}
     summary = None
     if len(comparisons) > 1:
-        table = judged_errors(comparisons)
-        metrics = {str(c.attrs["name"]): str(c.attrs["metric"]) for c in comparisons}
-        summary = {
-            "tables": tables.network_tables(table, metrics),
-            "sentences": where_it_loses(table),
-        }
+        links = [f"#{network['id']}" for network in networks]
+        summary = overview.section(comparisons, judged_errors(comparisons), links)
+        drawn |= {f"summary-{figure.key}": figure for figure in _figures(summary)}
     environment = Environment(
         loader=PackageLoader("perturb_nc.show.report"),
         autoescape=True,
@@ -70,38 +82,26 @@ def _page(comparisons: Sequence[xr.Dataset], title: str) -> str:
         networks=networks,
         summary=summary,
         label=symbol,
-        models=MODELS,
-        quantities={name: LABELS[name] for name in JUDGED},
-        figures=_inline_json(drawn),
+        figures=_packed(json_text({key: vars(f) for key, f in drawn.items()}, indent=None)),
         css=_colours() + _asset("report.css"),
         js=_asset("report.js"),
-        plotly=Markup(get_plotlyjs()),
+        plotly=_packed(get_plotlyjs()),
     )
 
 
 def _network(number: int, comparison: xr.Dataset) -> dict[str, Any]:
     """What the template shows of one comparison."""
-    errors = judged_errors([comparison])
-    section = f"network-{number}"
-    return {
-        "id": section,
-        "name": str(comparison.attrs["name"]),
-        "metric": symbol(str(comparison.attrs["metric"])),
-        "provenance": tables.provenance(comparison),
-        "figures": {
-            figure.key: {"id": f"{section}-{figure.key}", **vars(figure)}
-            for figure in figures(comparison)
-        },
-        "measured": tables.measured_table(comparison),
-        "places": tables.places_table(comparison),
-        "of_pairs": of_pairs(comparison),
-        "fit": tables.fit_table(comparison),
-        "predictions": tables.predictions_table(comparison),
-        "errors": tables.errors_table(errors.isel(network=0), str(comparison.attrs["metric"])),
-        "judged": f"{int(errors['judged'][0])} of {int(errors['layers'][0])}",
-        "sentences": where_it_loses(errors),
-        "missing": tables.missing(comparison),
-    }
+    name = str(comparison.attrs["name"])
+    return {"id": f"network-{number}", "name": name, "sections": sections(comparison)}
+
+
+def _figures(section: Section) -> list[Figure]:
+    return list(figures_in(section.parts))
+
+
+def _packed(text: str) -> str:
+    """Compressed, as base64: the page unpacks it, and is a third of the size."""
+    return base64.b64encode(gzip.compress(text.encode("utf8"), mtime=0)).decode("ascii")
 
 
 def _colours() -> Markup:
@@ -109,11 +109,6 @@ def _colours() -> Markup:
     sides = enumerate(SIDES[name] for name in DRAWN)
     pairs = [f"--mark-{i}: light-dark({side.light}, {side.dark});" for i, side in sides]
     return Markup(":root { " + " ".join(pairs) + " }\n")
-
-
-def _inline_json(record: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    return Markup(json_text(record, indent=None).replace("<", "\\u003c"))
 
 
 def _asset(name: str) -> Markup:

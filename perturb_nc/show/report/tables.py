@@ -1,75 +1,82 @@
 """The report's tables, from a comparison: text for people, whole numbers for the download."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import xarray as xr
 
-from perturb_nc.show.labels import LABELS, number, symbol
-from perturb_nc.show.report.words import MODELS, quantities_of
-
-_MEASURED = ("nc1_trace", "nc1_span", "nc1", "cdnv", "nc2_etf")
-_PARAMETERS = ("lambda_w", "lambda_h", "beta")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One entry.
-
-    Attributes:
-        text: what is shown.
-        value: what sorts and is downloaded, in full precision; "" when there is none.
-        why: why there is none.
-        best: it is the smallest of those it is compared with.
-    """
-
-    text: str
-    value: float | str
-    why: str = ""
-    best: bool = False
+from perturb_nc.show.labels import LABELS, number, short_names, symbol
+from perturb_nc.show.report.collapse import SHOWN
+from perturb_nc.show.report.parts import (
+    Cell,
+    Definitions,
+    Folded,
+    Part,
+    Section,
+    Table,
+    Text,
+    named,
+    numeric,
+    whole,
+)
+from perturb_nc.show.report.words import MODELS, best_models, quantities_of
+from perturb_nc.theory.regularization import HYPERPARAMETERS
 
 
-@dataclass(frozen=True)
-class Table:
-    """A caption, the names of the columns with an explanation each ("" for none), and the rows.
-
-    The first cell of a row names it.
-    """
-
-    caption: str
-    columns: dict[str, str]
-    rows: list[list[Cell]]
+def section(comparison: xr.Dataset, errors: xr.DataArray) -> Section:
+    """Every number of the figures, the errors first."""
+    parts: list[Part] = []
+    if int(errors["judged"]):
+        said = (
+            f"Median error over {int(errors['judged'])} of {int(errors['layers'])} held-out "
+            "layers, those that the path and its rivals all predict; 0.1 is about 10 % off."
+        )
+        star = " ★ marks the best of each quantity, and all within a tenth of it."
+        parts.append(Text(said + (star if int(errors["judged"]) > 1 else "")))
+        parts.append(errors_table(errors, str(comparison.attrs["metric"])))
+    parts += [measured_table(comparison), places_table(comparison)]
+    if comparison["regularization"].notnull().any():
+        parts.append(fit_table(comparison))
+    every = predictions_table(comparison)
+    if every.rows:
+        parts.append(Folded("Every prediction as a table", [every]))
+    if lost := missing(comparison):
+        parts.append(Folded("Predictions that there are not, and why", [lost]))
+    parts.append(Folded("Where the numbers come from", [Definitions(provenance(comparison))]))
+    return Section("tables", "Tables", parts)
 
 
 def measured_table(comparison: xr.Dataset) -> Table:
     """Layers by metrics, with intervals."""
     rows = []
-    for place, name in enumerate(comparison["layer"].values):
+    for place, name in enumerate(_names(comparison)):
         at = comparison.isel(layer=place)
-        row = [_name(name), _whole(at["dim"])]
-        for quantity in _MEASURED:
-            cell = _number(at["measured"].sel(quantity=quantity), "not defined for this layer")
+        row = [name, whole(at["dim"])]
+        for quantity in SHOWN:
+            cell = numeric(at["measured"].sel(quantity=quantity), "not defined for this layer")
             if "interval" in comparison and cell.value != "":
                 low, high = at["interval"].sel(quantity=quantity, bound=["low", "high"]).values
                 if low == low:  # NaN where no interval can be had
-                    cell = Cell(f"{cell.text} [{number(low)}, {number(high)}]", cell.value)
+                    below = f"[{number(low)}, {number(high)}]"
+                    cell = Cell(cell.text, cell.value, below=below)
             row.append(cell)
         rows.append(row)
     columns = {"layer": "", "d": "dimension of the features"}
-    columns |= {symbol(q): LABELS[q].meaning for q in _MEASURED}
-    return Table("Measured collapse metrics", columns, rows)
+    columns |= {symbol(q): LABELS[q].meaning for q in SHOWN}
+    caption = "Measured collapse metrics" + (
+        ", [95 % intervals]" if "interval" in comparison else ""
+    )
+    return Table("measured", caption, columns, rows)
 
 
 def places_table(comparison: xr.Dataset) -> Table:
     """Where each layer lies on the path of its stage."""
     rows = []
-    for place, name in enumerate(comparison["layer"].values):
+    for place, name in enumerate(_names(comparison)):
         at = comparison.isel(layer=place)
         why = str(at["reason"].sel(model="path").values) or "no place on the path"
-        row = [_name(name), _whole(at["stage"])]
-        row += [_number(at["path_lambda_w"], why), _number(at["flow_time"], why)]
+        row = [name, whole(at["stage"])]
+        row += [numeric(at["path_lambda_w"], why), numeric(at["flow_time"], why)]
         note = why if math.isnan(float(at["flow_time"])) else ""
         rows.append([*row, Cell(note, note)])
     columns = {
@@ -79,98 +86,91 @@ def places_table(comparison: xr.Dataset) -> Table:
         "flow time t": "since the first layer of the stage",
         "why not placed": "",
     }
-    return Table("Places on the central path", columns, rows)
+    return Table("places", "Places on the central path", columns, rows)
 
 
 def predictions_table(comparison: xr.Dataset) -> Table:
     """Every prediction of every model; `missing` says which there are not."""
     quantities = quantities_of(comparison)
     rows = []
-    for name in comparison["layer"].values:
+    for place, name in enumerate(_names(comparison)):
         for model in MODELS:
-            at = comparison.sel(layer=name, model=model)
+            at = comparison.isel(layer=place).sel(model=model)
             values = at["predicted"].sel(quantity=quantities).values
             if all(map(math.isnan, values)):
                 continue
             held_out = "yes" if at["held_out"] else "no"
-            cells = [_number(value, "not defined for this layer") for value in values]
-            rows.append([_name(name), Cell(model, model), Cell(held_out, held_out), *cells])
+            cells = [numeric(value, "not defined for this layer") for value in values]
+            rows.append([name, Cell(model, model), Cell(held_out, held_out), *cells])
     columns = {"layer": "", "model": "", "held out": "the layer did not enter the prediction"}
     columns |= {symbol(q): "" for q in quantities}
-    return Table("Every prediction", columns, rows)
+    return Table("predictions", "Every prediction", columns, rows)
 
 
 def fit_table(comparison: xr.Dataset) -> Table:
-    """The pair optimum: parameters fitted from layer to layer, how good, and the certificate."""
+    """The pair optimum: the certificate, parameters fitted from layer to layer, how good."""
     rows = []
-    for place, name in enumerate(comparison["layer"].values):
+    for place, name in enumerate(_names(comparison)):
         at = comparison.isel(layer=place)
         why = str(at["reason"].sel(model="pair").values)
-        row = [_name(name)]
-        for parameter in _PARAMETERS:
-            row.append(_number(at["regularization"].sel(parameter=parameter), why))
+        row = [name, numeric(at["spectral_ratio"], why), numeric(at["gap"], why)]
+        for parameter in HYPERPARAMETERS:
+            row.append(numeric(at["regularization"].sel(parameter=parameter), why))
             unsure = why or "the layers do not determine it, or it was not fitted to them"
-            row.append(_number(at["standard_error"].sel(parameter=parameter), unsure))
-        numbers = ("residual", "unchanged_residual", "spectral_ratio", "gap")
-        row += [_number(at[variable], why) for variable in numbers]
+            row.append(numeric(at["standard_error"].sel(parameter=parameter), unsure))
+        row += [numeric(at[variable], why) for variable in ("residual", "unchanged_residual")]
         status = str(at["fit_status"].values)
         rows.append([*row, Cell(status or "–", status, "" if status else why)])
-    columns = {"layer": ""}
-    for parameter in _PARAMETERS:
-        name = symbol(parameter)
-        columns |= {name: "of the layer and the one before", f"s.e. log {name}": ""}
-    columns |= {
-        "residual": "misfit of the optimum",
-        "residual, unchanged": "misfit of the previous layer itself",
+    certificate = {
         "r": "spectral ratio of the certificate; below 1 the optimum is the only global one",
         "gap": "how far the objective is above the minimum, at most",
+    }
+    columns = {"layer": ""} | certificate
+    for parameter in HYPERPARAMETERS:
+        sign = symbol(parameter)
+        columns |= {
+            sign: "of the layer and the one before",
+            f"± log {sign}": "standard error of its log",
+        }
+    columns |= {
+        "residual": "misfit of the optimum",
+        "unchanged": "misfit of the previous layer itself",
         "fit": "",
     }
-    return Table("The pair optimum: parameters and certificate", columns, rows)
+    caption = "The pair optimum: r proves it (below 1 it is the only global one), and its fit"
+    return Table("fit", caption, columns, rows, kept=frozenset(certificate))
 
 
-def errors_table(table: xr.DataArray, metric: str) -> Table:
+def errors_table(errors: xr.DataArray, metric: str) -> Table:
     """Models by quantities: median errors of one network, the best of each quantity marked.
 
     Args:
-        table: (model, quantity), NaN where there is none.
+        errors: (model, quantity), NaN where there is none, with `judged`.
         metric: that placed the layers.
     """
-    rows = [[_name(model)] for model in table["model"].values]
-    for quantity in table["quantity"].values:
+    rows = [[named(model)] for model in errors["model"].values]
+    for quantity in errors["quantity"].values:
         why = "the layers were placed by it" if quantity == metric else "no held-out prediction"
-        for row, cell in zip(rows, _contested(table.sel(quantity=quantity), why), strict=True):
+        for row, cell in zip(rows, contested(errors.sel(quantity=quantity), why), strict=True):
             row.append(cell)
-    columns = {"model": ""} | {symbol(q): LABELS[q].meaning for q in table["quantity"].values}
-    return Table("Median |log(predicted/measured)| by model and quantity", columns, rows)
+    columns = {"model": ""} | {symbol(q): LABELS[q].meaning for q in errors["quantity"].values}
+    caption = "Median |log(predicted/measured)| by model and quantity"
+    return Table("errors", caption, columns, rows)
 
 
-def network_tables(table: xr.DataArray, metrics: Mapping[str, str]) -> dict[str, Table]:
-    """Networks by models, for each quantity: median errors, the best of each network marked.
-
-    Args:
-        table: (network, model, quantity).
-        metrics: network → metric that placed its layers.
-    """
-    columns = {"network": "", "layers judged": "of those held out"}
-    columns |= {model: MODELS[model] for model in table["model"].values.tolist()}
-    tables = {}
-    for quantity in table["quantity"].values.tolist():
-        rows = []
-        for network in table["network"].values.tolist():
-            placed = metrics[network] == quantity
-            why = "the layers were placed by it" if placed else "no held-out prediction"
-            cells = _contested(table.sel(network=network, quantity=quantity), why)
-            at = table.sel(network=network)
-            judged = Cell(f"{int(at['judged'])} of {int(at['layers'])}", int(at["judged"]))
-            rows.append([_name(network), judged, *cells])
-        caption = f"{symbol(quantity)}: median |log(predicted/measured)|"
-        tables[quantity] = Table(caption, columns, rows)
-    return tables
+def contested(errors: xr.DataArray, why: str) -> list[Cell]:
+    """Errors of models, the best marked where more than one layer is judged."""
+    best = best_models(errors) if int(errors["judged"]) > 1 else ()
+    cells = [numeric(value, why) for value in errors.values]
+    models = errors["model"].values.tolist()
+    return [
+        Cell(c.text, c.value, c.why, best=model in best)
+        for c, model in zip(cells, models, strict=True)
+    ]
 
 
-def missing(comparison: xr.Dataset) -> list[tuple[str, str, str]]:
-    """(models, layers, reason) of predictions that there are not, one for each reason."""
+def missing(comparison: xr.Dataset) -> Table | None:
+    """Predictions that there are not: models and layers of each reason."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for model in MODELS:
         for layer in comparison["layer"].values.tolist():
@@ -178,7 +178,12 @@ def missing(comparison: xr.Dataset) -> list[tuple[str, str, str]]:
             if why:
                 models, layers = found.setdefault(why, ({}, {}))
                 models[model] = layers[layer] = None
-    return [(", ".join(models), ", ".join(at), why) for why, (models, at) in found.items()]
+    rows = [
+        [named(why), named(", ".join(models)), named(", ".join(layers))]
+        for why, (models, layers) in found.items()
+    ]
+    columns = {"why": "", "models": "", "layers": ""}
+    return Table("missing", "Predictions that there are not", columns, rows) if rows else None
 
 
 def provenance(comparison: xr.Dataset) -> dict[str, str]:
@@ -202,21 +207,6 @@ def provenance(comparison: xr.Dataset) -> dict[str, str]:
     return {title: str(value) for title, value in (known | attrs).items() if value != ""}
 
 
-def _contested(values: xr.DataArray, why: str) -> list[Cell]:
-    known = [float(v) for v in values if not math.isnan(v)]
-    least = min(known) if len(known) > 1 else math.nan
-    cells = [_number(v, why) for v in values]
-    return [Cell(c.text, c.value, c.why, best=c.value == least) for c in cells]
-
-
-def _number(value: Any, why: str) -> Cell:
-    x = float(value)
-    return Cell("–", "", why) if math.isnan(x) else Cell(number(x), x)
-
-
-def _whole(value: Any) -> Cell:
-    return Cell(str(int(value)), int(value))
-
-
-def _name(value: Any) -> Cell:
-    return Cell(str(value), str(value))
+def _names(comparison: xr.Dataset) -> Sequence[Cell]:
+    names = [str(name) for name in comparison["layer"].values]
+    return [named(*pair) for pair in zip(names, short_names(names), strict=True)]

@@ -42,6 +42,19 @@ class Standing:
     lost_to_rival: int
 
 
+NEAR = 0.1
+"""Of the least error: models within it share the first place."""
+
+
+def best_models(row: xr.DataArray) -> tuple[str, ...]:
+    """Models within a tenth of the least error, where at least two have one."""
+    known = {str(m): float(v) for m, v in zip(row["model"].values, row.values, strict=True)}
+    known = {model: value for model, value in known.items() if not math.isnan(value)}
+    if len(known) < 2:
+        return ()
+    return tuple(m for m, value in known.items() if value <= (1 + NEAR) * min(known.values()))
+
+
 def quantities_of(comparison: xr.Dataset) -> list[str]:
     """Those of a comparison, in the order of the report."""
     present = comparison["quantity"].values.tolist()
@@ -121,9 +134,9 @@ def _verdict(model: str, found: Standing, labels: Sequence[str]) -> str:
     networks = found.networks
     if not found.lost:
         where = f" on any of {networks} networks" if networks > 1 else ""
-        return f"No naive rival predicts {_listed(labels, 'or')} better than {model}{where}."
+        return f"No naive rival predicts {joined(labels, 'or')} better than {model}{where}."
     rival = RIVALS[found.rival]
-    predicts = f"predicts {_listed(labels, 'and')} better than {model}"
+    predicts = f"predicts {joined(labels)} better than {model}"
     if networks == 1:
         return f"{rival[0].upper()}{rival[1:]} {predicts}."
     on = f"On {found.lost} of {networks} networks"
@@ -145,5 +158,6 @@ def change(name: str, layers: Sequence[str], values: Sequence[float]) -> str:
     return f"{name} {verb} from {number(start)} ({first}) to {number(end)} ({last})"
 
 
-def _listed(words: Sequence[str], last: str) -> str:
+def joined(words: Sequence[str], last: str = "and") -> str:
+    """ "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

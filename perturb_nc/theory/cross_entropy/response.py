@@ -22,16 +22,14 @@ from perturb_nc.theory.arrays import Rows
 from perturb_nc.theory.cross_entropy.loss import Logits
 from perturb_nc.theory.cross_entropy.minimize import CrossEntropySolution
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, Samples
+from perturb_nc.theory.hyperparameter_response import (
+    HyperparameterResponse,
+    hyperparameter_response,
+)
+from perturb_nc.theory.isolated import NOT_ISOLATED, check_isolated
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.regularization import HYPERPARAMETERS
-from perturb_nc.theory.response import (
-    NOT_ISOLATED,
-    HyperparameterResponse,
-    LinearResponse,
-    check_isolated,
-    hyperparameter_response,
-    linear_response,
-)
+from perturb_nc.theory.response import LinearResponse, linear_response
 from perturb_nc.validation import ArrayLike, as_features, as_labels
 
 

@@ -1,14 +1,11 @@
-from .anchored import (
-    AnchoredDeepProblem,
-    AnchoredSolution,
-    anchored_contraction,
-    measured_contraction,
-    minimize_anchored,
-)
+from .anchored import AnchoredDeepProblem, AnchoredSolution
 from .collapse import DeepCollapse, DeepPenalties, deep_collapse_optimum, deep_penalties
+from .contraction import anchored_contraction, measured_contraction
+from .layer_collapse import LayerCollapse
+from .minimize_anchored import minimize_anchored
 from .strongly_regular import StronglyRegular, strongly_regular_solution
 from .training import DeepTraining, gradient_descent, lbfgs
-from .ufm import DeepUFM, LayerCollapse
+from .ufm import DeepUFM
 
 __all__ = [
     "AnchoredDeepProblem",

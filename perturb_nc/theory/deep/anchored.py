@@ -8,24 +8,19 @@ ReLU heads have no such reduction: give `reference_features` to `DeepUFM`, with 
 the units.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 
-import numpy as np
-import scipy  # its parts load, slowly, when they are first used
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.deep.collapse import scalar_optimum
-from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import at_least, nonnegative, positive
+from perturb_nc.validation import at_least
 
 Weights = list[Tensor]
 
@@ -72,7 +67,7 @@ class AnchoredDeepProblem(Summarised):
 
     def objective(self, weights: Sequence[Tensor]) -> float:
         """min over H of f, at weights W_1..W_L."""
-        return self._value_and_gradient(weights)[0]
+        return self.value_and_gradient(weights)[0]
 
     def factors(self, weight: Float64[Tensor, "K d"]) -> Weights:
         """Balanced W_1 (K×d), W_2..W_L (K×K) with product A: the cheapest ones."""
@@ -84,7 +79,8 @@ class AnchoredDeepProblem(Summarised):
         middle = [torch.diag(root.flatten())] * (self.depth - 2)
         return [root * vh, *middle, u[:, :k] * root.mT]
 
-    def _value_and_gradient(self, weights: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    def value_and_gradient(self, weights: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        """f and its derivatives in W_1..W_L."""
         heads = [weights[0]]
         for weight in weights[1:]:
             heads.append(weight @ heads[-1])
@@ -149,187 +145,3 @@ class AnchoredSolution(Summarised):
             s = found[-1]
             found.append(s.moved(s.means @ weight.mT, weight @ s.within @ weight.mT))
         return found
-
-
-def minimize_anchored(
-    problem: AnchoredDeepProblem, *, tol: float = 1e-7, max_steps: int = 5000, restarts: int = 4
-) -> AnchoredSolution:
-    """The least of several minima of (3), by L-BFGS on the weights from balanced factors.
-
-    For L >= 2 the penalty Σ_i σ_i(A)^(2/L) is not convex and has minima with directions of A at
-    zero, all of them at the worst. The starts are the optimum at L = 1, that with directions
-    stretched to the size which fits the class means (where a deep head costs less than a single
-    layer), heads drawn at random with fixed seeds, and zero; what lower_bound leaves open is open.
-
-    Args:
-        tol: largest entry of the gradient to reach.
-        max_steps: of L-BFGS, from every start.
-        restarts: descents beyond the first, for L >= 2.
-
-    Raises:
-        ValueError: tol, max_steps or restarts out of range.
-    """
-    tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
-    restarts = at_least(restarts, 0, "restarts")
-    single = minimize(problem.single_layer()).weight
-    heads = [single]
-    if problem.depth > 1:
-        heads = [single, *_other_heads(problem, single, restarts)]
-    ends = [_descend(problem, head, tol, max_steps) for head in heads]
-    if problem.depth > 1:
-        zero = problem.factors(torch.zeros_like(single))
-        ends.insert(0, _End(problem.objective(zero), zero, 0.0, Status.CONVERGED))  # wins a tie
-    return _solution(problem, ends)
-
-
-@dataclass(frozen=True, eq=False)
-class _End:
-    """Where a descent ended."""
-
-    objective: float
-    weights: Weights
-    norm: float
-    status: Status
-
-
-def _other_heads(
-    problem: AnchoredDeepProblem, single: Float64[Tensor, "K d"], count: int
-) -> list[Float64[Tensor, "K d"]]:
-    """Heads to start from beside the optimum at L = 1."""
-    means = problem.at(single).means
-    fitting = torch.linalg.pinv(means.mT, rtol=1e-3)  # A with AM = I
-    generator = torch.Generator().manual_seed(0)
-    heads = [fitting, 0.5 * (fitting + single)]
-    for _ in range(count - len(heads)):
-        noise = torch.randn(single.shape, generator=generator, dtype=torch.float64, device="cpu")
-        heads.append(noise.to(single) * (fitting.norm() / noise.norm()))
-    return heads[:count]
-
-
-def _descend(
-    problem: AnchoredDeepProblem, head: Float64[Tensor, "K d"], tol: float, max_steps: int
-) -> _End:
-    """L-BFGS from the balanced factors of a head."""
-    start = problem.factors(head)
-    shapes = [w.shape for w in start]
-    sizes = [w.numel() for w in start]
-
-    def unpack(flat: np.ndarray) -> Weights:
-        parts = torch.from_numpy(flat).to(head.device).split(sizes)
-        return [p.unflatten(0, s) for p, s in zip(parts, shapes, strict=True)]
-
-    def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = problem._value_and_gradient(unpack(flat))
-        return value, torch.cat([g.flatten() for g in gradient]).cpu().numpy()
-
-    found = scipy.optimize.minimize(
-        evaluate,
-        torch.cat([w.flatten() for w in start]).cpu().numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        options={
-            "maxiter": max_steps,
-            "maxfun": 2 * max_steps,
-            "gtol": tol,
-            "ftol": 0,
-            "maxcor": 30,
-        },
-    )
-    norm = float(np.abs(found.jac).max())
-    status = Status.CONVERGED
-    if norm > tol:
-        status = Status.MAX_STEPS if found.nit >= max_steps else Status.STALLED
-    return _End(float(found.fun), unpack(found.x), norm, status)
-
-
-def _solution(problem: AnchoredDeepProblem, ends: list[_End]) -> AnchoredSolution:
-    best = min(ends, key=lambda end: end.objective)
-    head = best.weights[0]
-    for weight in best.weights[1:]:
-        head = weight @ head
-    point = problem.at(head)
-    values, beta = torch.linalg.svdvals(head), problem.beta
-    least = point.anchor_cost.item()
-    changed = best.objective - least  # what a head can change of f at most
-    bound = _lower_bound(problem, best.objective)
-    return AnchoredSolution(
-        problem=problem,
-        weights=best.weights,
-        head=head,
-        statistics=problem.statistics.moved(point.means, point.within),
-        objective=best.objective,
-        gradient_norm=best.norm,
-        lower_bound=bound,
-        is_global=True if best.objective - bound <= 1e-9 * changed else None,
-        starts=len(ends),
-        agreeing=sum(end.objective - best.objective <= 1e-6 * changed for end in ends),
-        contractions=beta / (beta + problem.lambda_h + values.square()),
-        status=best.status,
-    )
-
-
-def _lower_bound(problem: AnchoredDeepProblem, reached: float) -> float:
-    """A bound on min f of (3) from that of (1), given a value that f reaches.
-
-    At the optimum λ_W/(2K) Σ_i L σ_i^(2/L) <= reached - min f without penalty =: s, so that no
-    σ_i exceeds σ̂ = (2Ks/(λ_W L))^(L/2). On [0, σ̂] the concave function L u^(1/L) of u = σ² lies
-    above its chord L σ̂^(2/L-2) u, so that f is at least f of (1) with λ_W' = λ_W L σ̂^(2/L-2),
-    which `certify` bounds (§4.2). Exact at L = 1.
-    """
-    depth, k = problem.depth, problem.statistics.num_classes
-    single = problem.single_layer()
-    floor = single.at(torch.zeros_like(problem.statistics.means)).anchor_cost.item()
-    slack = max(reached - floor, 0.0)
-    chord = depth * (2 * k * slack / (problem.lambda_w * depth)) ** (1 - depth)
-    if not (math.isfinite(chord) and chord > 0):
-        return floor
-    relaxed = replace(single, lambda_w=problem.lambda_w * chord)
-    return max(floor, minimize(relaxed).certificate.lower_bound)
-
-
-def anchored_contraction(*, depth: int, lambda_w: float, lambda_h: float, beta: float) -> float:
-    """The within-class contraction of (3) in the span of the class means, at collapsed H0 = H*.
-
-    β/(β + λ_H + a²) with a² = (c p^(2/(L+1))/λ_W)^L the squared singular values of the head,
-    c = (λ_H λ_W^L)^(1/(L+1)) and p of `scalar_optimum`; with a² = λ_H x^L, β/(β + λ_H(1 + x^L)).
-    At L = 1 it is β/(β + √(λ_H/λ_W)), an eigenvalue of `near_collapse_spectrum`.
-
-    Args:
-        depth: L >= 1.
-        lambda_w, lambda_h: > 0, in the units of (1).
-        beta: >= 0.
-
-    Raises:
-        ValueError: values out of range.
-    """
-    depth = at_least(depth, 1, "depth")
-    lambda_w, lambda_h = positive(lambda_w, "lambda_w"), positive(lambda_h, "lambda_h")
-    beta = nonnegative(beta, "beta")
-    c = (lambda_h * lambda_w**depth) ** (1 / (depth + 1))
-    p, _ = scalar_optimum(depth, c)
-    return beta / (beta + lambda_h + (c * p ** (2 / (depth + 1)) / lambda_w) ** depth)
-
-
-def measured_contraction(
-    reference: ClassStatistics, features: ClassStatistics, weight: Float[Tensor, "m d"]
-) -> tuple[float, float]:
-    """Within-class contraction of features against their reference: in, and off, a row space.
-
-    √(tr PΣ_W P / tr PΣ_W0 P) with P the projection on the top K right singular vectors of weight,
-    and on their complement.
-
-    Raises:
-        ValueError: statistics or a weight of another dimension.
-    """
-    k, d = reference.means.shape
-    if features.dim != d or weight.shape[1] != d:
-        raise ValueError(
-            f"features and weight must have the dimension {d} of the reference, got "
-            f"{features.dim} and {weight.shape[1]}"
-        )
-    rows = torch.linalg.svd(weight.double(), full_matrices=False).Vh[:k]
-    traces = []
-    for statistics in (features, reference):
-        inside = ((rows @ statistics.within) * rows).sum().item()
-        traces.append((inside, statistics.within.trace().item() - inside))
-    return math.sqrt(traces[0][0] / traces[1][0]), math.sqrt(traces[0][1] / traces[1][1])

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from perturb_nc.summary import Summarised, tally
-from perturb_nc.theory.deep.ufm import DeepProblem, DeepUFM, Points, Runs
+from perturb_nc.theory.deep.runs import DeepProblem, Points, Runs
+from perturb_nc.theory.deep.ufm import DeepUFM
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, positive
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from perturb_nc.metric_tangents import Change, metric_tangents
 from perturb_nc.metrics import metric_tensors
+from perturb_nc.theory.hyperparameter_response import HyperparameterResponse
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
-from perturb_nc.theory.response import HyperparameterResponse
 from perturb_nc.theory.vicinity.coefficients import Coefficients
 from perturb_nc.theory.vicinity.frame import NearestFrame
 from perturb_nc.theory.vicinity.jet import Jet

@@ -12,9 +12,9 @@ from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
+from perturb_nc.theory.hyperparameter_response import HyperparameterResponse
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.response import HyperparameterResponse
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
 from perturb_nc.theory.vicinity.derivatives import derivatives

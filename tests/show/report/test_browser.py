@@ -47,7 +47,7 @@ def visit(browser, address):
     """Open the page; in the end nothing was asked of the network and nothing went wrong."""
     contexts, requests, complaints = [], [], []
 
-    def opened(**settings):
+    def opened(*, unfold=True, **settings):
         context = browser.new_context(offline=True, **settings)
         contexts.append(context)
         page = context.new_page()
@@ -55,12 +55,16 @@ def visit(browser, address):
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(address)
+        if settings.get("java_script_enabled", True):
+            page.wait_for_selector("html[data-ready]")
+            if unfold:
+                page.get_by_role("button", name="Unfold all networks").click()
         return page
 
     yield opened
     for context in contexts:
         context.close()
-    assert [url for url in requests if not url.startswith("blob:")] == [address] * len(contexts)
+    assert {url for url in requests if not url.startswith("blob:")} == {address}
     assert complaints == []
 
 
@@ -80,6 +84,15 @@ def drawn(page, figure=SPECTRUM):
     """The traces that plotly has drawn."""
     points(page, figure)
     return page.evaluate(f"document.querySelector('{figure} .plot').data")
+
+
+def test_a_link_of_the_overview_opens_a_network_and_leads_back(visit):
+    page = visit(unfold=False)
+    assert page.locator("#network-2 figure:visible").count() == 0
+    page.locator("#summary-all").get_by_role("link", name="two").click()
+    expect(page.locator("#network-2 figure").first).to_be_visible()
+    page.locator("#network-2").get_by_role("link", name="Back to all networks").click()
+    expect(page.locator("#summary-title")).to_be_in_viewport()
 
 
 def saved(page, selector):
@@ -133,10 +146,10 @@ def test_a_quantity_is_chosen_without_a_mouse(page, data):
     page.keyboard.press("ArrowDown")  # from NC1
     measured = drawn(page, "#network-1-layers")[0]["y"]
     assert measured == pytest.approx(data["measured"].sel(quantity="cdnv").values.tolist())
-    page.locator("#summary-quantity").select_option("CDNV")
-    assert page.locator("#summary caption:visible").all_inner_texts() == [
-        "CDNV: median |log(predicted/measured)|"
-    ]
+    page.get_by_text("Errors of every network as tables").click()
+    page.locator("#summary-errors").select_option("CDNV")
+    shown = page.locator("#summary details[open] caption:visible").all_inner_texts()
+    assert shown == ["CDNV: median |log(predicted/measured)|"]
 
 
 def times(page):
@@ -187,14 +200,21 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit):
     page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     for figure in ("collapse", "scatter", "spectrum"):
         points(page, f"#network-1-{figure}")
-    page.locator("details > summary").first.click()
+    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+    expect(page.locator("#network-1-fit").locator("..")).to_have_class("scroll stacked")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    box = page.locator("#network-1-fit").locator("..")
-    assert box.evaluate("e => e.scrollWidth > e.clientWidth")  # it scrolls inside
-    box.focus()
-    page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(300)  # scrolling is animated
-    assert box.evaluate("e => e.scrollLeft") > 0
+    wider = page.locator(".scroll").evaluate_all(
+        "boxes => boxes.filter((e) => e.scrollWidth > e.clientWidth).length"
+    )
+    assert wider == 0
+    row = page.locator("#network-1-fit tbody tr").nth(1)  # a card: every cell with its name
+    assert (
+        row.locator("td").nth(0).evaluate("e => getComputedStyle(e, '::before').content") == '"r"'
+    )
+    for cell in row.locator("td").all():
+        box = cell.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
 
 
 def test_downloads_are_the_data(page, data):
@@ -226,7 +246,6 @@ def test_downloads_are_the_data(page, data):
 
 
 def test_every_control_has_a_name(page):
-    page.locator("details > summary").first.click()
     tree = page.locator("body").aria_snapshot()
     roles = "button|combobox|slider|link|img|table|region|navigation|figure|heading"
     named = re.findall(rf"^\s*- '?({roles}) \"", tree, re.M)
@@ -238,14 +257,16 @@ def test_every_control_has_a_name(page):
 def test_without_scripts_tables_sentences_and_the_skip_link_remain(visit):
     page = visit(java_script_enabled=False)
     assert page.locator("noscript").inner_text().startswith("Figures, sorting and downloads need")
-    assert page.locator("#network-1-measured").is_visible()
-    assert page.locator("#summary table:visible").count() == 9
-    assert page.locator("figure .summary:visible").count() == 10
-    assert page.locator("button:visible").count() == 0
-    assert page.locator("figure .control:visible").count() == 0
     page.locator("body").press("Tab")
     skip = page.get_by_role("link", name="Skip to the content")
     assert skip.evaluate("e => e === document.activeElement")
     assert skip.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
+    for title in page.locator("details > summary").all():
+        title.click()
+    assert page.locator("#network-1-measured").is_visible()
+    assert page.locator("#summary table:visible").count() == 1 + 8
+    assert page.locator("figure .summary:visible").count() == 11
+    assert page.locator("button:visible").count() == 0
+    assert page.locator("figure .control:visible").count() == 0

@@ -1,8 +1,9 @@
 "use strict";
 (() => {
   const root = document.documentElement;
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  let figures = {};
   const drawn = new Map(); // figure element -> index of the view it shows
+  const SHEET = 660; // pixels across a printed page
   const narrow = matchMedia("(max-width: 40rem)");
   const probe = document.body.appendChild(document.createElement("span"));
   probe.hidden = true;
@@ -20,7 +21,16 @@
     return result;
   };
 
-  const framed = (layout) => {
+  // A logarithmic axis with numbers at 1, 2 and 5, or at powers of ten where there are many.
+  const numbered = (axis, name, data) => {
+    if (axis.type !== "log") return axis;
+    const values = data.flatMap((trace) => [...(trace[name] ?? [])]).filter((value) => value > 0);
+    const decades = Math.log10(Math.max(...values) / Math.min(...values));
+    if (!(decades > 0.35)) return axis;
+    return { ...axis, dtick: decades > 1.8 ? Math.ceil(decades / 5) : "D2" };
+  };
+
+  const framed = (layout, data, width) => {
     const [ink, line, paper] = ["ink", "line", "paper"].map(colour);
     const axis = { gridcolor: line, linecolor: line };
     return {
@@ -29,9 +39,23 @@
       plot_bgcolor: paper,
       font: { color: ink, family: "system-ui, sans-serif", size: narrow.matches ? 11 : 13 },
       hoverlabel: { bgcolor: colour("raised"), font: { color: ink } },
-      xaxis: { ...layout.xaxis, ...axis },
-      yaxis: { ...layout.yaxis, ...axis },
+      xaxis: { ...thinned(numbered(layout.xaxis, "x", data), width), ...axis },
+      yaxis: { ...numbered(layout.yaxis, "y", data), ...axis },
     };
+  };
+
+  // What the page holds compressed, as text.
+  const unpacked = (id) => {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+
+  // So many names of layers as there is room for.
+  const thinned = (axis, width) => {
+    if (!axis.ticktext) return axis;
+    const step = Math.ceil(axis.ticktext.length / Math.max(4, Math.floor(width / 24)));
+    const kept = (_, i) => i % step === 0;
+    return { ...axis, tickvals: axis.tickvals.filter(kept), ticktext: axis.ticktext.filter(kept) };
   };
 
   // The figure in one state of its control: a frame says how it differs from the first. Traces
@@ -41,11 +65,11 @@
     const layout = { ...figure.layout };
     for (const axis of ["xaxis", "yaxis"]) layout[axis] = { ...layout[axis], ...frame.layout?.[axis] };
     const x = frame.data?.[0].x;
-    const data = figure.data.map((trace, i) => ({ ...trace, ...(x && { x }), ...frame.data?.[i] }));
+    const data = figure.data.map((trace, i) => ({ ...trace, ...(x && !frame.data[i].x && { x }), ...frame.data?.[i] }));
     return { data, layout };
   };
 
-  const draw = (element, index) => {
+  const draw = (element, index, width) => {
     const record = figures[element.id];
     const [name, summary] = Object.entries(record.views)[index];
     const { data, layout } = state(record, index);
@@ -60,7 +84,8 @@
       element.querySelector("output").textContent = name;
     }
     const settings = { displayModeBar: false, responsive: true };
-    Plotly.react(plot, data.map(coloured), framed(layout), settings);
+    const laid = framed(layout, data, width ?? plot.clientWidth);
+    Plotly.react(plot, data.map(coloured), { ...laid, width }, settings);
     // The label above says it all; plotly keeps one more drawing, to measure texts.
     document.querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
   };
@@ -156,6 +181,51 @@
     show();
   });
 
+  // A table that is wider than its page shows its rows as cards; what scrolls can be focused.
+  const fit = (box) => {
+    box.classList.remove("stacked");
+    box.classList.toggle("stacked", box.scrollWidth > box.clientWidth);
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  };
+  // What a table is to those who hear it, whatever is made of it for the eye; names for its cards.
+  const describe = (table) => {
+    const names = [...table.tHead.rows[0].cells].map((cell) => cell.dataset.name);
+    const roles = [["table", [table]], ["rowgroup", [table.tHead, ...table.tBodies]], ["row", table.rows],
+      ["columnheader", table.tHead.rows[0].cells]];
+    for (const [role, elements] of roles) for (const element of elements) element.setAttribute("role", role);
+    for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, i) => {
+      cell.setAttribute("role", i ? "cell" : "rowheader");
+      cell.dataset.label = names[i];
+    });
+  };
+  const widths = new WeakMap();
+  const boxes = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (widths.get(target) === target.clientWidth) continue;
+      if (!widths.has(target)) describe(target.querySelector("table"));
+      widths.set(target, target.clientWidth);
+      fit(target);
+    }
+  });
+  document.querySelectorAll(".scroll").forEach((box) => boxes.observe(box));
+
+  // A link to a network opens it.
+  const reveal = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    const own = target?.querySelector(":scope > details.network");
+    if (!own || own.open) return;
+    own.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", reveal);
+  document.querySelectorAll("[data-unfold]").forEach((button) =>
+    button.addEventListener("click", () => {
+      const open = Boolean(button.dataset.unfold);
+      document.querySelectorAll("details.network").forEach((network) => (network.open = open));
+    }),
+  );
+
   const seen = new IntersectionObserver(
     (entries) => {
       for (const { isIntersecting, target } of entries) {
@@ -164,21 +234,21 @@
     },
     { rootMargin: "600px" }, // a page of many networks draws what is near
   );
-  document.querySelectorAll("figure").forEach((element) => {
-    const record = figures[element.id];
+
+  const prepare = (element) => {
     seen.observe(element);
     const control = element.querySelector("select, input");
     control?.addEventListener("input", () => draw(element, chosen(element)));
     element
       .querySelector("[data-csv]")
-      .addEventListener("click", () => save(`${element.id}.csv`, "text/csv", csv(figureRows(record))));
+      .addEventListener("click", () => save(`${element.id}.csv`, "text/csv", csv(figureRows(figures[element.id]))));
     element.querySelector("[data-svg]").addEventListener("click", async () => {
       const plot = element.querySelector(".plot");
       const { width, height } = plot.getBoundingClientRect();
       const url = await Plotly.toImage(plot, { format: "svg", width, height });
       save(`${element.id}.svg`, "image/svg+xml", decodeURIComponent(url.slice(url.indexOf(",") + 1)));
     });
-  });
+  };
 
   const theme = document.getElementById("theme");
   const recolour = () => {
@@ -187,9 +257,36 @@
   };
   theme.addEventListener("change", recolour);
   recolour();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  narrow.addEventListener("change", redraw);
+  reveal();
+
+  // On paper: light, as wide as a sheet, with everything open but the networks that are folded.
+  const opened = [];
   addEventListener("beforeprint", () => {
-    document.querySelectorAll("figure").forEach((element) => drawn.has(element) || draw(element, chosen(element)));
+    root.style.colorScheme = "light";
+    document.querySelectorAll("details:not(.network, [open])").forEach((part) => {
+      if (part.parentElement.closest("details:not([open])")) return;
+      part.open = true;
+      opened.push(part);
+    });
+    document.querySelectorAll("figure").forEach((element) => {
+      if (element.checkVisibility()) draw(element, drawn.get(element) ?? chosen(element), SHEET);
+    });
   });
+  addEventListener("afterprint", () => {
+    opened.splice(0).forEach((part) => (part.open = false));
+    recolour();
+  });
+
+  const start = async () => {
+    const [data, plotly] = await Promise.all([unpacked("figures"), unpacked("plotly")]);
+    figures = JSON.parse(data);
+    const script = document.createElement("script");
+    script.textContent = plotly;
+    document.head.append(script);
+    document.querySelectorAll("figure").forEach(prepare);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+    narrow.addEventListener("change", redraw);
+    root.dataset.ready = "true";
+  };
+  start();
 })();

@@ -1,0 +1,1 @@
+"""Everything that waits for an accelerator, in pieces: `python -m experiments.accelerator`."""
