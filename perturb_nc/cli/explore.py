@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturb_nc.cli.arguments import File, layers_in
+from perturb_nc.cli.arguments import Bias, File, Loss, layers_for
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -25,6 +25,8 @@ _HOST = (
 
 def explore(
     file: File,
+    loss: Loss = "squared",
+    bias: Bias = False,
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free")] = 8050,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="open a browser")] = False,
@@ -32,7 +34,7 @@ def explore(
     """A local page: drag λ_W, λ_H, β and the flow time and see the prediction beside the layers."""
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be 0..65535, got {port}")
-    layers = layers_in(file)
+    layers = layers_for(file, loss)
     try:
         from perturb_nc.show.explore.page import build_app
     except ModuleNotFoundError as error:
@@ -43,7 +45,7 @@ def explore(
 
     torch.set_num_threads(1)  # of each move: its matrices are too small to share
     with _listening(host, port) as listener:
-        app = build_app(layers, title=file.name)
+        app = build_app(layers, title=file.name, loss=loss, bias=bias)
         _serve(app.server, listener, host, open_browser)
 
 

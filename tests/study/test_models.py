@@ -9,6 +9,8 @@ from dense_cross_entropy import dense_cross_entropy
 
 import perturb_nc as pnc
 from perturb_nc.layer_samples import LayerSamples
+from perturb_nc.show.explore.page import SCALES, predicted
+from perturb_nc.study.explorer import Explorer
 from perturb_nc.study.misfit import Misfit
 from perturb_nc.study.models import LOSSES, model_of, only_squared, read_layers
 from perturb_nc.study.predict import predict_layers
@@ -152,3 +154,22 @@ def test_a_sweep_with_cross_entropy_is_its_optima_and_resumes(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             pnc.sweep(layer, **axes, loss="cross-entropy", **wrong)
+
+
+def test_the_explorer_shows_the_optimum_of_its_loss():
+    layer = samples()
+    explorer = Explorer({"a": layer, "b": after(layer)}, loss="cross-entropy", bias=True, tol=1e-10)
+    found = explorer.optimum("a", **STRENGTHS)
+    problem = pnc.CrossEntropyProblem(layer.features, layer.labels, **STRENGTHS)
+    assert found.solution.objective == pytest.approx(pnc.minimize(problem).objective, rel=1e-12)
+    near = explorer.optimum("a", **{**STRENGTHS, "beta": 0.55})  # from the one before
+    assert near.solution.status is pnc.Status.CONVERGED
+    with pytest.raises(ValueError, match="the closed form near collapse is of the squared loss"):
+        explorer.first_answer("a", **STRENGTHS)
+    answer = predicted(
+        explorer, "a", {name: scale.start for name, scale in SCALES.items()}, exact=False
+    )
+    assert answer.is_final
+    assert answer.optimum.solution.certificate.is_global
+    with pytest.raises(ValueError, match="layer 'a' holds no samples"):
+        Explorer({"a": layer.statistics}, loss="cross-entropy")
