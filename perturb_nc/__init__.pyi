@@ -2,8 +2,8 @@
 # Types of results stand beside their verbs in the rooms' own faces (theory, study, measure).
 
 from . import measure, networks, show, study, theory
-from .layer_files import load_layers, load_metadata, load_samples, save_layers
-from .layer_samples import LayerSamples, stratified
+from .layer_files import load_layers, load_metadata, save_layers
+from .layer_samples import LayerSamples
 from .measure.epoch_file import read_epochs
 from .measure.extraction import collect_features, collect_statistics
 from .measure.monitor import CollapseMonitor
@@ -51,11 +51,9 @@ __all__ = [  # noqa: RUF022 - by purpose
     "collect_statistics",
     "load_layers",
     "load_metadata",
-    "load_samples",
     "nearest_mean_scores",
     "read_epochs",
     "save_layers",
-    "stratified",
     # predict: from class statistics and regularisation to class statistics
     "CrossEntropyProblem",
     "FlowPath",
