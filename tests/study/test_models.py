@@ -142,7 +142,7 @@ def test_a_sweep_with_cross_entropy_is_its_optima_and_resumes(tmp_path):
         assert float(at["nc1"]) == pytest.approx(solution.metrics.nc1, rel=1e-8)
     seen = []
     again = {**axes, "loss": "cross-entropy", "bias": True, "store": store, "chunk": 1}
-    pnc.sweep(layer, **again, on_chunk=lambda *done: seen.append(done))
+    pnc.sweep(layer, **again, progress=lambda *done: seen.append(done))
     assert seen == [(2, 2)]
     with pytest.raises(ValueError, match="a sweep with other statistics_sha256"):
         pnc.sweep(samples(1), **again)
