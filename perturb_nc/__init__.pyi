@@ -30,9 +30,10 @@ from .theory.flow.cascade import cascade
 from .theory.flow.central_path import central_path_flow
 from .theory.flow.path import FlowPath
 from .theory.hyperparameter_response import hyperparameter_response
-from .theory.minimize import Solution, minimize
+from .theory.minimize import minimize
 from .theory.problem import NearCollapseProblem
 from .theory.response import linear_response
+from .theory.solution import Solution
 from .theory.spectrum import near_collapse_spectrum
 from .theory.status import Status
 from .theory.vicinity.batch import small_vicinity_batch

@@ -14,8 +14,9 @@ from torch import Tensor
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.models import Model
 from perturb_nc.theory.clock import Clock, OutOfTimeError
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 
 Vector = NDArray[np.float64]

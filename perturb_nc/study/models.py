@@ -27,10 +27,11 @@ from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.cross_entropy.response import outcome_change
 from perturb_nc.theory.hyperparameter_response import hyperparameter_response
 from perturb_nc.theory.isolated import weight_response
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
 
@@ -222,6 +223,7 @@ class CrossEntropyModel:
     def slopes(self, solution: Any) -> Slopes:
         """By the response of the optimum."""
         change = outcome_change(solution)
+        assert isinstance(change.within, Tensor)
         return change.means, change.within
 
     def optima(self, settings: Sequence[Setting], *, tol: float, clock: Clock) -> Optima:

@@ -5,9 +5,9 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from perturb_nc.theory.arrays import total
-from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import gradient_tangent
 from perturb_nc.validation import positive
@@ -30,9 +30,13 @@ def weight_response(
     of the changes is one of several directions at every optimum.
     """
     forcing = gradient_tangent(point, change)
-    found = solve_hessian(point, -forcing, _TOLERANCE).solution
-    residual = total((forcing + point.hessian_vector_product(found)).square())
-    return found, residual <= 1e-12 * total(forcing.square())
+    right = -forcing.reshape(-1, *forcing.shape[-2:])
+    copies = torch.arange(len(point.weight), device=right.device)
+    many = point.members(copies.repeat(len(right) // len(copies)))
+    found = solve_hessian(many, right, _TOLERANCE).solution
+    residual = total((right - many.hessian_vector_product(found)).square())
+    isolated = residual <= 1e-12 * total(right.square())
+    return found.view_as(forcing), isolated.view(forcing.shape[:-2])
 
 
 def solve_isolated(

@@ -25,7 +25,8 @@ from perturb_nc.moments import Scalar
 from perturb_nc.theory.arrays import Rows, Square, cholesky, relative, total
 from perturb_nc.theory.cross_entropy.elimination import Eliminated, Targets, eliminate
 from perturb_nc.theory.cross_entropy.loss import Logits
-from perturb_nc.theory.newton import line_search, solve_hessian
+from perturb_nc.theory.line_search import line_search
+from perturb_nc.theory.newton import solve_hessian
 
 _STEPS = 100
 _ALIKE = 2.0  # roots of the mean curvature that one preconditioner serves
@@ -74,6 +75,10 @@ class CrossEntropyPoint:
     weight: Float64[Tensor, "1 K m"]
     start: Logits | None = None
     movable: Float64[Tensor, "m"] | None = None
+
+    def members(self, rows: Tensor) -> "CrossEntropyPoint":
+        """The batch of one."""
+        return self
 
     @property
     def layer(self) -> Float64[Tensor, "1 K d"]:
@@ -274,7 +279,7 @@ def descend_convex(point: CrossEntropyPoint, tol: float = 1e-14) -> CrossEntropy
         if norm <= tol:
             break
         move = solve_hessian(point, -point.gradient, max(min(0.1, norm), 1e-8)).solution
-        trial, gained = line_search(evaluate, point, move, expand)
+        trial, gained = line_search(lambda _: evaluate, point, move, expand)
         if not gained:
             break
         point = cast(CrossEntropyPoint, trial)

@@ -110,6 +110,7 @@ def _hyperparameter_response(solution: CrossEntropySolution) -> HyperparameterRe
     reference = problem.samples.features + problem.shift
     features = solution.features(reference, problem.labels)
     change = _change(solution, reference, features, check=True)
+    assert isinstance(change.within, Tensor)
     values = metric_tensors(solution.statistics, solution.weight)
     metrics = metric_tangents(values, solution.statistics, solution.weight, change)
     rows = {name: tangents.tolist() for name, tangents in metrics.items()}
