@@ -61,11 +61,12 @@ FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
     "matplotlib": {
-        f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "notebook")
+        f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "bench", "notebook")
     },
     "dash": {"show/explore/page.py", "show/explore/guard.py"},
     "plotly": {
-        f"show/report/{name}.py" for name in ("along", "drawing", "overview", "page", "spectrum")
+        f"show/report/{name}.py"
+        for name in ("along", "bench", "drawing", "overview", "page", "spectrum")
     },
     "jinja2": {"show/report/page.py"},
 }

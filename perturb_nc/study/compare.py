@@ -21,9 +21,10 @@ from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import nonnegative, positive
 
@@ -156,7 +157,7 @@ def _fill(table: xr.Dataset, model: str, later: Sequence[str], prediction: Predi
     for layer, metrics in prediction.metrics.items():
         at = {"model": model, "layer": layer}
         table["predicted"].loc[at] = quantities(metrics)
-        table["predicted_spectrum"].loc[at] = prediction.spectra[layer]
+        table["predicted_spectrum"].loc[at] = prediction.spectra[layer][0]
     held_out = [layer not in prediction.given for layer in later]
     table["held_out"].loc[{"model": model, "layer": list(later)}] = held_out
 

@@ -11,8 +11,8 @@ from perturb_nc.study.misfit import Misfit, misfit
 from perturb_nc.study.profile import profile_interval
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, nonnegative, positive
 

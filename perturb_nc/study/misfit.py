@@ -15,10 +15,11 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.clock import Clock, OutOfTimeError
 from perturb_nc.theory.isolated import weight_response
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
 

@@ -9,8 +9,9 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import ArrayLike
 

@@ -10,17 +10,12 @@ from torch import Tensor
 
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.clock import Clock
-from perturb_nc.theory.curvature import advised, lowest_curvature
-from perturb_nc.theory.newton import (
-    Evaluate,
-    Mask,
-    Point,
-    line_search,
-    realigned,
-    solve_hessian,
-    wide,
-)
+from perturb_nc.theory.curvature import lowest_curvature
+from perturb_nc.theory.line_search import line_search, realigned
+from perturb_nc.theory.newton import solve_hessian
+from perturb_nc.theory.point import Evaluate, Mask, Point, wide
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.unused import advised
 
 Points = Callable[[Int64[Tensor, "b"]], Evaluate]
 Neglected = Callable[[Any], Float64[Tensor, "b"]]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import positive
 

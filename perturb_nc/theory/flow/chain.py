@@ -10,8 +10,9 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Progress
 from perturb_nc.theory.flow.cascade import effective_complexity
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.solution import Solution
 from perturb_nc.validation import ArrayLike, nonnegative
 
 
