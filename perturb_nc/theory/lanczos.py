@@ -10,6 +10,7 @@ from perturb_nc.theory.arrays import Rows, total
 from perturb_nc.theory.point import Point, wide
 
 _ITERATIONS = 150  # of Lanczos at most
+_NUMBERS = 1e8  # in its vectors
 _SMALL = 1e-6  # ... in the Lanczos process
 
 
@@ -35,13 +36,13 @@ def lanczos(
     noise = random_rows(*point.weight.shape[1:], like=point.weight)
     noise[:, noise.shape[1] - idle :] = 0.0
     image = top * noise[0] * math.sqrt(len(noise)) + noise  # Mv
-    vectors: list[Tensor] = []  # v, M-orthonormal
-    images: list[Tensor] = []  # Mv
+    steps = min(_ITERATIONS, noise.numel(), max(10, int(_NUMBERS / image.numel())))
+    vectors = image.new_empty(steps, *image.shape)  # v, M-orthonormal
+    images = torch.empty_like(vectors)  # Mv
     diagonal: list[Tensor] = []
     beside: list[Tensor] = []
     products = torch.zeros(len(image), dtype=torch.int64, device=image.device)
     active = torch.ones_like(products, dtype=torch.bool)
-    steps = min(_ITERATIONS, noise.numel())
     for step in range(steps):
         vector = point.precondition(image)
         size = total(vector * image).clamp(min=0.0).sqrt()
@@ -54,21 +55,20 @@ def lanczos(
         if not active.any() or step == steps - 1:
             break
         safe = torch.where(size > 0, size, 1.0)
-        vectors.append(vector / wide(safe))
-        images.append(image / wide(safe))
+        vectors[step], images[step] = vector / wide(safe), image / wide(safe)
         products = products + active
-        image = point.hessian_vector_product(vectors[-1])
-        diagonal.append(total(vectors[-1] * image))
+        image = point.hessian_vector_product(vectors[step])
+        diagonal.append(total(vectors[step] * image))
         for _ in range(2):
-            for v, other in zip(vectors, images, strict=True):
-                image = image - wide(total(v * image)) * other
+            parts = torch.einsum("sbkd,bkd->sb", vectors[: step + 1], image)
+            image = image - torch.einsum("sb,sbkd->bkd", parts, images[: step + 1])
     weights = torch.stack(
         [
             combined(own, shape, own.new_tensor(_SMALL))
             for own, shape in zip(values, shapes, strict=True)
         ]
     )
-    direction = torch.einsum("bs,sbkd->bkd", weights, torch.stack(vectors))
+    direction = torch.einsum("bs,sbkd->bkd", weights, vectors[: len(diagonal)])
     return values[:, 0], residual, direction, products
 
 

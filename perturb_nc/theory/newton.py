@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perturb_nc.theory.arrays import Rows, total
 from perturb_nc.theory.clock import Clock
-from perturb_nc.theory.point import Mask, Point, wide
+from perturb_nc.theory.point import Mask, Quadratic, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +33,19 @@ class HessianSolve:
 
 
 def solve_hessian(
-    point: Point, right: Rows, relative: Float64[Tensor, "..."] | float, clock: Clock | None = None
+    point: Quadratic,
+    right: Rows,
+    relative: Float64[Tensor, "..."] | float,
+    clock: Clock | None = None,
+    most: int | None = None,
 ) -> HessianSolve:
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
-    residual is measured. A direction of negative curvature ends the solve; if it is the first one,
-    it serves as the solution too. NaN where that Hessian is not definite in float64. `right` may
-    have one more leading dimension than the points: several right-hand sides at each.
+    residual is measured; by `most` products, where given. A direction of negative curvature ends
+    the solve; if it is the first one, it serves as the solution too. NaN where that Hessian is not
+    definite in float64. `right` may have one more leading dimension than the points: several
+    right-hand sides at each.
     """
     residual, direction = right, point.precondition(right)
     inner = total(residual * direction)
@@ -49,8 +54,8 @@ def solve_hessian(
     target = relative**2 * inner
     active = inner > 0
     bent, products = torch.zeros_like(active), torch.zeros_like(active, dtype=torch.int64)
-    limit = 2 * right.shape[-2] * right.shape[-1] + 10  # twice the exact bound, for rounding
-    for _ in range(limit):
+    bound = 2 * right.shape[-2] * right.shape[-1] + 10  # twice the exact one, for rounding
+    for _ in range(bound if most is None else most):
         if not active.any() or (clock is not None and clock.expired()):
             break
         product = point.hessian_vector_product(direction)
