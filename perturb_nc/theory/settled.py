@@ -11,7 +11,7 @@ rotations among features that are nothing in H0 the curvature of g is 0 up to th
 either sign. Newton's steps keep their order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import singledispatch
 
 import torch
@@ -73,6 +73,12 @@ class Settled:
             point.ridge,
             damping * point.gradient_norm[..., None, None],
         )
+
+    def members(self, rows: slice | Tensor) -> "Settled":
+        """Some of the points of the batch."""
+        a, b = self.values
+        own = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "values"}
+        return Settled(values=(a[rows], b[rows]), **own)
 
     def inward(self, rows: Rows) -> Rows:
         """V as Z."""
