@@ -42,7 +42,7 @@ def run(config: Config, store: Path) -> dict[str, object]:
             lambda_h=axis,
             beta=config.beta,
             store=store,
-            on_chunk=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     shown = dataset[list(DRAWN)].isel(singular_value=[0])  # the largest
     slopes = abs(shown["nc1_derivative"])

@@ -4,8 +4,9 @@
 from . import measure, networks, show, study, theory
 from .layer_files import load_layers, load_metadata, save_layers
 from .measure.epoch_file import read_epochs
-from .measure.extraction import collect_features, collect_statistics, nearest_mean_scores
+from .measure.extraction import collect_features, collect_statistics
 from .measure.monitor import CollapseMonitor
+from .measure.nearest_mean import nearest_mean_scores
 from .metrics import CollapseMetrics, collapse_metrics
 from .show.maps import plot_map
 from .show.plots import plot_comparison, plot_layers, plot_path
@@ -28,9 +29,10 @@ from .theory.flow.cascade import cascade
 from .theory.flow.central_path import central_path_flow
 from .theory.flow.path import FlowPath
 from .theory.hyperparameter_response import hyperparameter_response
-from .theory.minimize import Solution, minimize
+from .theory.minimize import minimize
 from .theory.problem import NearCollapseProblem
 from .theory.response import linear_response
+from .theory.solution import Solution
 from .theory.spectrum import near_collapse_spectrum
 from .theory.status import Status
 from .theory.vicinity.batch import small_vicinity_batch

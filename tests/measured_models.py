@@ -3,6 +3,9 @@
 import torch
 from torch import nn
 
+from perturb_nc.measure.extraction import collect_statistics
+from perturb_nc.statistics import ClassStatistics
+
 N, K, T, C = 24, 3, 5, 4
 
 
@@ -36,3 +39,20 @@ class Gives(nn.Module):
 
     def forward(self, *args, **kwargs):
         return self.function(*args, **kwargs)
+
+
+X, Y = labelled(6)
+
+
+def model(**options):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, K)).to(**options)
+
+
+def means(loader, network=None, **options):
+    return collect_statistics(network or model(), loader, **options)["2"].means
+
+
+def wanted(network=None):
+    with torch.no_grad():
+        return ClassStatistics.from_features((network or model())(X), Y).means

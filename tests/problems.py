@@ -3,7 +3,7 @@
 Everything here is written with columns, as in the paper, and knows nothing of class statistics.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -173,3 +173,19 @@ def assert_same(a, b, rtol=1e-12):
     torch.testing.assert_close(a.means, b.means, rtol=rtol, atol=rtol * scale**0.5)
     torch.testing.assert_close(a.within, b.within, rtol=rtol, atol=rtol * scale)
     torch.testing.assert_close(a.class_variance, b.class_variance, rtol=rtol, atol=rtol * scale)
+
+
+def batch_point(problem, weight):
+    """A problem at one weight, as a batch of one."""
+    point = problem.at(weight)
+    return replace(point, weight=weight[None], hyperparameters=point.hyperparameters[None])
+
+
+OPTIMA = CASES | {  # cases with an optimum to look for
+    "unconstrained, imbalanced": {"beta": 0.0, "counts": (2, 9, 5, 7)},
+    "nearly free": {"beta": 1e-8},
+    "nearly free, bias": {"beta": 1e-6, "bias": True},
+    "weak": {"lambda_w": 1e-3, "lambda_h": 1e-3, "beta": 1e-2},
+    "strong": {"lambda_w": 2.0, "lambda_h": 0.5, "beta": 1.0},
+    "large": {"dim": 30, "num_classes": 8},
+}

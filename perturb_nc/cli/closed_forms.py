@@ -24,7 +24,7 @@ def spectrum(
     as_json: Json = False,
 ) -> None:
     """Exact spectrum of the response at collapse (Theorem 4.2), beside the large-β form."""
-    from perturb_nc.show import terminal
+    from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text
     from perturb_nc.theory.spectrum import near_collapse_spectrum
 
@@ -39,7 +39,7 @@ def spectrum(
     if as_json:
         print(json_text(asdict(result)))
         return
-    terminal.show(*terminal.spectrum_tables(result))
+    terminal.show(*layer_tables.spectrum_tables(result))
 
 
 def deep_ufm(

@@ -18,7 +18,7 @@ def demo(
     """Train on the embedded digits, measure every layer, predict what follows, certify."""
     refuse_file(output)
     from perturb_nc.cli.demo_run import TRAINING, run_demo
-    from perturb_nc.show import terminal
+    from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text
 
     with progress_bar("training a residual MLP on digits", TRAINING.epochs) as update:
@@ -33,6 +33,6 @@ def demo(
     terminal.show(
         f"train accuracy {result.training.accuracy:.3f}, test {result.test_accuracy:.3f}. "
         "λ_W is K × the weight decay of the last layer; λ_H and β are choices (see --help).",
-        terminal.prediction_table(result.predictions, result.hyperparameters),
+        layer_tables.prediction_table(result.predictions, result.hyperparameters),
         *(f"wrote {path}" for path in result.files),
     )

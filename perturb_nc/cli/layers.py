@@ -71,7 +71,7 @@ def metrics(
     from perturb_nc.layer_files import load_layers
     from perturb_nc.metrics import collapse_metrics
     from perturb_nc.sampling import debiased_metrics, sampling_note
-    from perturb_nc.show import terminal
+    from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text, read_arrays
 
     w = None if weight is None else pick(read_arrays(weight), "weight", weight)
@@ -86,7 +86,7 @@ def metrics(
         return
     notes = [f"{name}: {note}" for name, s in layers.items() if (note := sampling_note(s))]
     terminal.show(
-        *terminal.metrics_tables(records, title=str(file), everything=everything),
+        *layer_tables.metrics_tables(records, title=str(file), everything=everything),
         *(notes if everything else terminal.first(notes)),
     )
 
@@ -118,7 +118,7 @@ def predict(
     each, and their labels: what `collect_features` gives. The squared loss needs class statistics.
     """
     from perturb_nc.layer_files import save_layers
-    from perturb_nc.show import terminal
+    from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text
     from perturb_nc.study.predict import predict_layers, predict_near_collapse, predict_problems
 
@@ -131,7 +131,7 @@ def predict(
         if loss != "squared":
             raise ValueError(f"method vicinity is of the squared loss, got loss {loss!r}")
         predictions = near = predict_near_collapse(layers_in(file), **hyperparameters, bias=bias)
-        table = terminal.near_collapse_table(near, hyperparameters)
+        table = layer_tables.near_collapse_table(near, hyperparameters)
     else:
         if loss == "squared":
             solved = predict_layers(
@@ -142,7 +142,7 @@ def predict(
                 _cross_entropy_problems(file, labels_key, **hyperparameters, bias=bias)
             )
         predictions = solved
-        table = terminal.prediction_table(solved, hyperparameters, everything=everything)
+        table = layer_tables.prediction_table(solved, hyperparameters, everything=everything)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:

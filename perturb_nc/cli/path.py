@@ -34,7 +34,7 @@ def flow(
     """The central path from a layer, and (β = 0) the later layers where they lie on it."""
     import numpy as np
 
-    from perturb_nc.show import terminal
+    from perturb_nc.show import path_tables, terminal
     from perturb_nc.show.labels import literal
     from perturb_nc.show.panels import ALONG, whole
     from perturb_nc.show.plots import TRACES, plot_path
@@ -57,7 +57,7 @@ def flow(
     if beta == 0 and len(layers) > 1:  # with an anchor ÑC1 may rise again, and place a layer twice
         calibration = calibrate_depth(layers, lambda_w=lambda_w, lambda_h=lambda_h)
     traces = scaled_traces(path)
-    record = {"layer": start, **terminal.flow_record(path, traces, calibration)}
+    record = {"layer": start, **path_tables.flow_record(path, traces, calibration)}
     title = f"Central path from {literal(start)} ({literal(file.name)})"
     drawn = {"layers": calibration, "metrics": (*ALONG, *TRACES)}
     figure = whole(plot_path, path, title=title, **drawn)
@@ -68,8 +68,8 @@ def flow(
         print(json_text(record))
         return
     terminal.show(
-        terminal.flow_table(path, traces),
-        *terminal.flow_lines(path, calibration, left_out),
+        path_tables.flow_table(path, traces),
+        *path_tables.flow_lines(path, calibration, left_out),
         *(f"wrote {output / name}" for name in ("path.json", "flow.png")),
     )
 
@@ -87,7 +87,7 @@ def depth(
     as_json: Json = False,
 ) -> None:
     """Place the layers of networks on the central path; its predictions beside measurements."""
-    from perturb_nc.show import terminal
+    from perturb_nc.show import path_tables, terminal
     from perturb_nc.show.labels import literal
     from perturb_nc.show.panels import whole
     from perturb_nc.show.plots import plot_comparison
@@ -112,8 +112,8 @@ def depth(
     records = {}
     for file, c in placed.items():
         left_out = networks[file][1]
-        errors, judged = terminal.median_errors(c, fit or [])
-        records[name_of(file)] = terminal.depth_record(c, errors, judged, left_out)
+        errors, judged = path_tables.median_errors(c, fit or [])
+        records[name_of(file)] = path_tables.depth_record(c, errors, judged, left_out)
         figure = output / f"depth-{name_of(file)}.png"
         with replacing(figure) as picture:
             names = literal(file.name), literal(c.start)
@@ -123,7 +123,7 @@ def depth(
             page = whole(plot_comparison, c, title=f"{title} ({decays})", metrics=shown)
             page.savefig(picture, dpi=150)
         if not as_json:
-            lines = terminal.depth_lines(errors, judged, left_out)
-            terminal.show(terminal.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
+            lines = path_tables.depth_lines(errors, judged, left_out)
+            terminal.show(path_tables.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
     write_json(output / "depth.json", records)
     print(json_text(records) if as_json else f"wrote {output / 'depth.json'}")

@@ -106,14 +106,5 @@ def _compare(
 ) -> "xr.Dataset":
     from perturb_nc.study.compare import compare_layers
 
-    finished = 0
-    with progress_bar(name, len(layers)) as update:
-
-        def on_layer(_: str) -> None:
-            nonlocal finished
-            finished += 1
-            update(finished)
-
-        comparison = compare_layers(layers, name=name, on_layer=on_layer, **settings)
-        update(len(layers))
-    return comparison
+    with progress_bar(name) as update:
+        return compare_layers(layers, name=name, progress=update, **settings)

@@ -67,7 +67,7 @@ def sweep(
                 executor=pool,
                 store=output,
                 chunk=chunk,
-                on_chunk=update,
+                progress=update,
             )
     except KeyboardInterrupt:
         again = f"repeat the command to go on with {printable(str(output))}"

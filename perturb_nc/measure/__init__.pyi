@@ -1,8 +1,8 @@
 # What perturb_nc itself does not list.
 
-from .extraction import NearestMeanScores
 from .joint import JointStatistics, joint_statistics, load_joint, save_joint
 from .monitor import ScalarWriter
+from .nearest_mean import NearestMeanScores
 from .reductions import random_projection
 
 __all__ = [

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.layer_files import load_joint, save_joint
+from perturb_nc.measure.arguments import Unpack
 from perturb_nc.measure.layers import walk_layers
-from perturb_nc.measure.loading import Loader, Unpack
+from perturb_nc.measure.loading import Loader
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.statistics import StatisticsBuilder
 

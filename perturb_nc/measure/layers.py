@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from perturb_nc.measure.loading import Call, Loader, Unpack, calls
+from perturb_nc.measure.arguments import Unpack
+from perturb_nc.measure.loading import Call, Loader, calls
 from perturb_nc.measure.modules import Layers, found_layers, named_layers, plain_model
 from perturb_nc.measure.reductions import Reducer, Reduction
 from perturb_nc.measure.undisturbed import plain_arithmetic, undisturbed

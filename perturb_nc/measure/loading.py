@@ -1,9 +1,8 @@
-"""From a model and a loader to calls of the model: the one place that knows batches."""
+"""From a model and a loader to calls of the model, batch by batch."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,19 +17,18 @@ from torch.utils.data import (
     default_collate,
 )
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data.distributed import DistributedSampler
 
+from perturb_nc.measure.arguments import Unpack, arguments_of, pair_of
 from perturb_nc.measure.dataset import Dataset, batches
+from perturb_nc.measure.placement import Placement
+from perturb_nc.measure.shares import own_samples
 from perturb_nc.validation import as_labels, as_tensor
 
-Unpack = Callable[[Any], tuple[Any, Any]]
-"""A batch of any kind to (inputs, labels)."""
 Loader = Iterable[Any] | Dataset | TorchDataset[Any]
 """Batches, or a data set to make them of."""
 
 _BATCH_SIZE = 1024  # of a `Dataset`
 _ITEMS = 256  # of a torch data set of single items
-_LABEL_KEYS = ("labels", "label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +66,12 @@ def calls(
     Raises:
         TypeError, ValueError: a batch of another kind, and what to do.
     """
-    own = _own_samples(loader)
-    place = _Placement(model)
+    own = own_samples(loader)
+    place = Placement(model)
     checked = False
     for batch in _opened(loader):
-        inputs, labels = _pair(batch, unpack)
-        args, kwargs = _arguments(model, inputs)
+        inputs, labels = pair_of(batch, unpack)
+        args, kwargs = arguments_of(model, inputs)
         call = _call(place, args, kwargs, labels, num_classes)
         if own is not None:
             call = _first(call, own)
@@ -81,7 +79,7 @@ def calls(
             if not len(call.labels):
                 continue
         if not checked:
-            _check_signature(model, call)
+            check_signature(model, call)
             checked = True
         yield call
 
@@ -107,7 +105,7 @@ def counts_at_hand(
         parts = [loader.tensors[1]]
     elif isinstance(loader, list | tuple):
         try:
-            parts = [_pair(batch, unpack)[1] for batch in loader]
+            parts = [pair_of(batch, unpack)[1] for batch in loader]
         except (TypeError, ValueError):
             return None  # the pass says which batch is wrong, and how
     try:
@@ -130,60 +128,7 @@ def _opened(loader: Any) -> Iterable[Any]:
     return loader
 
 
-def _pair(batch: Any, unpack: Unpack | None) -> tuple[Any, Any]:
-    if unpack is not None:
-        pair = unpack(batch)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(
-                f"unpack must turn a batch into (inputs, labels), got {type(pair).__name__}; "
-                "as unpack=lambda batch: (batch[0], batch[1])"
-            )
-        return pair[0], pair[1]
-    if isinstance(batch, Mapping):
-        keys = [key for key in _LABEL_KEYS if key in batch]
-        if len(keys) != 1:
-            raise ValueError(
-                f'a batch is a dictionary of {list(batch)} without "labels"; say which are the '
-                'labels, as unpack=lambda batch: ({"x": batch["x"]}, batch["y"])'
-            )
-        return {k: v for k, v in batch.items() if k != keys[0]}, batch[keys[0]]
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-    raise ValueError(
-        f"loader must give (inputs, labels) pairs, got {type(batch).__name__}{length}; pick the "
-        "two by unpack=, as unpack=lambda batch: batch[:2], or pass one batch as [(inputs, labels)]"
-    )
-
-
-def _arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs as positional and keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, tuple | list) and inputs and all(torch.is_tensor(x) for x in inputs):
-        return tuple(inputs), {}
-    parameters = _parameters(model)
-    kinds = {p.kind for p in parameters}
-    if parameters and kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}:
-        needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
-        if len(needed) != 1:
-            names = [p.name for p in parameters]
-            raise ValueError(
-                f"the model takes keywords only ({', '.join(names)}); name its inputs, as "
-                f'unpack=lambda batch: ({{"{names[0]}": batch[0]}}, batch[1])'
-            )
-        return (), {needed[0]: as_tensor(inputs, "inputs")}
-    return (as_tensor(inputs, "inputs"),), {}
-
-
-def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(model.forward).parameters.values())
-    except (TypeError, ValueError):  # compiled code has no signature
-        return []
-
-
-def _check_signature(model: nn.Module, call: Call) -> None:
+def check_signature(model: nn.Module, call: Call) -> None:
     """The model takes these arguments, or an error before it runs."""
     try:
         signature = inspect.signature(model.forward)
@@ -200,7 +145,7 @@ def _check_signature(model: nn.Module, call: Call) -> None:
 
 
 def _call(
-    place: "_Placement",
+    place: Placement,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     labels: Any,
@@ -223,61 +168,6 @@ def _call(
         as_labels(labels, size, num_classes=num_classes),
         None if mask is None else mask != 0,
     )
-
-
-class _Placement:
-    """Copies inputs to where a model computes, floats in its dtype."""
-
-    def __init__(self, model: nn.Module) -> None:
-        # Parameters on "meta" are elsewhere, and come when they are needed.
-        held = [t for t in chain(model.parameters(), model.buffers()) if not t.is_meta]
-        moves_itself = any(hasattr(m, "_hf_hook") for m in model.modules())
-        if not (held or moves_itself) and any(True for _ in model.parameters()):
-            raise ValueError(
-                "model has no numbers: all its parameters are on device meta; load its weights "
-                "first, as model.to_empty(device='cpu') and model.load_state_dict(...)"
-            )
-        self._device = held[0].device if held and not moves_itself else None
-        kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-        self._dtype = next((t.dtype for t in held if t.dtype in kinds), None)
-
-    def __call__(self, x: Any) -> Any:
-        if not torch.is_tensor(x):
-            return x
-        dtype = self._dtype if x.is_floating_point() and self._dtype is not None else x.dtype
-        return x.detach().to(self._device or x.device, dtype, copy=True)
-
-
-def _own_samples(loader: object) -> int | None:
-    """How many samples of this process are no repetition; None when all are its own."""
-    _check_even_batches(loader)
-    sampler = getattr(loader, "sampler", None)
-    if not isinstance(sampler, DistributedSampler):
-        return None
-    total = len(sampler.dataset)  # type: ignore[arg-type]
-    if sampler.total_size <= total:
-        return None
-    if type(sampler).__iter__ is not DistributedSampler.__iter__:
-        raise ValueError(
-            f"{type(sampler).__name__} repeats samples to fill up its processes ({total} to "
-            f"{sampler.total_size}), and which ones is not known; make it with drop_last=True"
-        )
-    return max(0, -((sampler.rank - total) // sampler.num_replicas))
-
-
-def _check_even_batches(loader: Any) -> None:
-    """ValueError for batches that accelerate fills up with samples of other processes."""
-    shard: Any = getattr(loader, "batch_sampler", None)
-    processes = getattr(shard, "num_processes", 1)
-    if processes < 2 or not getattr(shard, "even_batches", False):
-        return
-    size = shard.batch_size if shard.split_batches else shard.batch_size * processes
-    total = len(loader.dataset)
-    if total % size:
-        raise ValueError(
-            f"{type(shard).__name__} repeats samples to fill up its processes ({total} in batches "
-            f"of {size} altogether); prepare the loader with even_batches=False"
-        )
 
 
 def _first(call: Call, count: int) -> Call:

@@ -10,9 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from perturb_nc.measure.arguments import Unpack
 from perturb_nc.measure.epoch_file import EpochFile
 from perturb_nc.measure.extraction import collect_builders, collect_statistics
-from perturb_nc.measure.loading import Loader, Unpack, is_read_once
+from perturb_nc.measure.loading import Loader, is_read_once
 from perturb_nc.measure.modules import Layers, modules_by_name, named_layers, plain_model
 from perturb_nc.measure.processes import in_group, is_first, over_processes
 from perturb_nc.measure.reductions import Reduction

@@ -4,7 +4,7 @@ One labelled dataset holds it all; tables, figures and the report read it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import xarray as xr
@@ -20,10 +20,15 @@ from perturb_nc.study.misfit import misfit
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.clock import Clock, Progress
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
+from perturb_nc.theory.status import Status
 from perturb_nc.validation import nonnegative, positive
+
+_LATE = "time_limit came first"
 
 
 def compare_layers(
@@ -39,7 +44,8 @@ def compare_layers(
     parameters: xr.Dataset | None = None,
     predictions: Mapping[str, LayerPrediction] | None = None,
     intervals: xr.DataArray | None = None,
-    on_layer: Callable[[str], None] | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Hold two predictions of the theory and three rivals against every layer of a network.
 
@@ -72,7 +78,9 @@ def compare_layers(
         predictions: of `predict_layers` for these layers: the pair's optima, at parameters that
             were chosen; they are neither fitted nor solved for again.
         intervals: of `sampling_intervals`, kept beside the measurements.
-        on_layer: called with the name of each layer that is done.
+        time_limit: seconds after which nothing more is fitted: "time_limit" in `path_status`,
+            `fit_status` and `reason` of what was not finished.
+        progress: called as progress(layers, of how many) after every layer.
 
     Returns:
         A dataset with dimensions layer, model, quantity, index (of eigenvalues of Σ_W/tr Σ_B),
@@ -104,6 +112,7 @@ def compare_layers(
     """
     _check(layers, metric, lambda_w, lambda_h, fit, parameters)
     _check_predictions(layers, parameters, predictions)
+    clock = Clock.of(time_limit, progress)
     runs = stages(layers, metric)
     table = empty_comparison(runs)
     table.attrs |= {
@@ -120,6 +129,7 @@ def compare_layers(
         table.attrs["sampling"] = f"{len(notes)} of {len(layers)} layers, as {layer}: {note}"
     if intervals is not None:
         table["interval"] = intervals.reindex(layer=list(layers), quantity=list(QUANTITIES))
+    done, total = 0, sum(len(stage.names) - 1 for stage in runs)
     for stage in runs:
         later = stage.names[1:]
         if not stage.is_alone:
@@ -127,7 +137,7 @@ def compare_layers(
                 _fill(table, model, later, rival(stage))
             fixed = lambda_w if parameters is None else _path_lambda_w(parameters, stage)
             chosen = [n for n in later if n in fit] or sorted({*later[1::2], later[-1]})
-            _fill_path(table, stage, fixed, chosen)
+            _fill_path(table, stage, fixed, chosen, clock)
         for before, layer in pairwise(stage.names):
             observed = align(layers[layer], layers[before]) if align_layers else layers[layer]
             table["unchanged_residual"].loc[layer] = misfit(layers[before], observed)
@@ -135,11 +145,11 @@ def compare_layers(
                 table["fit_status"].loc[layer] = "given"
                 _fill_optimum(table, layer, predictions[before].solution, observed, True)
             elif pairs:
-                _fill_pair(table, layer, layers[before], observed, parameters)
+                _fill_pair(table, layer, layers[before], observed, parameters, clock)
             else:
                 table["reason"].loc["pair", layer] = "pairs were not asked for"
-            if on_layer is not None:
-                on_layer(layer)
+            done += 1
+            clock.report(done, total)
     return table
 
 
@@ -152,11 +162,15 @@ def _fill(table: xr.Dataset, model: str, later: Sequence[str], prediction: Predi
     table["held_out"].loc[{"model": model, "layer": list(later)}] = held_out
 
 
-def _fill_path(table: xr.Dataset, stage: Stage, lambda_w: float | None, fit: Sequence[str]) -> None:
+def _fill_path(
+    table: xr.Dataset, stage: Stage, lambda_w: float | None, fit: Sequence[str], clock: Clock
+) -> None:
     """The path, at every layer but the first."""
-    later = stage.names[1:]
+    later, lambda_h = stage.names[1:], table.attrs["lambda_h"]
     try:
-        found = calibrate_stage(stage, lambda_w=lambda_w, lambda_h=table.attrs["lambda_h"], fit=fit)
+        found = calibrate_stage(
+            stage, lambda_w=lambda_w, lambda_h=lambda_h, fit=fit, clock=clock.silent()
+        )
     except (ValueError, LinAlgError) as error:  # of these features: the other stages go on
         reason = " ".join(str(error).split())
         table["reason"].loc[{"model": "path", "layer": later}] = reason
@@ -167,7 +181,9 @@ def _fill_path(table: xr.Dataset, stage: Stage, lambda_w: float | None, fit: Seq
     table["path_status"].loc[{"layer": later}] = found.status.name.lower()
     missing = [n for n in later if n not in found.placed]
     reason = f"the path does not come by its {stage.metric}"
-    if math.isnan(found.lambda_w):
+    if found.status is Status.TIME_LIMIT:
+        reason = _LATE
+    elif math.isnan(found.lambda_w):
         reason = (
             f"no layer that λ_W could be fitted to: the path comes by the {stage.metric} of none"
         )
@@ -180,14 +196,18 @@ def _fill_pair(
     before: ClassStatistics,
     observed: ClassStatistics,
     parameters: xr.Dataset | None,
+    clock: Clock,
 ) -> None:
     at = {"model": "pair", "layer": layer}
+    if clock.expired():
+        table["reason"].loc[at], table["fit_status"].loc[layer] = _LATE, "time_limit"
+        return
     try:
         if parameters is None:
-            solution = _fitted(table, layer, before, observed)
+            solution = _fitted(table, layer, before, observed, clock)
         else:
             values = parameters["regularization"].sel(layer=layer)
-            solution = _transferred(table, layer, before, values)
+            solution = _transferred(table, layer, before, values, clock)
     except (ValueError, LinAlgError) as error:
         table["reason"].loc[at] = " ".join(str(error).split())
         return
@@ -207,9 +227,13 @@ def _fill_optimum(
 
 
 def _fitted(
-    table: xr.Dataset, layer: str, before: ClassStatistics, observed: ClassStatistics
+    table: xr.Dataset,
+    layer: str,
+    before: ClassStatistics,
+    observed: ClassStatistics,
+    clock: Clock,
 ) -> Solution:
-    found = fit_regularization(before, observed)
+    found = fit_regularization(before, observed, time_limit=clock.left())
     errors = found.standard_error
     for name in HYPERPARAMETERS:
         # Infinite where the statistics do not determine it; a JSON file has no infinity.
@@ -220,13 +244,16 @@ def _fitted(
 
 
 def _transferred(
-    table: xr.Dataset, layer: str, before: ClassStatistics, values: xr.DataArray
+    table: xr.Dataset, layer: str, before: ClassStatistics, values: xr.DataArray, clock: Clock
 ) -> Solution:
     if bool(values.isnull().any()):
         raise ValueError("the other comparison has no parameters for this layer")
     w, h, b = (float(values.sel(parameter=name)) for name in HYPERPARAMETERS)
-    table["fit_status"].loc[layer] = "transferred"
-    return minimize(NearCollapseProblem(before, lambda_w=w, lambda_h=h, beta=b))
+    problem = NearCollapseProblem(before, lambda_w=w, lambda_h=h, beta=b)
+    solution = minimize(problem, time_limit=clock.left())
+    late = solution.status is Status.TIME_LIMIT
+    table["fit_status"].loc[layer] = "time_limit" if late else "transferred"
+    return solution
 
 
 def _path_lambda_w(parameters: xr.Dataset, stage: Stage) -> float:

@@ -15,6 +15,7 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.quantities import log_ratio
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage
 from perturb_nc.summary import Tabular
+from perturb_nc.theory.clock import Clock, OutOfTimeError, Progress
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.status import Status
@@ -43,7 +44,7 @@ class DepthCalibration(Tabular):
         path: what the path predicts, at the layers placed.
         at_bound: {"lambda_w": "low" or "high"} where the fit ran to that end of its range, 1e-6 to
             1e2.
-        status: CONVERGED, or why the fit is none: AT_BOUND, MAX_STEPS, NOT_PLACED.
+        status: CONVERGED, or why the fit is none: AT_BOUND, MAX_STEPS, TIME_LIMIT, NOT_PLACED.
     """
 
     stage: Stage
@@ -116,6 +117,8 @@ def calibrate_depth(
     start: str | None = None,
     fit: Sequence[str] | None = None,
     rtol: float = 1e-6,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> DepthCalibration:
     """Place the layers of one width on the central path from the first (or any) of them.
 
@@ -132,6 +135,10 @@ def calibrate_depth(
             outside the span of the class means, which in networks need not fall.
         start: layer the path starts from; the first by default. Earlier layers are left out.
         fit: layers whose other metrics decide λ_W; all by default.
+        time_limit: seconds after which the best λ_W so far is returned, and the layers placed with
+            it, with TIME_LIMIT.
+        progress: called as progress(evaluations, size of the residual) while λ_W is fitted, and as
+            progress(layers, flow time) for those placed where it is given.
 
     Raises:
         ValueError: a metric or layer that is not known, fewer than two layers, dimensions or
@@ -142,8 +149,11 @@ def calibrate_depth(
     for statistics in layers.values():
         check_full(statistics)
     names = _checked(layers, metric, start, fit)
+    clock = Clock.of(time_limit, progress)
     stage = Stage({name: layers[name] for name in names}, metric)
-    return calibrate_stage(stage, lambda_w=lambda_w, lambda_h=lambda_h, fit=fit, rtol=rtol)
+    return calibrate_stage(
+        stage, lambda_w=lambda_w, lambda_h=lambda_h, fit=fit, rtol=rtol, clock=clock
+    )
 
 
 def calibrate_stage(
@@ -153,21 +163,26 @@ def calibrate_stage(
     lambda_h: float,
     fit: Sequence[str] | None = None,
     rtol: float = 1e-6,
+    clock: Clock | None = None,
 ) -> DepthCalibration:
     """`calibrate_depth` of layers that have been measured."""
     lambda_w = None if lambda_w is None else positive(lambda_w, "lambda_w")
     lambda_h = nonnegative(lambda_h, "lambda_h")
     later, status, ends = stage.names[1:], Status.CONVERGED, dict[str, str]()
     given: frozenset[str] = frozenset()
+    placed: Places = dict.fromkeys(later)
+    clock = clock or Clock()
     if lambda_w is None:
         given = frozenset(fit or later)
-        place_roughly = partial(place, stage, lambda_h=lambda_h, rtol=max(rtol, 1e-4))
-        lambda_w, status = _fit(place_roughly, stage, [n for n in later if n in given])
+        own = partial(place, stage, lambda_h=lambda_h, rtol=max(rtol, 1e-4), clock=clock.silent())
+        lambda_w, status, placed = _fit(own, stage, [n for n in later if n in given], clock)
         if status is Status.AT_BOUND:
             ends = {"lambda_w": "low" if lambda_w < 1 else "high"}
-    placed: Places = dict.fromkeys(later)
-    if not math.isnan(lambda_w):
-        placed = place(stage, lambda_w, lambda_h=lambda_h, rtol=rtol)
+        clock = clock.silent()
+    if not math.isnan(lambda_w) and status is not Status.TIME_LIMIT:
+        placed = place(stage, lambda_w, lambda_h=lambda_h, rtol=rtol, clock=clock)
+        if clock.expired():
+            status = Status.TIME_LIMIT
     reached = {name: path for name, path in placed.items() if path is not None}
     times = {
         name: float(reached[name].times[-1]) if name in reached else math.nan for name in later
@@ -179,12 +194,15 @@ def calibrate_stage(
         times=times,
         path=Prediction.of({name: p.statistics(-1) for name, p in reached.items()}, given),
         at_bound=ends,
-        status=status if reached else Status.NOT_PLACED,
+        status=status if reached or status is Status.TIME_LIMIT else Status.NOT_PLACED,
     )
 
 
-def place(stage: Stage, lambda_w: float, *, lambda_h: float, rtol: float) -> Places:
+def place(
+    stage: Stage, lambda_w: float, *, lambda_h: float, rtol: float, clock: Clock | None = None
+) -> Places:
     """The path up to each layer's value of the metric, or None where it does not get there."""
+    clock = clock or Clock()
     first, *later = stage.names
     placed: Places = dict.fromkeys(later)
     path = central_path_flow(
@@ -196,16 +214,17 @@ def place(stage: Stage, lambda_w: float, *, lambda_h: float, rtol: float) -> Pla
         value = stage.value(name)
         if value >= here:
             continue
-        path = path.from_last([_HORIZON], until={stage.metric: value})
+        path = path.from_last([_HORIZON], until={stage.metric: value}, time_limit=clock.left())
         if path.status is not Status.EVENT:
             break
         placed[name], here = path, value
+        clock.report(sum(p is not None for p in placed.values()), float(path.times[-1]))
     return placed
 
 
 def _fit(
-    place: Callable[[float], Places], stage: Stage, fit: Sequence[str]
-) -> tuple[float, Status]:
+    place: Callable[[float], Places], stage: Stage, fit: Sequence[str], clock: Clock
+) -> tuple[float, Status, Places]:
     """λ_W by least squares on log(predicted/measured) of all other metrics compared; NaN if none.
 
     A layer out of reach counts as wrong by a factor e. Where all are, there is nothing to descend:
@@ -221,8 +240,13 @@ def _fit(
         )
     ]
 
+    nowhere: Places = dict.fromkeys(stage.names[1:])
+    known: list[tuple[float, float, Places]] = []  # size of the residual, λ_W
+
     def residuals(log_lambda: NDArray[np.float64]) -> NDArray[np.float64]:
         placed = place(float(np.exp(log_lambda[0])))
+        if clock.expired():
+            raise OutOfTimeError
         values = []
         for name in fit:
             path = placed[name]
@@ -234,23 +258,31 @@ def _fit(
                 )
                 for m in others
             ]
+        size = float(np.linalg.norm(values))
+        known.append((size, float(np.exp(log_lambda[0])), placed))
+        clock.report(len(known), size)
         return np.array(values)
 
     first = stage.value(stage.names[0])
     if not others or all(stage.value(name) >= first for name in fit):
-        return math.nan, Status.NOT_PLACED
+        return math.nan, Status.NOT_PLACED, nowhere
     start = next((w for w in _STARTS if any(place(w)[name] is not None for name in fit)), None)
     if start is None:
-        return math.nan, Status.NOT_PLACED
+        late = Status.TIME_LIMIT if clock.expired() else Status.NOT_PLACED
+        return math.nan, late, nowhere
     low, high = np.log(_BOUNDS)
-    found = scipy.optimize.least_squares(
-        residuals, [math.log(start)], bounds=(low, high), diff_step=1e-3, xtol=1e-4
-    )
+    try:
+        found = scipy.optimize.least_squares(
+            residuals, [math.log(start)], bounds=(low, high), diff_step=1e-3, xtol=1e-4
+        )
+    except OutOfTimeError:
+        _, best, placed = min(known, key=lambda k: k[0], default=(math.inf, math.nan, nowhere))
+        return best, Status.TIME_LIMIT, placed
     at = float(found.x[0])
     if found.status <= 0:
-        return math.exp(at), Status.MAX_STEPS
+        return math.exp(at), Status.MAX_STEPS, nowhere
     at_end = min(at - low, high - at) < _AT_END
-    return math.exp(at), Status.AT_BOUND if at_end else Status.CONVERGED
+    return math.exp(at), Status.AT_BOUND if at_end else Status.CONVERGED, nowhere
 
 
 def _checked(

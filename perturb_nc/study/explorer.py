@@ -21,8 +21,9 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import nonnegative

@@ -10,9 +10,9 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.misfit import Misfit, misfit
 from perturb_nc.study.profile import profile_interval
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.minimize import Solution
-from perturb_nc.theory.newton import Clock, Progress
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, nonnegative, positive
 
@@ -125,8 +125,8 @@ def fit_regularization(
         lambda_w, lambda_h, beta: values to hold fixed (λ_W and β > 0, λ_H >= 0); None to fit.
         bias: whether the last layer of the model has a bias.
         max_steps: least-squares steps at most.
-        time_limit: seconds after which the best so far is returned, with TIME_LIMIT; the coarse
-            grid and one optimum from each of its best settings are worked out in any case.
+        time_limit: seconds after which the best so far is returned, with TIME_LIMIT: its optimum
+            as far as it came, standard errors NaN.
         progress: called as progress(evaluations, size of the residual) after every one.
 
     Raises:
@@ -159,12 +159,14 @@ def fit_regularization(
     solution = problem.solved(best.x)
     residuals = problem.residuals(best.x)
     between = residuals[: reference.means.numel()]
-    covariance = problem.covariance(best.x, residuals)
+    late = best.status <= 0 and clock.expired()
+    unknown = np.full((len(problem.free), len(problem.free)), math.nan)
+    covariance = unknown if late else problem.covariance(best.x, residuals)
     names, at_bound = problem.free, problem.at_end(best.x)
     flat = [n for n, v in zip(names, covariance.diagonal(), strict=True) if not math.isfinite(v)]
     status = Status.CONVERGED
     if best.status <= 0:
-        status = Status.TIME_LIMIT if clock.expired() else Status.MAX_STEPS
+        status = Status.TIME_LIMIT if late else Status.MAX_STEPS
     elif set(flat) - set(at_bound):
         status = Status.NOT_DETERMINED
     elif at_bound:

@@ -7,7 +7,7 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from perturb_nc.theory.newton import Clock
+from perturb_nc.theory.clock import Clock
 
 _FIRST, _MOST = 32, 1024  # pieces in flight, at the start and at most
 Item = TypeVar("Item")

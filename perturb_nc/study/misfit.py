@@ -13,12 +13,13 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.batch import minimize_batch
+from perturb_nc.theory.clock import Clock, OutOfTimeError
 from perturb_nc.theory.isolated import weight_response
-from perturb_nc.theory.minimize import Solution, minimize
-from perturb_nc.theory.newton import Clock
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
 
@@ -51,10 +52,6 @@ def _scales(observed: ClassStatistics) -> tuple[Float64[Tensor, "K 1"], Float64[
     # Both collapsed: nothing to compare.
     of_within = math.sqrt(0.5) / within if within > 0 else within
     return (observed.priors / 2).sqrt()[:, None] / means, of_within
-
-
-class OutOfTimeError(Exception):
-    """The clock of a misfit ran out."""
 
 
 class Misfit:
@@ -95,7 +92,12 @@ class Misfit:
             zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True)
         )
         found = minimize_batch(
-            self._reference, **columns, bias=self._bias, tol=1e-6, max_steps=_NEWTON_STEPS
+            self._reference,
+            **columns,
+            bias=self._bias,
+            tol=1e-6,
+            max_steps=_NEWTON_STEPS,
+            time_limit=self._clock.left(),
         )
         sizes: list[float] = []
         for i, setting in enumerate(settings):
@@ -133,7 +135,7 @@ class Misfit:
         if self._best is None or cost < self._best[0]:
             self._best = cost, x.copy()
         self._evaluations += 1
-        self._clock.report(self._evaluations, torch.tensor(cost, dtype=torch.float64).sqrt())
+        self._clock.report(self._evaluations, math.sqrt(cost))
         return found
 
     def solved(self, x: Vector) -> Solution:
@@ -141,7 +143,8 @@ class Misfit:
         if self._last is None or not np.array_equal(self._last[0], x):
             problem = self._problem(self.values(x))
             # From scratch, so that the prediction is a function of the parameters alone.
-            self._last = (x.copy(), minimize(problem, max_steps=_NEWTON_STEPS))
+            left = self._clock.left()
+            self._last = (x.copy(), minimize(problem, max_steps=_NEWTON_STEPS, time_limit=left))
         return self._last[1]
 
     def residuals(self, x: Vector) -> Vector:

@@ -1,14 +1,17 @@
 """Predicted beside measured, layer by layer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import ArrayLike
 
@@ -95,6 +98,8 @@ def predict_layers(
     beta: float,
     bias: bool = False,
     weights: Mapping[str, ArrayLike] | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> dict[str, LayerPrediction]:
     """Solve the model with each layer as the reference features H0 of the one that follows.
 
@@ -102,6 +107,8 @@ def predict_layers(
         layers: name → measured class statistics, in order.
         lambda_w, lambda_h, beta, bias: as in NearCollapseProblem, the same for every layer.
         weights: name → weight that reads the layer, for the measured NC3 metrics.
+        time_limit: seconds, of all layers; solutions not finished by then have status TIME_LIMIT.
+        progress: called as progress(layers, of how many) after every layer.
 
     Raises:
         ValueError: bad hyper-parameters, or a weight that does not fit its layer.
@@ -112,23 +119,30 @@ def predict_layers(
         )
         for name, statistics in layers.items()
     }
-    return predict_problems(problems, weights)
+    return predict_problems(problems, weights, time_limit=time_limit, progress=progress)
 
 
 def predict_problems(
     problems: Mapping[str, NearCollapseProblem] | Mapping[str, CrossEntropyProblem],
     weights: Mapping[str, ArrayLike] | None = None,
+    *,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> dict[str, LayerPrediction]:
     """`predict_layers` for problems of one's own, with either loss."""
-    weights = weights or {}
+    weights, clock = weights or {}, Clock.of(time_limit, progress)
     measured = {
         name: collapse_metrics(problem.statistics, weights.get(name))
         for name, problem in problems.items()
     }
     predictions = {}
     for name, problem in problems.items():
-        solution: Solution = minimize(problem)  # type: ignore[arg-type]  # either loss
+        solution: Solution = minimize(
+            problem,  # type: ignore[arg-type]  # either loss
+            time_limit=clock.left(),
+        )
         predictions[name] = LayerPrediction(measured[name], solution)
+        clock.report(len(predictions), len(problems))
     return predictions
 
 

@@ -1,6 +1,7 @@
 """How much of a measured metric is chance: the jackknife over samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from perturb_nc.sampling import SampleMoments, unbiased_square
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import QUANTITIES
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.validation import ArrayLike, as_labels, checked_features
 
 _BYTES = 32 * 2**20  # of K×K tables of samples left out
@@ -28,7 +30,8 @@ def sampling_intervals(
     labels: ArrayLike,
     *,
     level: float = 0.95,
-    on_layer: Callable[[str], None] | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> xr.DataArray:
     """Confidence intervals of the collapse metrics that the samples of layers were drawn with.
 
@@ -46,7 +49,8 @@ def sampling_intervals(
         features: layer → (N, d), as many samples in each.
         labels: (N,) in 0..K-1.
         level: wanted coverage, in (0, 1).
-        on_layer: called with the name of every layer done.
+        time_limit: seconds after which layers not begun are NaN, with "time_limit came first".
+        progress: called as progress(layers, of how many) after every layer.
 
     Returns:
         (bound, layer, quantity) with bounds "low" and "high", for `compare_layers(intervals=...)`.
@@ -65,14 +69,17 @@ def sampling_intervals(
     if len(set(sizes.values())) > 1:
         raise ValueError(f"features must have one number of samples, got {sizes}")
     y = as_labels(labels, next(iter(sizes.values())))
+    clock = Clock.of(time_limit, progress)
     z = float(ndtri((1 + level) / 2))
     found = np.full((2, len(layers), len(QUANTITIES)), np.nan)
     reasons = []
     for place, (name, x) in enumerate(layers.items()):
-        found[:, place], why = _intervals(x, y.to(x.device), z)
+        if clock.expired():
+            found[:, place], why = np.nan, dict.fromkeys(QUANTITIES, "time_limit came first")
+        else:
+            found[:, place], why = _intervals(x, y.to(x.device), z)
         reasons += [f"{name}, {quantity}: {reason}" for quantity, reason in why.items()]
-        if on_layer is not None:
-            on_layer(name)
+        clock.report(place + 1, len(layers))
     return xr.DataArray(
         found,
         dims=("bound", "layer", "quantity"),

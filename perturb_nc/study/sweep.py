@@ -1,7 +1,7 @@
 """Maps of the optimum over the hyper-parameters, in pieces that run anywhere and resume."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import fields
 from pathlib import Path
@@ -26,8 +26,8 @@ from perturb_nc.study.sweep_plan import (
 )
 from perturb_nc.study.sweep_store import SweepStore
 from perturb_nc.theory.batch import minimize_batch
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.flow.central_path import central_path_flows
-from perturb_nc.theory.newton import Clock
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.vicinity.batch import small_vicinity_batch
 from perturb_nc.theory.vicinity.frame import nearest_frame
@@ -54,8 +54,8 @@ def sweep(
     store: str | Path | None = None,
     chunk: int = 256,
     tol: float = 1e-10,
-    on_chunk: Callable[[int, int], None] | None = None,
     time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """The certified optimum of (1) at every setting of λ_W, λ_H and β, or what is near collapse.
 
@@ -85,10 +85,10 @@ def sweep(
             and a call with the same arguments goes on from them; damaged ones are computed again.
         chunk: settings solved together (and lost at most, by a kill, per worker).
         tol: relative gradient norm to reach.
-        on_chunk: called as on_chunk(finished, total) settings at the start and after every chunk.
         time_limit: seconds after which settings under way end with status time_limit, and those not
-            begun stay pending (NaN). With a store, a later call computes both. Flows under way and
-            chunks that an executor has begun come to their end.
+            begun stay pending (NaN). With a store, a later call computes both. Chunks that an
+            executor has begun come to their end.
+        progress: called as progress(settings, of how many) at the start and after every chunk.
 
     Raises:
         ValueError: arguments out of range; a store of another sweep, or a URL for one; statistics
@@ -110,7 +110,7 @@ def sweep(
     Source: docs §4.1-4.3, 4.5.
     """
     check_full(statistics)
-    clock = Clock.of(time_limit, None)
+    clock = Clock.of(time_limit, progress)
     plan = SweepPlan.checked(
         lambda_w, lambda_h, beta, flow_times,
         zipped=zipped, bias=bias, tol=tol, chunk=chunk, method=method,
@@ -125,8 +125,7 @@ def sweep(
     unfinished = np.isin(status.values, [_PENDING, _LATE])
     regions = [r for r in plan.regions() if unfinished[tuple(r.values())].any()]
     finished = _settled(status.values)  # counted on from here: whole it takes all settings
-    report = on_chunk or (lambda finished, total: None)
-    report(finished, status.size)
+    clock.report(finished, status.size)
     variables = {str(name): (v.values, v.dims) for name, v in dataset.variables.items()}
     for region, values in _computed(statistics, plan, regions, executor, clock):
         place = tuple(region.values())
@@ -138,7 +137,7 @@ def sweep(
         if kept is not None:
             kept.write(region, list(values))
         finished += _settled(status.values[place])
-        report(finished, status.size)
+        clock.report(finished, status.size)
     if bool((status == _FAILED).all()):
         _solve(statistics, plan.settings(plan.regions()[0])[:1], plan, clock)  # raises the reason
     return dataset
@@ -197,7 +196,7 @@ def _piece(
     else:
         values = _solved(statistics, settings, plan, clock)
     if len(flow_settings) and not clock.expired():
-        values |= _flows(statistics, flow_settings, plan.flow_times)
+        values |= _flows(statistics, flow_settings, plan.flow_times, clock)
     return values
 
 
@@ -265,11 +264,16 @@ def _near_collapse(
 
 
 def _flows(
-    statistics: ClassStatistics, settings: NDArray[np.float64], times: tuple[float, ...]
+    statistics: ClassStatistics,
+    settings: NDArray[np.float64],
+    times: tuple[float, ...],
+    clock: Clock,
 ) -> Values:
     """Metrics along the central paths; NaN at times that the integration did not reach."""
     w, h = settings.T.tolist()
-    paths = central_path_flows(statistics, lambda_w=w, lambda_h=h, times=times)
+    paths = central_path_flows(
+        statistics, lambda_w=w, lambda_h=h, times=times, time_limit=clock.left()
+    )
     values: Values = {f"flow_{m}": np.full((len(paths), len(times)), np.nan) for m in FLOW_METRICS}
     for i, path in enumerate(paths):
         for t, metrics in enumerate(path.metrics):

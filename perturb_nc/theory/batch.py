@@ -11,10 +11,10 @@ from torch import Tensor
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.batch_points import Part, chunks, full_norm, metrics_at, points
 from perturb_nc.theory.certificate import certify_batch
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.compression import Compression, compress
 from perturb_nc.theory.descent import COUNTED, Descent, Points, descend
 from perturb_nc.theory.minimize import starting_weight
-from perturb_nc.theory.newton import Clock, Progress
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import settings as all_settings

@@ -12,7 +12,6 @@ Where K·d is small the Hessian is formed,
 elsewhere a Lanczos process on its products goes on until the lowest value is known well enough.
 """
 
-import math
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -22,12 +21,12 @@ from torch import Tensor
 
 from perturb_nc.moments import trace
 from perturb_nc.theory.arrays import Rows, total
-from perturb_nc.theory.newton import Evaluate, Mask, Point, wide
+from perturb_nc.theory.lanczos import combined, lanczos, random_rows
+from perturb_nc.theory.point import Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
 
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
-_ITERATIONS = 150  # of Lanczos at most
 _EXACT = 1e-9  # relative curvature that counts as none
 _SMALL = 1e-6  # ... in the Lanczos process
 
@@ -56,7 +55,7 @@ class Curvature:
 def lowest_curvature(point: Point) -> Curvature:
     """The lowest curvature at the points of a batch."""
     top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
-    return _completed(point, *_lanczos(point, top), rounding=_SMALL)
+    return _completed(point, *lanczos(point, top), rounding=_SMALL)
 
 
 @lowest_curvature.register
@@ -68,7 +67,7 @@ def _(point: ReducedPoint) -> Curvature:
     rounding = 8 * torch.finfo(torch.float64).eps * scale
     if k * d > _DENSE:
         top = point.residual_spectrum[1][..., -1:]
-        found = _lanczos(point, top, point.idle)
+        found = lanczos(point, top, point.idle)
         return _completed(point, *found, rounding=rounding + _SMALL)
     rounding = rounding + _EXACT
     size = max(1, _BYTES // (8 * (k * d) ** 2))
@@ -129,7 +128,7 @@ def _judged(
     shifted.diagonal(dim1=1, dim2=2).add_(rounding[:, None])
     roots, failed = torch.linalg.cholesky_ex(shifted)
     direction = matrices.new_zeros(matrices.shape[:2])
-    vectors = _random(matrices.shape[1], 4, like=matrices).expand(len(matrices), -1, -1)
+    vectors = random_rows(matrices.shape[1], 4, like=matrices).expand(len(matrices), -1, -1)
     for _ in range(16):  # inverse iteration
         vectors = torch.linalg.qr(torch.cholesky_solve(vectors, roots)).Q
     inner = vectors.mT @ matrices @ vectors
@@ -137,128 +136,5 @@ def _judged(
     lowest = torch.linalg.eigvalsh(torch.where(proven, inner, 0.0))[:, 0]
     for i in failed.nonzero().flatten().tolist():
         values, vectors = torch.linalg.eigh(matrices[i])
-        lowest[i], direction[i] = values[0], _combined(values, vectors, rounding[i])
+        lowest[i], direction[i] = values[0], combined(values, vectors, rounding[i])
     return lowest, direction
-
-
-def _combined(
-    values: Float64[Tensor, "n"], vectors: Float64[Tensor, "m n"], rounding: Tensor
-) -> Float64[Tensor, "m"]:
-    """A unit vector with a part in every direction of negative curvature."""
-    weights = (-values).clamp(min=0.0).sqrt() * (values < -rounding)
-    weights = weights * _random(len(values), like=values).sign()
-    return vectors @ (weights / weights.norm().clamp(min=1e-300))
-
-
-def _random(*shape: int, like: Tensor) -> Tensor:
-    generator = torch.Generator("cpu").manual_seed(0)
-    found = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
-    return found.to(like.device)
-
-
-def _lanczos(
-    point: Point, top: Float64[Tensor, "B K 1"], idle: int = 0
-) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"], Rows, Int64[Tensor, "B"]]:
-    """Lowest value, residual, direction and products, from a start towards the lift's advice."""
-    noise = _random(*point.weight.shape[1:], like=point.weight)
-    noise[:, noise.shape[1] - idle :] = 0.0
-    image = top * noise[0] * math.sqrt(len(noise)) + noise  # Mv
-    vectors: list[Tensor] = []  # v, M-orthonormal
-    images: list[Tensor] = []  # Mv
-    diagonal: list[Tensor] = []
-    beside: list[Tensor] = []
-    products = torch.zeros(len(image), dtype=torch.int64, device=image.device)
-    active = torch.ones_like(products, dtype=torch.bool)
-    steps = min(_ITERATIONS, noise.numel())
-    for step in range(steps):
-        vector = point.precondition(image)
-        size = total(vector * image).clamp(min=0.0).sqrt()
-        if step:
-            beside.append(size)
-            values, shapes = torch.linalg.eigh(_tridiagonal(diagonal, beside))
-            residual = size * shapes[:, -1, 0].abs()
-            known = (residual < 0.1 * values[:, 0].abs()) | (residual < _SMALL)
-            active = active & ~(known & (step > 3))
-        if not active.any() or step == steps - 1:
-            break
-        safe = torch.where(size > 0, size, 1.0)
-        vectors.append(vector / wide(safe))
-        images.append(image / wide(safe))
-        products = products + active
-        image = point.hessian_vector_product(vectors[-1])
-        diagonal.append(total(vectors[-1] * image))
-        for _ in range(2):
-            for v, other in zip(vectors, images, strict=True):
-                image = image - wide(total(v * image)) * other
-    weights = torch.stack(
-        [
-            _combined(own, shape, own.new_tensor(_SMALL))
-            for own, shape in zip(values, shapes, strict=True)
-        ]
-    )
-    direction = torch.einsum("bs,sbkd->bkd", weights, torch.stack(vectors))
-    return values[:, 0], residual, direction, products
-
-
-def _tridiagonal(diagonal: list[Tensor], beside: list[Tensor]) -> Float64[Tensor, "B s s"]:
-    matrix = torch.diag_embed(torch.stack(diagonal, dim=-1))
-    if len(diagonal) > 1:
-        off = torch.diag_embed(torch.stack(beside[: len(diagonal) - 1], dim=-1), offset=1)
-        matrix = matrix + off + off.mT
-    return matrix
-
-
-@singledispatch
-def advised(point: Point, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mask]:
-    """The points after the lift's advice where `wanted` and where it gains, and where it did."""
-    return point, torch.zeros_like(wanted)
-
-
-@advised.register
-def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mask]:
-    """W + Σ t_i u_i q_iᵀ into the feature directions q_i that are used least.
-
-    u_i are left singular vectors of E with r_i = σ_i²K/(Ncλ_W) > 1. Where q_i is unused, g along
-    t_i alone is least at t_i² = (√r_i - 1)/(u_iᵀGu_i); directions with qᵀSq above a tenth of λ_W/K
-    are left out. (docs §4.2: if d >= rank(H0) + K only such directions lead from a stationary
-    point that is not global.)
-    """
-    k, d = point.weight.shape[1:]
-    # A look at few directions tells whether any is unused.
-    spread, _ = _least_used(point, min(4, k, d - point.idle))
-    limit = 0.1 * point.ridge[..., 0]
-    sound = point.stiffness.isfinite().all(-1).all(-1)  # what is badly scaled is not moved
-    wanted = wanted & sound & (spread < limit).any(-1)
-    if wanted.any():
-        squares, vectors = point.residual_spectrum
-        ratios = squares / (point.c * point.ridge)[..., 0]
-        wanted = wanted & (ratios[..., -1] > 1)
-    if not wanted.any():
-        return point, wanted
-    count = min(k, d - point.idle)
-    spread, rows = _least_used(point, count)
-    ratios, vectors = ratios.flip(-1)[..., :count], vectors.flip(-1)[..., :count]
-    room = (spread < limit) & (ratios > 1)
-    stiffness = (vectors * (point.gain @ vectors)).sum(-2)
-    lengths = torch.where(room, (ratios.clamp(min=1.0).sqrt() - 1) / stiffness, 0.0).sqrt()
-    trial = evaluate(point.weight + (vectors * lengths[..., None, :]) @ rows)
-    better = wanted & (trial.excess < point.excess * (1 - 1e-12))
-    if not better.any():
-        return point, better
-    if not better.all():
-        trial = evaluate(torch.where(wide(better), trial.weight, point.weight))
-    return trial, better
-
-
-def _least_used(
-    point: ReducedPoint, count: int
-) -> tuple[Float64[Tensor, "B n"], Float64[Tensor, "B n d"]]:
-    """Orthonormal directions q in which features vary least, and qᵀSq, by inverse iteration."""
-    used = point.weight.shape[2] - point.idle
-    rows = torch.nn.functional.pad(_random(count, used, like=point.weight), (0, point.idle))
-    rows = rows.expand(len(point.weight), *rows.shape)
-    for _ in range(2):
-        rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT
-    inner = rows @ point.moment @ rows.mT
-    spread, turn = torch.linalg.eigh(torch.where(inner.isfinite(), inner, 0.0))  # raises for NaN
-    return spread, turn.mT @ rows

@@ -9,18 +9,13 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.theory.certificate import certify_batch
-from perturb_nc.theory.curvature import advised, lowest_curvature
-from perturb_nc.theory.newton import (
-    Clock,
-    Evaluate,
-    Mask,
-    Point,
-    line_search,
-    realigned,
-    solve_hessian,
-    wide,
-)
+from perturb_nc.theory.clock import Clock
+from perturb_nc.theory.curvature import lowest_curvature
+from perturb_nc.theory.line_search import line_search, realigned
+from perturb_nc.theory.newton import solve_hessian
+from perturb_nc.theory.point import Evaluate, Mask, Point, wide
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.unused import advised
 
 Points = Callable[[Int64[Tensor, "b"]], Evaluate]
 Neglected = Callable[[Any], Float64[Tensor, "b"]]
@@ -106,7 +101,7 @@ def descend(
             enough = _enough(point, tol, neglected)
         far, final = point.gradient_norm > enough, enough <= tol
         found.weight[live] = point.weight
-        clock.report(int(found.steps.max()), point.gradient_norm)
+        clock.report(int(found.steps.max()), point.gradient_norm.max().item())
         open_ = (~far | stuck) & final  # stationary, and perhaps a saddle
         if clock.expired() or open_.any():
             open_ = open_ & ~certify_batch(point).is_global

@@ -10,8 +10,8 @@ from torch import Tensor
 from perturb_nc.metrics import metric_tensors
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.isolated import check_isolated, solve_isolated
-from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.tangents import gradient_tangent, outcome_tangents, point_tangent
 
 

@@ -5,9 +5,9 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from perturb_nc.theory.arrays import total
-from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import gradient_tangent
 from perturb_nc.validation import positive

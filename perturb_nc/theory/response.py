@@ -12,8 +12,8 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.arrays import Rows
 from perturb_nc.theory.isolated import check_isolated, solve_isolated
-from perturb_nc.theory.minimize import Solution
 from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.solution import Solution
 from perturb_nc.validation import ArrayLike, as_features, as_labels
 
 

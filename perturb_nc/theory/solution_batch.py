@@ -13,10 +13,10 @@ from perturb_nc.summary import Tabular, tally
 from perturb_nc.theory.batch_points import Part, logarithmic, points, unit_logs
 from perturb_nc.theory.descent import COUNTED
 from perturb_nc.theory.isolated import weight_response
-from perturb_nc.theory.minimize import Solution, solution_at
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.solution import Solution, solution_at
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import positive
 

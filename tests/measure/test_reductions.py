@@ -3,11 +3,8 @@ import torch
 from measured_models import C, Calls, Gives, K, N, T, labelled
 from torch import nn
 
-from perturb_nc.measure.extraction import (
-    collect_features,
-    collect_statistics,
-    nearest_mean_scores,
-)
+from perturb_nc.measure.extraction import collect_features, collect_statistics
+from perturb_nc.measure.nearest_mean import nearest_mean_scores
 
 X, Y = labelled(T, C)
 

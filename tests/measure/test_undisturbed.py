@@ -8,12 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from perturb_nc.measure import layers
-from perturb_nc.measure.extraction import (
-    collect_features,
-    collect_statistics,
-    nearest_mean_scores,
-)
+from perturb_nc.measure.extraction import collect_features, collect_statistics
 from perturb_nc.measure.monitor import CollapseMonitor
+from perturb_nc.measure.nearest_mean import nearest_mean_scores
 from perturb_nc.measure.reductions import random_projection
 from perturb_nc.statistics import ClassStatistics
 

@@ -178,9 +178,11 @@ def test_widths_are_compared_apart_and_every_hole_has_a_reason():
     backwards = collapsing.moved(collapsing.means, 1.5 * collapsing.within)
     layers = {"conv": wide, "a": collapsing, "b": backwards}
     done = []
-    table = compare_layers(layers, name="n", lambda_w=LAMBDA_W, pairs=False, on_layer=done.append)
+    table = compare_layers(
+        layers, name="n", lambda_w=LAMBDA_W, pairs=False, progress=lambda *at: done.append(at)
+    )
     assert table["stage"].values.tolist() == [0, 1, 1]
-    assert done == ["b"]
+    assert done == [(1, 1)]
     reason = table["reason"]
     assert (reason.sel(layer="conv") == "no other layer of its width").all()
     assert (reason.sel(layer="a") == "the first layer of its width").all()
@@ -267,7 +269,7 @@ def test_bad_arguments_are_named_before_any_work(chained, changes, message):
     if "parameters" in changes:
         changes["parameters"] = chained
     with pytest.raises(ValueError, match=message):
-        compare_layers(chain(2), name="n", **changes, on_layer=lambda _: pytest.fail("worked"))
+        compare_layers(chain(2), name="n", **changes, progress=lambda *_: pytest.fail("worked"))
 
 
 def test_layers_that_do_not_belong_together_are_refused(chained):

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from perturb_nc.study.in_flight import results
-from perturb_nc.theory.newton import Clock
+from perturb_nc.theory.clock import Clock
 
 
 class Counting:

@@ -82,8 +82,8 @@ def test_a_rotation_and_a_gain_change_nothing_and_integers_are_read():
     turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
     both = {"a": features, "turned": 2 * features @ turn + 5}
     told = []
-    found = sampling_intervals(both, labels, on_layer=told.append)
-    assert told == ["a", "turned"]
+    found = sampling_intervals(both, labels, progress=lambda *at: told.append(at))
+    assert told == [(1, 2), (2, 2)]
     assert found.dims == ("bound", "layer", "quantity")
     assert found["quantity"].values.tolist() == list(QUANTITIES)
     np.testing.assert_allclose(found.sel(layer="a"), found.sel(layer="turned"), rtol=1e-8)

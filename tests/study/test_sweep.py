@@ -160,7 +160,7 @@ def test_variables_say_what_they_are(statistics, grid):
 def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_path, monkeypatch):
     store, calls = tmp_path / "sub" / "sweep.zarr", []
     on_chunk = lambda finished, total: calls.append((finished, total))  # noqa: E731
-    first = pnc.sweep(statistics, **GRID, store=store, on_chunk=on_chunk)
+    first = pnc.sweep(statistics, **GRID, store=store, progress=on_chunk)
     xr.testing.assert_identical(first, grid)
     xr.testing.assert_identical(open_sweep(store), grid)
     assert calls == [(0, 18), (18, 18)]
@@ -220,7 +220,7 @@ def test_a_sweep_cut_off_in_any_write_resumes(statistics, tmp_path, monkeypatch,
     monkeypatch.setattr(SweepStore, "write", write)
     finished = int((open_sweep(arguments["store"])["status"] > 0).sum())
     calls = []
-    resumed = pnc.sweep(statistics, **arguments, on_chunk=lambda *call: calls.append(call))
+    resumed = pnc.sweep(statistics, **arguments, progress=lambda *call: calls.append(call))
     assert calls == [(done, 3) for done in range(finished, 4)]
     xr.testing.assert_identical(resumed, whole)
 
@@ -269,7 +269,7 @@ def test_a_killed_sweep_resumes_to_the_identical_dataset(statistics, tmp_path):
     assert process.wait() == -signal.SIGKILL
     calls = []
     resumed = pnc.sweep(
-        statistics, **axes, chunk=3, store=store, on_chunk=lambda *call: calls.append(call)
+        statistics, **axes, chunk=3, store=store, progress=lambda *call: calls.append(call)
     )
     assert 3 * chunks <= calls[0][0] < 30  # what was finished is not computed again
     assert [finished for finished, _ in calls] == list(range(calls[0][0], 31, 3))
@@ -382,7 +382,7 @@ def test_a_store_of_one_method_refuses_the_other(tmp_path):
     calls = []
     again = pnc.sweep(
         statistics, **NEAR, method="vicinity", store=path,
-        on_chunk=lambda *call: calls.append(call),
+        progress=lambda *call: calls.append(call),
     )  # fmt: skip
     assert calls == [(12, 12)]
     xr.testing.assert_identical(again, first)
@@ -474,7 +474,7 @@ def test_damaged_chunks_are_computed_again(statistics, store):
     whole, calls = open_sweep(store), []
     (store / "nc1" / "0.0.0").write_bytes(b"")
     (store / "flow_status" / "1.0").unlink()
-    again = pnc.sweep(statistics, **SMALL, store=store, on_chunk=lambda *call: calls.append(call))
+    again = pnc.sweep(statistics, **SMALL, store=store, progress=lambda *call: calls.append(call))
     assert calls == [(2, 6), (4, 6), (6, 6)]
     xr.testing.assert_identical(again, whole)
     xr.testing.assert_identical(open_sweep(store), whole)
@@ -529,7 +529,7 @@ def test_a_time_limit_ends_a_sweep_that_a_store_goes_on_with(statistics, grid, t
     store = tmp_path / "map.zarr"
     told = []
     short = {**GRID, "store": store, "chunk": 4}
-    begun = pnc.sweep(statistics, **short, time_limit=1e-9, on_chunk=lambda *at: told.append(at))
+    begun = pnc.sweep(statistics, **short, time_limit=1e-9, progress=lambda *at: told.append(at))
     assert (begun["status"] == STATUSES.index("pending")).all()
     assert begun["nc1"].isnull().all()
     assert told == [(0, 18)]
@@ -540,7 +540,7 @@ def test_settings_that_the_time_limit_met_are_solved_again(statistics, grid, tmp
     short = {**GRID, "store": tmp_path / "map.zarr"}
     monkeypatch.setattr(sweep_module.Clock, "left", lambda self: 1e-9)
     told = []
-    late = pnc.sweep(statistics, **short, time_limit=60, on_chunk=lambda *at: told.append(at))
+    late = pnc.sweep(statistics, **short, time_limit=60, progress=lambda *at: told.append(at))
     assert (late["status"] == STATUSES.index("time_limit")).any()
     assert late["nc1"].notnull().all()
     assert told[-1][0] == int((late["status"] == CONVERGED).sum())

@@ -4,52 +4,18 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from problems import DenseProblem, random_problem
+from problems import OPTIMA, DenseProblem, random_problem
 
 import perturb_nc as pnc
 
-CASES = {
-    "balanced": {},
-    "bias": {"bias": True},
-    "imbalanced": {"counts": (2, 9, 5, 7)},
-    "imbalanced, bias, offset": {"counts": (2, 9, 5, 7), "bias": True, "offset": 3.0},
-    "unconstrained": {"beta": 0.0},
-    "unconstrained, imbalanced": {"beta": 0.0, "counts": (2, 9, 5, 7)},
-    "unconstrained, bias": {"beta": 0.0, "bias": True},
-    "no feature decay": {"lambda_h": 0.0},
-    "nearly free": {"beta": 1e-8},
-    "nearly free, bias": {"beta": 1e-6, "bias": True},
-    "weak": {"lambda_w": 1e-3, "lambda_h": 1e-3, "beta": 1e-2},
-    "strong": {"lambda_w": 2.0, "lambda_h": 0.5, "beta": 1.0},
-    "fewer dimensions than classes": {"dim": 3},
-    "large": {"dim": 30, "num_classes": 8},
-}
 
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", OPTIMA.values(), ids=OPTIMA)
 def test_no_worse_than_long_alternating_minimisation(case):
     dense = random_problem(seed=1, **case)
     solution = pnc.minimize(dense.reduced)
     assert solution.status is pnc.Status.CONVERGED
     assert solution.gradient_norm <= 1e-10
     assert solution.objective <= dense.alternate(2000) + 1e-9
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_solution_is_the_objective_of_its_own_samples(case):
-    dense = random_problem(seed=2, **case)
-    solution = pnc.minimize(dense.reduced)
-    features = solution.features(dense.reference.mT, dense.labels)
-    bias = solution.bias if dense.bias else torch.zeros(dense.num_classes, dtype=torch.float64)
-    value = dense.objective(solution.weight, features.mT, bias).item()
-    assert solution.objective == pytest.approx(value, rel=1e-12)
-    exact = pnc.ClassStatistics.from_features(features, dense.labels)
-    close = {"rtol": 1e-10, "atol": 1e-11}
-    torch.testing.assert_close(solution.statistics.means, exact.means, **close)
-    torch.testing.assert_close(solution.statistics.within, exact.within, **close)
-    s = solution.statistics
-    torch.testing.assert_close(s.priors @ s.class_variance, s.within.trace(), **close)
-    assert (solution.bias is None) == (not dense.bias)
 
 
 @settings(max_examples=30, deadline=None)
@@ -72,19 +38,6 @@ def test_converges_over_a_wide_range(seed, log_w, log_h, log_beta, bias):
         direction = torch.randn_like(solution.weight)
         curvature = (direction * point.hessian_vector_product(direction)).sum()
         assert curvature >= -1e-9
-
-
-def test_class_variances_are_exact_when_classes_share_a_shape():
-    # The same deviations in every class, scaled: Σ_k proportional to one matrix.
-    deviations = torch.randn(40, 12, dtype=torch.float64)
-    deviations -= deviations.mean(0)
-    scales = torch.tensor([0.5, 1.0, 2.0, 0.1], dtype=torch.float64)
-    means = torch.randn(4, 12, dtype=torch.float64)
-    features = torch.cat([m + s * deviations for m, s in zip(means, scales, strict=True)])
-    labels = torch.arange(4).repeat_interleave(40)
-    solution = pnc.minimize(DenseProblem(features.mT, labels, 0.05, 0.02, 0.5).reduced)
-    exact = pnc.ClassStatistics.from_features(solution.features(features, labels), labels)
-    torch.testing.assert_close(solution.statistics.class_variance, exact.class_variance)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -123,30 +76,6 @@ def test_limits_of_the_anchor():
     assert gaps[1] == pytest.approx(gaps[0] / 10, rel=0.05)  # H - H0 is O(1/β)
 
 
-def test_variances_stay_positive_where_the_weight_is_large():
-    features = torch.zeros(6, 2, dtype=torch.float64)
-    features[:, 1] = torch.tensor([0.35, 0.82, 0.33, -1.3, 0.91, 0.45])
-    statistics = pnc.ClassStatistics.from_features(features, [0, 0, 1, 1, 2, 2])
-    problem = pnc.NearCollapseProblem(statistics, lambda_w=1e-5, lambda_h=0.1, beta=0.005)
-    solution = pnc.minimize(problem)
-    assert solution.status is pnc.Status.CONVERGED
-    assert solution.statistics.within.trace() > 0
-
-
-def test_leaves_the_saddle_at_zero():
-    # No class means in H0: W = 0 is stationary, and not optimal while c0 < 1.
-    dense = random_problem(seed=5)
-    means = pnc.ClassStatistics.from_features(dense.reference.mT, dense.labels).means
-    dense.reference -= means.mT[:, dense.labels]
-    problem = dense.reduced
-    assert problem.gradient(torch.zeros(4, 12)).abs().max() < 1e-15
-    solution = pnc.minimize(problem)
-    assert solution.status is pnc.Status.CONVERGED
-    assert solution.objective < problem.objective(torch.zeros(4, 12)) - 1e-3
-    start = torch.zeros(4, 12)
-    assert pnc.minimize(problem, initial_weight=start).objective < problem.objective(start) - 1e-3
-
-
 def test_cost_does_not_depend_on_the_number_of_samples():
     few = random_problem(seed=6)
     many = DenseProblem(
@@ -155,16 +84,6 @@ def test_cost_does_not_depend_on_the_number_of_samples():
     a, b = pnc.minimize(few.reduced), pnc.minimize(many.reduced)
     assert (a.steps, a.products) == (b.steps, b.products)
     torch.testing.assert_close(a.weight, b.weight, rtol=1e-9, atol=1e-10)
-
-
-def test_stops_at_max_steps_and_says_so():
-    dense = random_problem(seed=1, beta=0.01)
-    solution = pnc.minimize(dense.reduced, max_steps=2)
-    assert solution.status is pnc.Status.MAX_STEPS
-    assert "raise max_steps" in solution.status.value
-    assert solution.steps == 2
-    again = pnc.minimize(dense.reduced, initial_weight=solution.weight)
-    assert again.status is pnc.Status.CONVERGED
 
 
 def test_a_time_limit_returns_what_there_is():
@@ -188,15 +107,6 @@ def test_progress_is_told_of_every_step():
     assert told[-1][1] == pytest.approx(solution.gradient_norm, rel=0.5)
 
 
-def test_rounding_is_reported_as_stalled():
-    # An offset ten million times the spread leaves some five digits, and the result says so.
-    dense = random_problem(seed=0, offset=1e7)
-    solution = pnc.minimize(dense.reduced)
-    assert solution.status is pnc.Status.STALLED
-    assert 1e-10 < solution.gradient_norm < 1e-2
-    assert "rescale the features" in solution.status.value
-
-
 def test_with_bias_an_offset_costs_nothing():
     plain = pnc.minimize(random_problem(seed=0, bias=True, lambda_h=0.0).reduced)
     dense = random_problem(seed=0, bias=True, lambda_h=0.0, offset=1e6)
@@ -214,19 +124,6 @@ def test_unconstrained_balanced_optimum_needs_no_search(bias):
         exact = pnc.exact_collapse(num_classes=4, dim=12, lambda_w=1e-3, lambda_h=1e-5, bias=bias)
         assert solution.objective == pytest.approx(exact.objective, rel=1e-10)
         assert solution.certificate.is_global
-
-
-def test_a_weight_beyond_float64_is_named():
-    dense = random_problem(seed=0)
-    start = torch.full((4, 12), 1e160, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"statistics .*; rescale the features"):
-        pnc.minimize(dense.reduced, initial_weight=start)
-
-
-def test_statistics_beyond_float64_are_named():
-    dense = random_problem(seed=0, dim=64, offset=1e9)
-    with pytest.raises(ValueError, match=r"badly scaled .* subtract a common offset"):
-        pnc.minimize(dense.reduced)
 
 
 def test_second_order_convergence_in_few_steps():

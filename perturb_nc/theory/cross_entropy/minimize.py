@@ -9,13 +9,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.cross_entropy.certificate import certificate_of
 from perturb_nc.theory.cross_entropy.elimination import eliminate
 from perturb_nc.theory.cross_entropy.point import CrossEntropyPoint, WarmStart
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.descent import COUNTED, descend
-from perturb_nc.theory.minimize import Solution, minimize
-from perturb_nc.theory.newton import Clock, Progress
+from perturb_nc.theory.minimize import minimize
+from perturb_nc.theory.solution import Solution
 from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
 
 

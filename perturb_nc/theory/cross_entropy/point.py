@@ -24,7 +24,8 @@ from perturb_nc.moments import Scalar
 from perturb_nc.theory.arrays import Rows, Square, cholesky, relative, total
 from perturb_nc.theory.cross_entropy.elimination import Eliminated, Targets, eliminate
 from perturb_nc.theory.cross_entropy.loss import Logits
-from perturb_nc.theory.newton import line_search, solve_hessian
+from perturb_nc.theory.line_search import line_search
+from perturb_nc.theory.newton import solve_hessian
 
 _STEPS = 100
 

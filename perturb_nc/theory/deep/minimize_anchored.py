@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.deep.anchored import AnchoredDeepProblem, AnchoredSolution, Weights
 from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.status import Status
@@ -16,7 +17,13 @@ from perturb_nc.validation import at_least, positive
 
 
 def minimize_anchored(
-    problem: AnchoredDeepProblem, *, tol: float = 1e-7, max_steps: int = 5000, restarts: int = 4
+    problem: AnchoredDeepProblem,
+    *,
+    tol: float = 1e-7,
+    max_steps: int = 5000,
+    restarts: int = 4,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> AnchoredSolution:
     """The least of several minima of (3), by L-BFGS on the weights from balanced factors.
 
@@ -29,21 +36,28 @@ def minimize_anchored(
         tol: largest entry of the gradient to reach.
         max_steps: of L-BFGS, from every start.
         restarts: descents beyond the first, for L >= 2.
+        time_limit: seconds after which the best point of all is returned, with TIME_LIMIT.
+        progress: called as progress(starts, f) after every descent.
 
     Raises:
-        ValueError: tol, max_steps or restarts out of range.
+        ValueError: tol, max_steps, restarts or time_limit out of range.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     restarts = at_least(restarts, 0, "restarts")
-    single = minimize(problem.single_layer()).weight
+    clock = Clock.of(time_limit, progress)
+    single = minimize(problem.single_layer(), time_limit=clock.left()).weight
     heads = [single]
     if problem.depth > 1:
         heads = [single, *_other_heads(problem, single, restarts)]
-    ends = [_descend(problem, head, tol, max_steps) for head in heads]
+    ends: list[_End] = []
+    for head in heads:
+        ends.append(_descend(problem, head, tol, max_steps, clock))
+        clock.report(len(ends), ends[-1].objective)
     if problem.depth > 1:
         zero = problem.factors(torch.zeros_like(single))
         ends.insert(0, _End(problem.objective(zero), zero, 0.0, Status.CONVERGED))  # wins a tie
-    return _solution(problem, ends)
+    found = _solution(problem, ends)
+    return replace(found, status=Status.TIME_LIMIT) if clock.expired() else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +85,13 @@ def _other_heads(
 
 
 def _descend(
-    problem: AnchoredDeepProblem, head: Float64[Tensor, "K d"], tol: float, max_steps: int
+    problem: AnchoredDeepProblem,
+    head: Float64[Tensor, "K d"],
+    tol: float,
+    max_steps: int,
+    clock: Clock,
 ) -> _End:
-    """L-BFGS from the balanced factors of a head."""
+    """L-BFGS from the balanced factors of a head; one step at least."""
     start = problem.factors(head)
     shapes = [w.shape for w in start]
     sizes = [w.numel() for w in start]
@@ -86,11 +104,16 @@ def _descend(
         value, gradient = problem.value_and_gradient(unpack(flat))
         return value, torch.cat([g.flatten() for g in gradient]).cpu().numpy()
 
+    def watch(_: np.ndarray) -> None:
+        if clock.expired():
+            raise StopIteration
+
     found = scipy.optimize.minimize(
         evaluate,
         torch.cat([w.flatten() for w in start]).cpu().numpy(),
         jac=True,
         method="L-BFGS-B",
+        callback=watch,
         options={
             "maxiter": max_steps,
             "maxfun": 2 * max_steps,
@@ -103,6 +126,7 @@ def _descend(
     status = Status.CONVERGED
     if norm > tol:
         status = Status.MAX_STEPS if found.nit >= max_steps else Status.STALLED
+        status = Status.TIME_LIMIT if clock.expired() else status
     return _End(float(found.fun), unpack(found.x), norm, status)
 
 

@@ -1,12 +1,15 @@
 """Depth as flow time: chains of optima, and how their complexities add (docs §4.6)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.clock import Clock, Progress
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import positive
 
@@ -72,7 +75,13 @@ class Cascade(Summarised):
 
 
 def cascade(
-    statistics: ClassStatistics, *, lambda_w: float, lambda_h: float, betas: Sequence[float]
+    statistics: ClassStatistics,
+    *,
+    lambda_w: float,
+    lambda_h: float,
+    betas: Sequence[float],
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> Cascade:
     """Optima of (1) layer after layer, each the reference features of the next.
 
@@ -84,17 +93,23 @@ def cascade(
         statistics: class statistics of the first H0.
         lambda_w, lambda_h: as in NearCollapseProblem, for every layer.
         betas: β_1..β_L, all > 0.
+        time_limit: seconds after which the layers solved are returned, and the one under way as far
+            as it came, with TIME_LIMIT.
+        progress: called as progress(layers, gradient norm of the last) after every layer.
 
     Raises:
-        ValueError: hyper-parameters out of range.
+        ValueError: hyper-parameters or time_limit out of range.
     """
     effective_complexity(betas)  # checks them before any work
+    clock = Clock.of(time_limit, progress)
     solutions: list[Solution] = []
     for beta in betas:
         problem = NearCollapseProblem(statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta)
         # The flow is continuous: start from the previous weight, not from W*(H0) anew.
         previous = solutions[-1].weight if solutions else None
-        solutions.append(minimize(problem, initial_weight=previous))
+        found = minimize(problem, initial_weight=previous, time_limit=clock.left())
+        solutions.append(found)
+        clock.report(len(solutions), found.gradient_norm)
         if not solutions[-1].status.is_done:
             break
         statistics = solutions[-1].statistics

@@ -1,9 +1,11 @@
 """The central-path gradient flow (Tirer et al. 2023, Section 3), on class statistics."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perturb_nc.statistics import ClassStatistics, check_full
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.flow.integrators import NAMED, Method, Scipy
 from perturb_nc.theory.flow.path import FlowPath, checked_times, columns, events, flow_paths
 from perturb_nc.theory.flow.space import FlowSetting
@@ -24,7 +26,8 @@ def central_path_flow(
     atol: float = 0.0,
     until: Mapping[str, float] | None = None,
     on_step: OnStep | None = None,
-    time_limit: float | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> FlowPath:
     """Gradient flow of the features with the last layer at its optimum for them.
 
@@ -53,8 +56,9 @@ def central_path_flow(
             long), "DOP853", "Radau" (scipy, as judges), or an object `Exponential(order=, step=)`.
         rtol, atol: local error allowed, on the root mean square of means and of deviations.
         until: stop where a metric reaches a value, {"nc1_trace": 0.1}; "speed" is |dH/dt| / |H|.
-        on_step: called as on_step(time, statistics) after every accepted step, to show progress.
-        time_limit: seconds after which the path ends where it is, to be gone on with by `extend`.
+        on_step: called as on_step(time, statistics) after every accepted step, to keep or to plot.
+        time_limit: seconds after which the path ends where it is, TIME_LIMIT; `extend` goes on.
+        progress: called as progress(steps, flow time) after every accepted step.
 
     Raises:
         ValueError: hyper-parameters, times, tolerances, a method or a metric out of range.
@@ -75,9 +79,8 @@ def central_path_flow(
 
     Source: Tirer et al. 2023, Theorem 3.1; docs §4.5.
     """
-    watch = {"events": events(until or {}), "on_step": on_step, "time_limit": time_limit}
-    if time_limit is not None:
-        positive(time_limit, "time_limit")
+    clock = Clock.of(time_limit, progress)
+    watch = {"events": events(until or {}), "on_step": on_step, "clock": clock}
     return _flow(statistics, [lambda_w], [lambda_h], [beta], times, method, rtol, atol, watch)[0]
 
 
@@ -90,16 +93,20 @@ def central_path_flows(
     beta: Sequence[float] | None = None,
     rtol: float = 1e-6,
     atol: float = 0.0,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> list[FlowPath]:
     """`central_path_flow` for B settings of the hyper-parameters at once, given as lists.
 
-    All settings take common steps, as small as the hardest of them needs.
+    All settings take common steps, as small as the hardest of them needs; time_limit and progress
+    are those of all together.
 
     Raises:
         ValueError: as `central_path_flow`, and lists of different lengths.
     """
     betas = [0.0] * len(lambda_w) if beta is None else beta
-    return _flow(statistics, lambda_w, lambda_h, betas, times, "exponential", rtol, atol, {})
+    watch = {"clock": Clock.of(time_limit, progress)}
+    return _flow(statistics, lambda_w, lambda_h, betas, times, "exponential", rtol, atol, watch)
 
 
 def _flow(

@@ -1,5 +1,6 @@
 """A chain of layers trained together: every layer lies on one straight line (docs §4.8)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,9 +8,11 @@ import torch
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
+from perturb_nc.theory.clock import Progress
 from perturb_nc.theory.flow.cascade import effective_complexity
-from perturb_nc.theory.minimize import Solution, minimize
+from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.problem import NearCollapseProblem
+from perturb_nc.theory.solution import Solution
 from perturb_nc.validation import ArrayLike, nonnegative
 
 
@@ -61,6 +64,8 @@ def chain(
     layer_decay: float = 0.0,
     tol: float = 1e-10,
     initial_weight: ArrayLike | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
 ) -> Chain:
     """The optimum over W and all layers of a chain that is trained as a whole.
 
@@ -76,7 +81,7 @@ def chain(
         lambda_w, lambda_h: as in NearCollapseProblem; λ_H is of the last layer.
         betas: β_1..β_L, all > 0.
         layer_decay: λ, of every layer between.
-        tol, initial_weight: as for `minimize`.
+        tol, initial_weight, time_limit, progress: as for `minimize`.
 
     Raises:
         ValueError: hyper-parameters out of range.
@@ -99,5 +104,11 @@ def chain(
     problem = NearCollapseProblem(
         statistics, lambda_w=lambda_w, lambda_h=lambda_h + excess, beta=pull
     )
-    solution = minimize(problem, tol=tol, initial_weight=initial_weight)
+    solution = minimize(
+        problem,
+        tol=tol,
+        initial_weight=initial_weight,
+        time_limit=time_limit,
+        progress=progress,
+    )
     return Chain(solution, tuple(coefficients))

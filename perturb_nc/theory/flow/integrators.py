@@ -1,5 +1,6 @@
 """Methods for the central-path flow: the package's own, and scipy's as judges."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.flow import exponential
 from perturb_nc.theory.flow.space import FlowSpace
 from perturb_nc.theory.flow.state import FlowState
@@ -52,11 +54,12 @@ class Exponential:
         atol: float,
         events: Sequence[Event] = (),
         on_step: OnStep | None = None,
-        time_limit: float | None = None,
+        clock: Clock | None = None,
     ) -> Trajectory:
         """States at increasing times >= start, of a state at `start`; the space may grow."""
-        control = Control(self.step, self.order, self.max_steps, rtol, atol, time_limit)
-        return Walk(control, space, state, start, times[-1], events, on_step).through(times)
+        control = Control(self.step, self.order, self.max_steps, rtol, atol)
+        walk = Walk(control, space, state, start, times[-1], events, on_step, clock or Clock())
+        return walk.through(times)
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,15 @@ class Scipy:
         atol: float,
         events: Sequence[Event] = (),
         on_step: OnStep | None = None,
-        time_limit: float | None = None,
+        clock: Clock | None = None,
     ) -> Trajectory:
-        """As `Exponential.integrate`; without batches, events, on_step and time_limit."""
+        """As `Exponential.integrate`; without batches, events, on_step and a clock."""
         model = space.model
-        watched = on_step is not None or time_limit is not None
+        timed = clock is not None and (clock.limit < math.inf or clock.progress is not None)
+        watched = on_step is not None or timed
         if events or watched or model.lambda_w.numel() > 1:
             raise ValueError(
-                f"method {self.name!r} takes no batch, until, on_step or time_limit; "
+                f"method {self.name!r} takes no batch, until, on_step, time_limit or progress; "
                 "use 'exponential'"
             )
         sizes = [state.means.numel(), state.propagator.numel()]

@@ -1,6 +1,7 @@
 """A central-path flow at the times asked for: kept, saved, gone on with."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 from perturb_nc.summary import Tabular
+from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.flow.integrators import Exponential, Method, Scipy
 from perturb_nc.theory.flow.space import FlowSetting, FlowSpace, transported
 from perturb_nc.theory.flow.state import FlowState, Rows
@@ -117,10 +119,18 @@ class FlowPath(Tabular):
         return [collapse_metrics(self.statistics(i)) for i in range(len(self))]
 
     def extend(
-        self, times: Sequence[float], *, until: Mapping[str, float] | None = None
+        self,
+        times: Sequence[float],
+        *,
+        until: Mapping[str, float] | None = None,
+        time_limit: float = math.inf,
+        progress: Progress | None = None,
     ) -> "FlowPath":
-        """Go on from the last state to further times; returns the longer path."""
-        more = self.from_last(times, until=until)
+        """Go on from the last state to further times; returns the longer path.
+
+        Arguments as for `central_path_flow`.
+        """
+        more = self.from_last(times, until=until, time_limit=time_limit, progress=progress)
         size = more.basis.shape[1]
         past = [self._state(i).padded(size) for i in range(len(self))]
         return replace(
@@ -133,11 +143,17 @@ class FlowPath(Tabular):
         )
 
     def from_last(
-        self, times: Sequence[float], *, until: Mapping[str, float] | None = None
+        self,
+        times: Sequence[float],
+        *,
+        until: Mapping[str, float] | None = None,
+        time_limit: float = math.inf,
+        progress: Progress | None = None,
     ) -> "FlowPath":
-        """The path at further times alone, from the last state on; H0 stays what it was."""
-        reached = float(self.times[-1])
-        return self._continue(self._state(-1), reached, checked_times(times, reached), until or {})
+        """`extend`, but the path at further times alone; H0 stays what it was."""
+        clock, reached = Clock.of(time_limit, progress), float(self.times[-1])
+        further = checked_times(times, reached)
+        return self._continue(self._state(-1), reached, further, until or {}, clock)
 
     def at(self, time: float) -> ClassStatistics:
         """Class statistics at any time up to the last, integrated from the nearest one before."""
@@ -147,10 +163,15 @@ class FlowPath(Tabular):
         before = int((self.times <= time).sum()) - 1
         start = 0.0 if before < 0 else float(self.times[before])
         state = self._space().model.initial_state() if before < 0 else self._state(before)
-        return self._continue(state, start, [time], {}).statistics(0)
+        return self._continue(state, start, [time], {}, Clock()).statistics(0)
 
     def _continue(
-        self, state: FlowState, start: float, times: Sequence[float], until: Mapping[str, float]
+        self,
+        state: FlowState,
+        start: float,
+        times: Sequence[float],
+        until: Mapping[str, float],
+        clock: Clock,
     ) -> "FlowPath":
         space = self._space()
         run = self.method.integrate(
@@ -161,6 +182,7 @@ class FlowPath(Tabular):
             rtol=self.rtol,
             atol=self.atol,
             events=events(until),
+            clock=clock,
         )
         return flow_paths(run, self.rtol, self.atol, self.method)[0]
 

@@ -1,13 +1,13 @@
 """Steps from time to time along a central-path flow: sizes, tolerances, events, ends."""
 
 import math
-import time as clock
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import scipy  # its parts load, slowly, when they are first used
 
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.flow.exponential import magnus_step
 from perturb_nc.theory.flow.rosenbrock import ORDER, STAGES, rosenbrock_step
 from perturb_nc.theory.flow.space import FlowSpace
@@ -62,7 +62,7 @@ class Control:
     Attributes:
         step: of every step, or None for error control.
         order: of exponential steps.
-        max_steps, time_limit: accepted and rejected steps, and seconds, at most.
+        max_steps: accepted and rejected steps at most.
         rtol, atol: of the local error.
     """
 
@@ -71,7 +71,6 @@ class Control:
     max_steps: int
     rtol: float
     atol: float
-    time_limit: float | None
 
     def next_size(self, error: float, size: float, step: float, order: int, most: float) -> float:
         """The size to go on with after a step of `size` with an error (over tolerance)."""
@@ -100,8 +99,9 @@ class Walk:
         end: float,
         events: Sequence[Event],
         on_step: OnStep | None,
+        clock: Clock,
     ) -> None:
-        self.control, self.space, self.state = control, space, state
+        self.control, self.space, self.state, self.clock = control, space, state, clock
         self.time, self.end = start, end
         self.events, self.on_step = events, on_step
         self.weight = _first_weight(space, state)
@@ -109,7 +109,6 @@ class Walk:
         self.signs = [event(space, state, self.weight) for event in events]
         self.steps, self.rejected, self.evaluations = 0, 0, 1
         self.settled = self.rosenbrock = False
-        self.deadline = clock.monotonic() + (control.time_limit or math.inf)
 
     def through(self, times: Sequence[float]) -> Trajectory:
         """States at increasing times, or up to where the walk ends."""
@@ -127,7 +126,7 @@ class Walk:
         while self.time < target:
             if self.steps + self.rejected >= self.control.max_steps:
                 return Status.MAX_STEPS
-            if clock.monotonic() > self.deadline:
+            if self.clock.expired():
                 return Status.TIME_LIMIT
             self.rosenbrock = self._fits() and (self.rosenbrock or self._pays(landings))
             status = self._advance(target)
@@ -191,6 +190,7 @@ class Walk:
         self.time = target if size == target - self.time else self.time + size
         if self.on_step is not None:
             self.on_step(self.time, self.space.statistics_at(self.state))
+        self.clock.report(self.steps, self.time)
         if status is None and self.time < target and self._decayed():
             status = Status.DECAYED
         return status

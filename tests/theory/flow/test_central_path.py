@@ -444,7 +444,7 @@ def test_stops_at_max_steps_and_says_so():
         ({"until": {"nc9": 1.0}}, r"until must name metrics .*got \['nc9'\]"),
         (
             {"until": {"nc1": 1.0}, "method": "Radau"},
-            "takes no batch, until, on_step or time_limit",
+            "takes no batch, until, on_step, time_limit or progress",
         ),
     ],
 )

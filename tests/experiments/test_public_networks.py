@@ -1,0 +1,85 @@
+"""The measurement of networks that others trained, on a narrow stand-in, and what was committed."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import perturb_nc as pnc
+from perturb_nc.measure import joint_statistics
+from perturb_nc.networks import ResNet
+from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs
+from perturb_nc.storage import read_tensors
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+from experiments import public_features, public_networks  # noqa: E402
+
+NAME = "resnet56_cifar10"
+CONFIG = public_networks.Config(piece=80, batch_size=40, unpooled=60, theory=False)
+
+
+@pytest.fixture
+def stand_in(monkeypatch, small_cifar10):
+    """A narrow network in the place of ResNet-56, trained on 160 of 200 images."""
+    torch.manual_seed(0)
+    model = ResNet(3, 10, stages=(2, 1), width=4, bias_last=True).eval()
+    for module in (public_features, public_networks):
+        monkeypatch.setattr(module, "public_network", lambda name: model)
+    monkeypatch.setitem(PUBLIC_NETWORKS, NAME, replace(PUBLIC_NETWORKS[NAME], trained_on=160))
+    monkeypatch.setitem(public_networks.SAMPLED, NAME, (3, ("stem", "blocks.2")))
+    return model
+
+
+@pytest.mark.slow
+def test_what_is_written_is_what_a_direct_measurement_gives(stand_in, tmp_path):
+    record = public_networks.network(NAME, CONFIG, tmp_path)
+    data = public_inputs()
+    trained = [(data.inputs[:160], data.labels[:160])]
+    wanted = pnc.collect_statistics(stand_in, trained, layers=["stem", "blocks.*"])
+    found = pnc.load_layers(tmp_path / f"{NAME}.safetensors")
+    assert list(found) == list(wanted) == list(record["layers"])
+    for name, s in wanted.items():
+        torch.testing.assert_close(found[name].within, s.within, rtol=1e-4, atol=1e-6)
+        metrics = pnc.collapse_metrics(s)
+        own = record["layers"][name]
+        assert own["trained"]["nc1"] == pytest.approx(metrics.nc1, rel=1e-4)
+        low, high = own["intervals"]["nc1_trace"]
+        assert low < own["debiased"]["nc1_trace_debiased"] < (high or float("inf"))
+    last = record["layers"]["blocks.2"]
+    assert last["trained"]["nc3_duality"] is not None
+    whole = pnc.collect_statistics(
+        stand_in, [(data.inputs, data.labels)], layers=["blocks.2"]
+    )["blocks.2"]  # fmt: skip
+    nc1 = pnc.collapse_metrics(whole).nc1
+    assert last["all_training_images"]["nc1"] == pytest.approx(nc1, rel=1e-4)
+    right = (stand_in(data.inputs).argmax(1) == data.labels).double()
+    assert record["accuracy"]["trained"] == pytest.approx(right[:160].mean().item())
+    assert record["accuracy"]["held_out"] == pytest.approx(right[160:].mean().item())
+    assert record["unpooled"]["images"] == 60
+    # The ends of the first stage, of one width; the last block is alone.
+    (pair,) = public_networks.joints(NAME, tmp_path).items()
+    both = joint_statistics(stand_in, trained, [("stem", "blocks.1")])["stem", "blocks.1"]
+    assert pair[0] == ("stem", "blocks.1")
+    torch.testing.assert_close(pair[1].cross, both.cross, rtol=1e-4, atol=1e-6)
+    assert list(record["straightness"]) == ["stem to blocks.1"]
+    samples = read_tensors(tmp_path / "samples" / f"{NAME}.safetensors")[0]
+    assert samples["labels"].bincount().tolist() == [3] * 10
+    x = pnc.collect_features(stand_in, [(data.inputs[samples["index"]], samples["labels"])],
+                             layers=["blocks.2"])[0]["blocks.2"]  # fmt: skip
+    torch.testing.assert_close(samples["blocks.2"].float(), x, rtol=2e-3, atol=1e-4)
+
+
+def test_an_interrupted_measurement_goes_on(stand_in, tmp_path, monkeypatch):
+    sizes = {"images": None, "piece": 80, "batch_size": 40}
+    whole = public_features.features(NAME, "train", tmp_path, **sizes)
+    assert len(whole.files) == 3
+    kept = {path: path.stat().st_mtime_ns for path in whole.files}
+    whole.files[1].unlink()
+    again = public_features.features(NAME, "train", tmp_path, **sizes)
+    changed = [path for path in again.files if path.stat().st_mtime_ns != kept[path]]
+    assert changed == [whole.files[1]]
+    assert again.read("labels").tolist() == public_inputs().labels.tolist()
+    assert again.read("blocks.2").shape == (200, 8)
