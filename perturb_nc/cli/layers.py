@@ -1,4 +1,4 @@
-"""The commands on layers: `perturb-nc stats`, `metrics` and `predict`."""
+"""The commands on layers: `perturb-nc metrics` and `predict`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,36 +27,6 @@ if TYPE_CHECKING:
     from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 
 LOSSES = ("squared", "cross-entropy")
-
-
-def stats(
-    features: Annotated[Path, typer.Argument(help=".npz, .npy, .pt or .safetensors, (N, d)")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
-    labels: Annotated[
-        Path | None, typer.Option(help="file with the labels, when they are not in FEATURES")
-    ] = None,
-    features_key: Annotated[str, typer.Option(help="name of the features array")] = "features",
-    labels_key: Annotated[str, typer.Option(help="name of the labels array")] = "labels",
-    num_classes: Annotated[int | None, typer.Option(help="K, default: largest label + 1")] = None,
-) -> None:
-    """Reduce your own features and labels to class statistics."""
-    from perturb_nc.layer_files import save_layers
-    from perturb_nc.show import terminal
-    from perturb_nc.statistics import ClassStatistics
-    from perturb_nc.storage import read_arrays
-
-    refuse_overwriting(output, features, labels)
-    arrays = read_arrays(features)
-    if labels is None and list(arrays) == [""]:
-        raise ValueError(
-            f"{features} holds one unnamed array, so labels are missing; give --labels FILE"
-        )
-    x = pick(arrays, features_key, features)
-    y = pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
-    statistics = ClassStatistics.from_features(x, y, num_classes)
-    save_layers({"": statistics}, output, {"source": features.name})
-    k, d, n = statistics.num_classes, statistics.dim, statistics.num_samples
-    terminal.show(f"wrote {output}: K = {k} classes, d = {d}, N = {n}")
 
 
 def metrics(
