@@ -17,10 +17,11 @@ _SHARD = re.compile(r"^(?P<name>.*?)[-_.]?(?P<number>\d+)-of-(?P<count>\d+)$")
 
 @dataclass(frozen=True)
 class Keys:
-    """Names of the arrays in a file."""
+    """Names of the arrays in a file; `every` takes all but the labels as layers."""
 
     features: str
     labels: str
+    every: bool = False
 
 
 def layer_files(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> dict[str, list[Path]]:
@@ -54,7 +55,7 @@ def layer_files(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> dict[
     return found
 
 
-def samples(
+def samples_of(
     files: Sequence[Path], keys: Keys, labels: "Tensor | None"
 ) -> "Iterator[dict[str, tuple[Tensor, Tensor]]]":
     """Of every file in turn: name of an array of features → it and the labels of its samples.
@@ -79,7 +80,7 @@ def samples(
                     f"{file} holds one unnamed array, so labels are missing; give --labels FILE"
                 )
             own = pick(arrays, keys.labels, file)
-        x = _features(arrays, keys, file)
+        x = _features(arrays, keys, file, own=labels is None)
         if labels is not None:
             count = max(next(iter(x.values())).shape[:1], default=0)
             own = labels[start : start + count]
@@ -89,12 +90,16 @@ def samples(
         raise ValueError(f"labels hold {len(labels)} samples, the features {start}")
 
 
-def _features(arrays: "Mapping[str, Tensor]", keys: Keys, file: Path) -> "dict[str, Tensor]":
-    rest = {name: x for name, x in arrays.items() if name != keys.labels}
-    if keys.features in arrays or list(arrays) == [""] or not rest:
-        return {"": pick(arrays, keys.features, file)}
-    if any(x.ndim < 2 for x in rest.values()) or keys.features != "features":
-        return {"": pick(arrays, keys.features, file)}  # says what there is
+def _features(
+    arrays: "Mapping[str, Tensor]", keys: Keys, file: Path, *, own: bool
+) -> "dict[str, Tensor]":
+    """The layers in a file, whose labels are its own or another's."""
+    rest = {name: x for name, x in arrays.items() if not own or name != keys.labels}
+    if keys.every and rest:
+        return rest
+    named = keys.features in rest or keys.features != "features" or not rest
+    if named or list(rest) == [""] or any(x.ndim < 2 for x in rest.values()):
+        return {"": pick(arrays, keys.features, file)}  # or it says what there is
     return rest
 
 

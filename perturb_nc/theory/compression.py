@@ -5,28 +5,32 @@ A stationary weight of (1) solves W(σI + Σ_W0) = (rows in the span of M0, W an
     σ = (λ_W/K) (1 + λ_H/β)²,
 
 so that it lies close to a rational Krylov space of Σ_W0 and M0 with poles in the range of these σ.
-On an orthonormal basis V (d×m) of such a space problem (1) is the same problem for the statistics
-V gives: M0V and VᵀΣ_W0V, and one more coordinate without class means that carries the rest of
-tr Σ_W0. What that neglects of the gradient, β²/c · FV · VᵀΣ_W0(I - VVᵀ) with F of
-`theory.optimal_features`, is known at every point. Where it is too large V grows by the main
-directions of its Newton step.
+On an orthonormal basis V (d×m) of such a space, turned so that VᵀΣ_W0V is diagonal, problem (1) is
+the same problem for the statistics V gives: M0V and VᵀΣ_W0V, and one more coordinate without class
+means that carries the rest of tr Σ_W0. What that neglects of the gradient, with F of
+`theory.optimal_features` β²/c · FV · VᵀΣ_W0(I - VVᵀ), is known at every point. Where it is too
+large V grows by the main directions of its Newton step.
 
 V also holds the K directions outside the Krylov space in which the features vary least: there a
 saddle is left if anywhere outside of it, so that second-order conditions are those of all d.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.arrays import relative, total
+from perturb_nc.theory.arrays import random_normal, relative, total
+from perturb_nc.theory.diagonal import DiagonalPoint
+from perturb_nc.theory.point import Points
 from perturb_nc.theory.reduced import ReducedPoint
 
 _POLES, _ROUNDS = 3, 3
 _GROWTH = 2  # rounds
+_SINGLE = 6  # rounds for one setting
+_TURNED = 1024  # dimensions of which all eigenvectors are worth their while
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +38,35 @@ class Compression:
     """Statistics in the coordinates of V, and what they leave out.
 
     Attributes:
-        basis: V, (d, m); None where nothing is compressed.
-        statistics: of dimension m + 1 (of dimension d where nothing is compressed).
-        outside: (I - VVᵀ)Σ_W0V, (d, m); None where nothing is compressed.
+        basis: V, (d, m); None where the coordinates are those given.
+        statistics: of dimension m + 1 (of dimension d without a basis).
+        outside: (I - VVᵀ)Σ_W0V, (d, m); None where V is all of space.
         leak: its triangular factor, (m, m).
+        roots: σ → Cholesky factor of Σ_W0 + σI, kept for a space that grows.
     """
 
     basis: Float64[Tensor, "d m"] | None
     statistics: ClassStatistics
     outside: Float64[Tensor, "d m"] | None
     leak: Float64[Tensor, "r m"] | None
+    roots: dict[float, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of space."""
+        return self.outside is None
+
+    def points(self, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
+        """What `descend` asks for."""
+        return lambda index: lambda weight: self.at(weight, settings[index], bias)
+
+    def at(
+        self, weight: Float64[Tensor, "... K n"], settings: Float64[Tensor, "... 3"], bias: bool
+    ) -> ReducedPoint:
+        """Problem (1) at weights of the compressed problem."""
+        if self.basis is None:
+            return ReducedPoint(self.statistics, weight, settings, bias)
+        return DiagonalPoint(self.statistics, weight, settings, bias, idle=1)
 
     def lifted(self, weight: Float64[Tensor, "... K n"]) -> Float64[Tensor, "... K d"]:
         """A weight of the compressed problem in all d dimensions."""
@@ -68,11 +91,12 @@ class Compression:
         k, d = statistics.means.shape
         basis, poles = self.basis, _poles(point.hyperparameters, statistics)
         if 4 * (basis.shape[1] + _GROWTH * len(poles) * k) > 3 * d:
-            return uncompressed(statistics)
+            return turned(statistics)
         rows = _neglected(point) @ self.outside.mT
         rows = rows / total(rows.square()).sqrt()[:, None, None].clamp(min=1e-300)
-        block = torch.linalg.svd(rows.flatten(0, 1).mT, full_matrices=False).U[:, :k]
-        return _on_basis(statistics, _continued(statistics, basis, block, poles.repeat(_GROWTH)))
+        block = _main_directions(rows.flatten(0, 1), k)
+        poles = poles.repeat(_GROWTH)
+        return _on_basis(statistics, _continued(statistics, basis, block, poles, self.roots))
 
 
 def uncompressed(statistics: ClassStatistics) -> Compression:
@@ -80,14 +104,34 @@ def uncompressed(statistics: ClassStatistics) -> Compression:
     return Compression(None, statistics, None, None)
 
 
+def turned(statistics: ClassStatistics) -> Compression:
+    """All d dimensions along the eigenvectors of Σ_W0, where these cost little enough."""
+    if statistics.dim > _TURNED or not statistics.within.any():
+        return uncompressed(statistics)
+    basis = torch.linalg.eigh(statistics.within).eigenvectors
+    return replace(_on_basis(statistics, basis), outside=None, leak=None)
+
+
+def narrow(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "1 3"]) -> Compression:
+    """A subspace for one setting, without the directions in which features vary least."""
+    k, d = statistics.means.shape
+    if 2 * (_SINGLE + 1) * k > d:
+        return turned(statistics)
+    basis, roots = torch.linalg.qr(statistics.means.mT).Q, dict[float, Tensor]()
+    poles = _poles(hyperparameters, statistics)[:1].repeat(_SINGLE)
+    return replace(
+        _on_basis(statistics, _continued(statistics, basis, basis, poles, roots)), roots=roots
+    )
+
+
 def compress(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"]) -> Compression:
     """A subspace for settings (λ_W, λ_H, β); none where it would be most of space."""
     (k, d), within = statistics.means.shape, statistics.within
     if 2 * (_POLES * _ROUNDS + 2) * k > d:
-        return uncompressed(statistics)
+        return turned(statistics)
     poles = _poles(hyperparameters, statistics)
     basis = torch.linalg.qr(statistics.means.mT).Q
-    basis = _continued(statistics, basis, basis, poles.repeat(_ROUNDS))
+    basis = _continued(statistics, basis, basis, poles.repeat(_ROUNDS), {})
     # Least variance outside: project, lift what lies inside out of the way, take the smallest.
     image = within @ basis
     core = basis.mT @ image
@@ -105,7 +149,7 @@ def _poles(
     lambda_w, lambda_h, beta = hyperparameters.unbind(1)
     ratio = torch.where(beta > 0, lambda_h / beta, 0.0)  # at β = 0 H0 does not matter
     sigma = lambda_w / statistics.num_classes * (1 + ratio) ** 2
-    largest = torch.linalg.matrix_norm(statistics.within, 2).clamp(min=1e-300)
+    largest = torch.linalg.matrix_norm(statistics.within).clamp(min=1e-300)
     wanted = torch.minimum(sigma.clamp(min=1e-7 * largest), largest)
     ends = torch.stack([wanted.min(), wanted.max()]).log()
     shares = torch.linspace(0, 1, _POLES, dtype=ends.dtype, device=ends.device)
@@ -117,16 +161,28 @@ def _continued(
     basis: Float64[Tensor, "d m"],
     block: Float64[Tensor, "d k"],
     poles: Float64[Tensor, "p"],
+    roots: dict[float, Tensor],
 ) -> Float64[Tensor, "d n"]:
     """The basis with (Σ_W0 + σI)⁻¹ of the last block, for pole after pole."""
-    identity = torch.diag(basis.new_ones(statistics.dim))
-    roots = {
-        p: torch.linalg.cholesky(statistics.within + p * identity) for p in set(poles.tolist())
-    }
     for pole in poles.tolist():
-        block = _orthonormal(torch.cholesky_solve(block, roots[pole]), basis)
+        if pole not in roots:
+            shifted = statistics.within.clone()
+            shifted.diagonal().add_(pole)
+            roots[pole] = torch.linalg.cholesky(shifted)
+        root = roots[pole]  # two triangular solves: cholesky_solve would copy it
+        block = torch.linalg.solve_triangular(root, block, upper=False)
+        block = torch.linalg.solve_triangular(root.mT, block, upper=True)
+        block = _orthonormal(block, basis)
         basis = torch.cat([basis, block], dim=1)
     return basis
+
+
+def _main_directions(rows: Float64[Tensor, "n d"], count: int) -> Float64[Tensor, "d k"]:
+    """About the leading right singular vectors, by subspace iteration."""
+    block = random_normal(rows.shape[1], count, like=rows)
+    for _ in range(3):
+        block = torch.linalg.qr(rows.mT @ (rows @ block)).Q
+    return block
 
 
 def _neglected(point: ReducedPoint) -> Float64[Tensor, "... K m"]:
@@ -146,9 +202,12 @@ def _orthonormal(
 def _on_basis(statistics: ClassStatistics, basis: Float64[Tensor, "d m"]) -> Compression:
     image = statistics.within @ basis
     core = basis.mT @ image
-    outside = (statistics.within.trace() - core.trace()).clamp(min=0.0)
-    within = torch.block_diag(0.5 * (core + core.mT), outside)
+    variances, turn = torch.linalg.eigh(0.5 * (core + core.mT))
+    basis, image = basis @ turn, image @ turn
+    variances = variances.clamp(min=0.0)  # below 0 is rounding
+    left = (statistics.within.trace() - variances.sum()).clamp(min=0.0)
+    within = torch.diag(torch.cat([variances, left[None]]))
     means = torch.nn.functional.pad(statistics.means @ basis, (0, 1))
     own = ClassStatistics(statistics.counts, means, within, statistics.class_variance)
-    rest = image - basis @ core
+    rest = image - basis * variances
     return Compression(basis, own, rest, torch.linalg.qr(rest, mode="r").R)

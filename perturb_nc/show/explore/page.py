@@ -7,7 +7,7 @@ answered at once, in closed form near collapse, and exactly when the sliders res
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 
 from perturb_nc.show.explore import figures
 from perturb_nc.show.explore.guard import MOVES, guard
-from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.explorer import Explorer, FirstAnswer, LayerView, Optimum
+from perturb_nc.study.models import LOSSES, Layer
 
 _ASSETS = Path(__file__).parent / "assets"
 _PER_DECADE = 20
@@ -59,14 +59,23 @@ SCALES = {
 Answer = tuple[Any, ...]
 
 
-def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash:
+def build_app(
+    layers: Mapping[str, Layer],
+    *,
+    title: str,
+    loss: str = "squared",
+    bias: bool = False,
+    said: Sequence[str] = (),
+) -> dash.Dash:
     """The Dash application for some measured layers; everything it needs is served by itself.
 
     Args:
-        layers: name → class statistics, in order of depth.
+        layers: name → class statistics, in order of depth; `LayerSamples` for cross-entropy.
         title: said at the head of the page.
+        loss, bias: of the optimum, as for `Explorer`.
+        said: lines below it, on the network.
     """
-    explorer = Explorer(layers)
+    explorer = Explorer(layers, loss=loss, bias=bias)
     app = dash.Dash(
         __name__,
         title=f"{title} · perturb-nc",
@@ -77,7 +86,7 @@ def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
-    app.layout = _layout(explorer, title)
+    app.layout = _layout(explorer, title, said)
     sliders = [Input(name, "value") for name in SCALES]
     app.clientside_callback(
         ClientsideFunction("explore", "label"), *sliders, State("texts", "data")
@@ -205,14 +214,16 @@ def _table(heads: list[str], rows: list[tuple[str, list[str]]]) -> list[Any]:
     return [head, html.Tbody(body)]
 
 
-def _layout(explorer: Explorer, title: str) -> html.Div:
+def _layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
     names = list(explorer.layers)
     first = explorer.layers[names[0]]
     size = f"{len(names)} layers, K = {first.num_classes} classes, N = {first.num_samples:,}"
+    if explorer.loss != LOSSES[0]:
+        size += f"; the optimum is that of {explorer.loss}, the path that of the squared loss"
     metrics = [_panel(metric, label.line) for metric, label in figures.METRICS.items()]
     return html.Div(
         [
-            html.Header([html.H1(title), html.P(size)]),
+            html.Header([html.H1(title), html.P(size), *map(html.P, said)]),
             html.Main(
                 [
                     _controls(names),
