@@ -26,7 +26,7 @@ from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import nonnegative, positive
+from perturb_nc.validation import named, nonnegative, positive
 
 _LATE = "time_limit came first"
 
@@ -110,6 +110,7 @@ def compare_layers(
 
     Source: docs §4.2, 4.6.
     """
+    named(layers, "layers", "ClassStatistics")
     _check(layers, metric, lambda_w, lambda_h, fit, parameters)
     _check_predictions(layers, parameters, predictions)
     clock = Clock.of(time_limit, progress)
