@@ -53,9 +53,9 @@ def save_layers(
         raise ValueError("layers must hold at least one layer, got none")
     if dtype not in (torch.float64, torch.float32):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
-    for name, own in layers.items():
+    for name, statistics in layers.items():
         kinds = (ClassStatistics, SpanStatistics)
-        instance(own, kinds, f"layers[{name!r}]", "collect_statistics gives them")
+        instance(statistics, kinds, f"layers[{name!r}]", "collect_statistics gives them")
     notes = _checked_notes(metadata)
     tensors = {
         f"{i}/{name}/{field}": _converted(getattr(statistics, field), dtype)
