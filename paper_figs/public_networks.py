@@ -8,7 +8,6 @@ from style import BLUE, GREEN, GREY, NC1_TRACE, ORANGE, RESULTS, VERMILION, read
 FOLDER = RESULTS / "public_networks"
 TITLES = {
     "resnet56_cifar10": "ResNet-56",
-    "resnet18_cifar10": "ResNet-18",
     "vgg16_cifar10": "VGG-16, batch norm",
     "cnn_cifar10": "Keras CNN",
     "cnn_mnist": "CNN, MNIST",
