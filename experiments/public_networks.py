@@ -271,13 +271,18 @@ def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
     """What the theory says, where there are layers of one width for it to speak of."""
     path = output / f"{name}.safetensors"
     layers, own = pnc.load_layers(path), joints(name, output)
-    asked = {}
+    found: dict[str, Any] = {"depth": {}}
+    for names in runs_of_one_width(layers):
+        stage = {layer: layers[layer] for layer in names}
+        key = f"{names[0]} to {names[-1]}"
+        file = parts / f"{name}-{key.replace(' ', '-')}.json"
+        found["depth"][key] = kept(file, lambda _, stage=stage: depth(stage, own, name))
     if own:
-        asked = {"depth": lambda _: depth(layers, own, name), "fits": lambda _: fits(layers)}
+        found["fits"] = kept(parts / f"{name}-fits.json", lambda _: fits(layers))
     *_, before, last = layers.values()
     if before.dim == last.dim:
-        asked["vicinity"] = lambda _: vicinity(path)
-    return {k: kept(parts / f"{name}-{k}.json", make) for k, make in asked.items()}
+        found["vicinity"] = kept(parts / f"{name}-vicinity.json", lambda _: vicinity(path))
+    return found
 
 
 def main() -> None:
