@@ -39,7 +39,7 @@ LAYERS = {  # what each part may import from the package, beside itself
     "span_statistics": {"summary", "validation", "moments", "statistics"},
     "joint_statistics": {"summary", "statistics"},
     "layer_samples": {"summary", "validation", "statistics"},
-    "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"}
+    "layer_files": {"validation", "storage", "statistics", "span_statistics", "joint_statistics"}
     | {"layer_samples"},
     "mean_geometry": {"moments"},
     "within_metrics": {"moments", "mean_geometry"},
