@@ -45,7 +45,11 @@ LAYERS = {  # what each part may import from the package, beside itself
     "metrics": {"summary", "validation", "moments", "span_statistics"}
     | {"within_metrics", "frame_metrics", "duality_metrics"},
     "metric_step": {"moments", "mean_geometry"},
-    "metric_tangents": {"moments", "mean_geometry", "metric_step"},
+    "within_tangents": {"moments", "mean_geometry", "metric_step"},
+    "frame_tangents": {"moments", "mean_geometry", "metric_step"},
+    "duality_tangents": {"moments", "metric_step"},
+    "metric_tangents": {"moments", "metric_step"}
+    | {"within_tangents", "frame_tangents", "duality_tangents"},
     "covariance_metrics": {"moments", "mean_geometry", "statistics"},
     "sampling": {"summary", "moments", "mean_geometry", "statistics", "span_statistics", "metrics"},
     "kernel_alignment": {"moments", "statistics", "joint_statistics", "sampling"},
