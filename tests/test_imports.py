@@ -8,26 +8,7 @@ from pathlib import Path
 import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
-GROUND = {
-    "validation",
-    "accumulation",
-    "storage",
-    "moments",
-    "statistics",
-    "span_statistics",
-    "layer_files",
-}
-GROUND |= {"joint_statistics", "mean_geometry", "metrics", "metric_tangents", "sampling"}
-GROUND |= {"covariance_metrics", "kernel_alignment", "metric_step", "sample_metrics"}
-GROUND |= {
-    "layer_files",
-    "leftovers",
-    "summary",
-    "within_metrics",
-    "frame_metrics",
-    "duality_metrics",
-}
-LAYERS = {  # what each part may import from the package, beside itself
+GROUND = {  # what each module of it may import from the package
     "validation": set(),
     "leftovers": set(),
     "storage": {"leftovers", "validation"},
@@ -51,21 +32,26 @@ LAYERS = {  # what each part may import from the package, beside itself
     "metric_tangents": {"moments", "metric_step"}
     | {"within_tangents", "frame_tangents", "duality_tangents"},
     "covariance_metrics": {"moments", "mean_geometry", "statistics"},
-    "sampling": {"summary", "moments", "mean_geometry", "statistics", "span_statistics", "metrics"},
-    "kernel_alignment": {"moments", "statistics", "joint_statistics", "sampling"},
+    "feature_ranks": {"moments", "statistics"},
+    "sample_moments": {"moments", "mean_geometry", "statistics", "span_statistics"},
+    "sampling": {"summary", "moments", "mean_geometry", "statistics", "span_statistics", "metrics"}
+    | {"sample_moments"},
+    "kernel_alignment": {"moments", "statistics", "joint_statistics", "sample_moments"},
     "sample_metrics": {"validation", "statistics"},
-    "theory": GROUND,
-    "measure": GROUND,
-    "networks": GROUND | {"measure"},
-    "study": GROUND | {"theory", "measure"},
-    "show": GROUND | {"theory", "measure", "study"},
-    "cli": GROUND | {"theory", "measure", "networks", "study", "show"},
+}
+LAYERS = GROUND | {  # a room may import these, beside itself
+    "theory": set(GROUND),
+    "measure": set(GROUND),
+    "networks": set(GROUND) | {"measure"},
+    "study": set(GROUND) | {"theory", "measure"},
+    "show": set(GROUND) | {"theory", "measure", "study"},
+    "cli": set(GROUND) | {"theory", "measure", "networks", "study", "show"},
 }
 FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi, are imported later
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
     "matplotlib": {
-        f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "notebook")
+        f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "vicinity", "notebook")
     },
     "dash": {"show/explore/page.py", "show/explore/guard.py"},
     "plotly": {
