@@ -1,6 +1,7 @@
 """The house: imports point down only."""
 
 import ast
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,22 @@ def test_the_command_loads_what_a_command_needs_when_it_runs():
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def bodies():
+    """Every function of the package, and how many lines there are below its docstring."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                if body:
+                    name = f"{path.relative_to(PACKAGE)}: {node.name}"
+                    yield name, body[-1].end_lineno - body[0].lineno + 1
+
+
+def test_modules_and_functions_are_short():
+    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    lines = {p: len(p.read_text(encoding="utf8").splitlines()) for p in paths}
+    assert [str(path) for path, count in lines.items() if count > 350] == []
+    assert statistics.median(lines.values()) <= 125  # one concept a module; the aim is 120
+    assert [name for name, count in bodies() if count > 50] == []

@@ -94,11 +94,8 @@ def descend(
     _check_scale(point.gradient_norm, point)
     point, _ = advised(point, points(live), ~stuck)
     while len(live):
-        enough = _enough(point, tol, neglected)
-        turning = (point.gradient_norm > enough) & (found.steps[live] > 1) & ~stuck
-        if turning.any():
-            point = realigned(points(live), point, turning)
-            enough = _enough(point, tol, neglected)
+        turning = (found.steps[live] > 1) & ~stuck
+        point, enough = _turned(points(live), point, turning, tol, neglected)
         far, final = point.gradient_norm > enough, enough <= tol
         found.weight[live] = point.weight
         clock.report(int(found.steps.max()), point.gradient_norm.max().item())
@@ -136,12 +133,22 @@ def descend(
         # What no step improves may be a saddle; what left no saddle has ended.
         ended = ~gained & (open_ | ~final)
         found.end(live[ended & far], Status.STALLED)
-        stuck, point = ~gained, trial
-        if stuck.any():
-            best = torch.where(wide(gained), trial.weight, found.weight[live])
-            live, stuck = live[~ended], stuck[~ended]
-            point = points(live)(best[~ended])
+        best = torch.where(wide(gained), trial.weight, found.weight[live])
+        live, stuck = live[~ended], ~gained[~ended]
+        point = trial if gained.all() else points(live)(best[~ended])
     return found
+
+
+def _turned(
+    evaluate: Evaluate, point: Point, wanted: Mask, tol: float, neglected: Neglected | None
+) -> tuple[Point, Float64[Tensor, "b"]]:
+    """The point, better aligned with H0 where its gradient is large, and the norm to reach."""
+    enough = _enough(point, tol, neglected)
+    wanted = wanted & (point.gradient_norm > enough)
+    if not wanted.any():
+        return point, enough
+    point = realigned(evaluate, point, wanted)
+    return point, _enough(point, tol, neglected)
 
 
 def _judge_rest(found: Descent, points: Points, members: Int64[Tensor, "b"]) -> None:
