@@ -32,7 +32,6 @@ from perturb_nc.study import (
     theories_of_depth,
 )
 from perturb_nc.study.bench import IN_SPAN, OUT_OF_SPAN
-from perturb_nc.study.theories import THEORIES
 
 SUMMED = ("nc1", "nc2_etf", "nc2_equiangular", "nc1_trace", "cdnv", "top_eigenvalues")
 FOLDER = RESULTS / "theories_of_depth"
@@ -137,10 +136,13 @@ def loaded(record: dict[str, Any]) -> xr.Dataset:
 def markdown(table: xr.Dataset) -> str:
     """Median errors by network and theory, the least of each in bold."""
     lines = []
-    for kind, names in (("in the span", IN_SPAN), ("with what is outside it", OUT_OF_SPAN)):
+    for kind, block in (("in the span", IN_SPAN), ("with what is outside it", OUT_OF_SPAN)):
+        names = [name for name in block if name in table["quantity"]]
         lines += [f"Median error {kind}, of {', '.join(names)}", ""]
-        lines += [f"| network | judged | {' | '.join(THEORIES)} |", "|---|---|" + "---|" * 11]
-        error = table["error"].sel(quantity=list(names)).median("quantity", skipna=True)
+        theories = table["model"].values.tolist()
+        lines += [f"| network | judged | {' | '.join(theories)} |"]
+        lines += ["|---|---|" + "---|" * len(theories)]
+        error = table["error"].sel(quantity=names).median("quantity", skipna=True)
         for network in table["network"].values:
             row = error.sel(network=network).values
             cells = ["–" if np.isnan(v) else f"{v:.3f}" for v in row]
@@ -165,7 +167,7 @@ def summary(table: xr.Dataset) -> str:
         found = standings(own)
         lines += [f"| {kind} ({own.sizes['network']}) | {' | '.join(SUMMED)} |"]
         lines += ["|---|" + "---|" * len(SUMMED)]
-        for theory in THEORIES:
+        for theory in table["model"].values:
             cells = []
             for quantity in SUMMED:
                 at = found.sel(model=theory, quantity=quantity)

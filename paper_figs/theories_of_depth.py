@@ -9,7 +9,6 @@ from style import BLUE, GREY, RESULTS, ROOT, VERMILION, read, write
 sys.path.insert(0, str(ROOT))
 from experiments.theories_of_depth import kind_of, loaded
 from perturb_nc.study import bench_table
-from perturb_nc.study.theories import THEORIES
 
 RESULT = RESULTS / "theories_of_depth" / "result.json"
 PANELS = {"nc1": "NC1 (in the span)", "nc2_etf": "NC2 (in the span)", "nc1_trace": "ÑC1"}
@@ -23,11 +22,12 @@ COLORS = {
 def draw(result: dict) -> Figure:
     """One row a theory, one point a network, a bar at the median; left is better."""
     error = bench_table([loaded(result["bench"])])["error"]
+    theories = error["model"].values.tolist()
     kinds = np.array([kind_of(str(n)) for n in error["network"].values])
     figure = Figure(figsize=(12, 5.5), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
     for axis, (quantity, title) in zip(axes, PANELS.items(), strict=True):
-        for row, theory in enumerate(THEORIES):
+        for row, theory in enumerate(theories):
             values = error.sel(quantity=quantity, model=theory).values.astype(float)
             for shift, (kind, color) in zip((-0.22, 0.0, 0.22), COLORS.items(), strict=True):
                 own = values[kinds == kind]
@@ -37,7 +37,7 @@ def draw(result: dict) -> Figure:
         axis.set_xscale("log")
         axis.set_xlim(1e-3, 5)
         axis.set_title(title, fontsize=10)
-        axis.set_yticks(range(len(THEORIES)), [n.replace("_", " ") for n in THEORIES], fontsize=9)
+        axis.set_yticks(range(len(theories)), [n.replace("_", " ") for n in theories], fontsize=9)
         axis.grid(axis="y", color="0.92")
     axes[0].invert_yaxis()
     handles = [axes[0].plot([], [], "o", color=c, label=k)[0] for k, c in COLORS.items()]

@@ -82,3 +82,49 @@ def comparison(
         low_high = np.array([0.9, 1.1])[:, None, None] * measured
         data["interval"] = (("bound", "layer", "quantity"), low_high)
     return data
+
+
+THEORIES = {
+    "central_path": 0.02, "chain": 0.2, "straight_line": None, "straight_line_displacement": None,
+    "straight_line_placed": None, "equi_separation": 0.021, "load_curve": 0.1, "deep_linear": 0.3,
+    "shrinkage": 0.4, "interpolation": 0.05, "local": 0.01, "unchanged": 0.5,
+}  # fmt: skip
+
+
+def bench(name="net", layers=("blocks.0", "blocks.1", "blocks.2"), off=THEORIES, **attrs):
+    """As `theories_of_depth` gives it: every theory is off by its `off`, in the log.
+
+    But for NC2 at the last layer, which is three times as far off.
+    """
+    quantities = (*QUANTITIES, "directional_cdnv", "discrimination")
+    measured = 0.5 ** np.arange(len(layers))[:, None] * np.linspace(1, 2, len(quantities))
+    errors = np.array([np.nan if off[m] is None else off[m] for m in off])
+    factor = np.exp(np.ones((len(layers), 1, len(quantities))) * errors[:, None])
+    factor[-1, :, quantities.index("nc2_etf")] **= 3
+    spectrum = measured[:, :1] * 0.3 / np.arange(1, 6)
+    spectra = spectrum[:, None] * np.exp(errors)[:, None]
+    return xr.Dataset(
+        {
+            "measured": (("layer", "quantity"), measured),
+            "predicted": (("layer", "model", "quantity"), measured[:, None] * factor),
+            "spectrum": (("layer", "index"), spectrum),
+            "predicted_spectrum": (("layer", "model", "index"), spectra),
+            "span_spectrum": (("layer", "index"), spectrum / 2),
+            "predicted_span_spectrum": (("layer", "model", "index"), spectra / 2),
+            "parameters": (("layer", "model", "parameter"), np.ones((len(layers), len(off), 3))),
+            "line_shape": ("layer", [1.25] * len(layers)),
+            "path_ratio": ("layer", [1.125] * len(layers)),
+            "share": ("layer", np.linspace(0, 1, len(layers) + 1)[1:]),
+            "off_line": ("layer", [0.1, 0.3, 0.0][: len(layers)]),
+        },
+        coords={
+            "layer": list(layers),
+            "stage": ("layer", [0] * len(layers)),
+            "network": ("layer", [name] * len(layers)),
+            "model": list(off),
+            "quantity": list(quantities),
+            "index": np.arange(1, 6),
+            "parameter": ["lambda_w", "beta", "spectral_ratio"],
+        },
+        attrs={"metric": "nc1_span", "status": "FINISHED", "way_of": "class means", **attrs},
+    )

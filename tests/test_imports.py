@@ -52,11 +52,13 @@ FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
     "matplotlib": {
-        f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "vicinity", "notebook")
+        f"show/{name}.py"
+        for name in ("bench", "maps", "notebook", "panels", "plots", "spectra", "vicinity")
     },
     "dash": {"show/explore/page.py", "show/explore/guard.py"},
     "plotly": {
-        f"show/report/{name}.py" for name in ("along", "drawing", "overview", "page", "spectrum")
+        f"show/report/{name}.py"
+        for name in ("along", "bench", "drawing", "overview", "page", "spectrum")
     },
     "jinja2": {"show/report/page.py"},
 }

@@ -6,11 +6,12 @@ import socket
 import sys
 import threading
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturb_nc.cli.arguments import File, layers_in
+from perturb_nc.cli.arguments import File, layers_in, name_of
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -27,12 +28,16 @@ def explore(
     file: File,
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free")] = 8050,
+    bench: Annotated[
+        Path | None, typer.Option(help="bench.json of `perturb-nc bench` on FILE, to be shown")
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="open a browser")] = False,
 ) -> None:
     """A local page: drag λ_W, λ_H, β and the flow time and see the prediction beside the layers."""
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be 0..65535, got {port}")
     layers = layers_in(file)
+    said = [] if bench is None else _followed(bench, name_of(file))
     try:
         from perturb_nc.show.explore.page import build_app
     except ModuleNotFoundError as error:
@@ -43,8 +48,23 @@ def explore(
 
     torch.set_num_threads(1)  # of each move: its matrices are too small to share
     with _listening(host, port) as listener:
-        app = build_app(layers, title=file.name)
+        app = build_app(layers, title=file.name, said=said)
         _serve(app.server, listener, host, open_browser)
+
+
+def _followed(bench: Path, name: str) -> list[str]:
+    """What a stored bench says of the network: the theory it follows, and how straight it is."""
+    import json
+
+    from perturb_nc.show.bench_tables import sentences
+    from perturb_nc.storage import existing
+
+    try:
+        return sentences(json.loads(existing(bench).read_text(encoding="utf8"))[name])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{bench} holds no bench of {name}; write one with `perturb-nc bench` on the same file"
+        ) from error
 
 
 def _listening(host: str, port: int) -> socket.socket:

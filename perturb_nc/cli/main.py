@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from perturb_nc.cli.bench import bench
 from perturb_nc.cli.closed_forms import deep_ufm, spectrum
 from perturb_nc.cli.demo import demo
 from perturb_nc.cli.explore import explore
@@ -24,7 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (
-    demo, stats, metrics, predict, report, explore, sweep, plot, flow, depth, spectrum, deep_ufm,
+    demo, stats, metrics, predict, report, explore, sweep, plot, flow, depth, bench, spectrum,
+    deep_ufm,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -1,12 +1,14 @@
 """The command `perturb-nc report`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perturb_nc.cli.arguments import layers_in, name_of, progress_bar, statistics_file
+from perturb_nc.cli.bench import TimeLimit, benched
 from perturb_nc.show.labels import printable
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ def report(
     metric: Annotated[str | None, typer.Option(help="places the layers; default: nc1_span")] = None,
     align: Annotated[bool, typer.Option(help="rotate layers onto each other first")] = False,
     pairs: Annotated[bool, typer.Option(help="fit (1) to each pair of layers, slow")] = True,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="every theory of depth beside each layer, slow")
+    ] = False,
+    time_limit: TimeLimit = None,
     save: Annotated[
         Path | None, typer.Option(help="folder for the comparisons, as they finish: RUNs later on")
     ] = None,
@@ -41,6 +47,7 @@ def report(
     """One self-contained HTML page: measured, predicted, and where the prediction fails."""
     from perturb_nc.show.report.page import write_report
     from perturb_nc.storage import existing, writable, writable_folder
+    from perturb_nc.study.depth import PLACING
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output must end in .html, got {output}")
@@ -53,16 +60,20 @@ def report(
         settings["align_layers"] = True
     if not pairs:
         settings["pairs"] = False
+    if time_limit is not None and not bench:
+        raise ValueError("--time-limit is of the bench; give --bench too, or leave it out")
     networks: dict[str, xr.Dataset | Statistics] = {}
     for file in [existing(statistics_file(run)) for run in runs]:
         name, network = _loaded(file)
         if name in networks:
             raise ValueError(f"RUNs must differ in name; {file} is {name!r} again: rename it")
         networks[name] = network
-    if settings and not any(isinstance(network, tuple) for network in networks.values()):
-        names = ", ".join(settings)
+    asked = [*settings, *(["bench"] if bench else [])]
+    if asked and not any(isinstance(network, tuple) for network in networks.values()):
+        names = ", ".join(asked)
         raise ValueError(f"{names} must be left out: every RUN is a finished comparison")
-    write_report(_compared(networks, settings, save), output)
+    within = partial(benched, metric=metric or PLACING, joints={}, time_limit=time_limit)
+    write_report(_compared(networks, settings, save, within if bench else None), output)
     print(printable(f"wrote {output}"))
 
 
@@ -79,10 +90,16 @@ def _loaded(file: Path) -> "tuple[str, xr.Dataset | Statistics]":
 
 
 def _compared(
-    networks: "dict[str, xr.Dataset | Statistics]", settings: Mapping[str, Any], save: Path | None
+    networks: "dict[str, xr.Dataset | Statistics]",
+    settings: Mapping[str, Any],
+    save: Path | None,
+    bench: "Callable[[dict[str, ClassStatistics], str], xr.Dataset] | None",
 ) -> "list[xr.Dataset]":
-    """Comparisons of all networks; statistics are compared now, with a bar for each."""
-    from perturb_nc.study.comparison import save_comparison
+    """Comparisons of all networks, with their benches if one is given that makes them.
+
+    Statistics are compared now, with a bar for each network.
+    """
+    from perturb_nc.study.comparison import save_comparison, with_bench
 
     comparisons = []
     for name, network in networks.items():
@@ -92,6 +109,8 @@ def _compared(
         layers, metadata = network
         try:
             comparison = _compare(layers, name, settings)
+            if bench is not None:
+                comparison = with_bench(comparison, bench(layers, name))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         recorded = {f"recorded {key}": value for key, value in metadata.items()}

@@ -97,6 +97,11 @@ LABELS = {
     "nc3_duality": Label(
         "NC3", "distance of the weight to the class means", "NC3: distance of weight and means"
     ),
+    "span_eigenvalues": Label(
+        "eigenvalues in the span",
+        "first five eigenvalues of PΣ_WP / tr Σ_B, P: span of class means, median",
+        r"eigenvalues of $P\Sigma_W P / \mathrm{tr}\,\Sigma_B$",
+    ),
     "top_eigenvalues": Label(
         "eigenvalues",
         "first five eigenvalues of Σ_W / tr Σ_B, median",
@@ -148,6 +153,25 @@ SIDES = {
     "unchanged": Side("#757575", "#a9a9a9", "#8c8c8c", "x", "-.", "x", "longdashdot"),
 }
 SIDES["optimum"] = SIDES["pair"]  # of (1): with chosen parameters rather than fitted ones
+
+# The theories of depth on the bench, and the naive rivals among them.
+THEORIES = {
+    "measured": SIDES["measured"],
+    "central_path": SIDES["path"],
+    "chain": SIDES["pair"],
+    "straight_line": Side("#8a6d00", "#f0d060", "#b08c10", "<", "-", "triangle-left", "solid"),
+    "straight_line_displacement": Side(
+        "#8a6d00", "#f0d060", "#b08c10", ">", "--", "triangle-right", "dash"
+    ),
+    "straight_line_placed": Side("#8a6d00", "#f0d060", "#b08c10", "p", ":", "pentagon", "dot"),
+    "equi_separation": Side("#00795a", "#35c59c", "#0f9e78", "P", "-", "cross", "solid"),
+    "load_curve": Side("#00795a", "#35c59c", "#0f9e78", "*", "--", "star", "dash"),
+    "deep_linear": Side("#00795a", "#35c59c", "#0f9e78", "h", ":", "hexagon", "dot"),
+    "shrinkage": Side("#757575", "#a9a9a9", "#8c8c8c", "s", "--", "triangle-up", "dot"),
+    "interpolation": SIDES["interpolation"],
+    "local": Side("#b0578d", "#e59ac6", "#c973a5", "d", "--", "diamond-tall", "dash"),
+    "unchanged": SIDES["unchanged"],
+}
 
 
 def symbol(quantity: str) -> str:

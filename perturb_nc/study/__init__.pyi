@@ -2,16 +2,17 @@
 
 from .alignment import procrustes_rotation
 from .bench import bench_table, standings, theories_of_depth
-from .comparison import errors
+from .comparison import bench_of, errors, with_bench
 from .depth import DepthCalibration
 from .explorer import Explorer, FirstAnswer, LayerView, Optimum
 from .fit import RegularizationFit
 from .laws import SeparationLaw, deep_linear_compression, separation_law
 from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
 from .rivals import Prediction, Stage
-from .straight_line import Straightness, all_pairs, straightness
+from .straight_line import Straightness, all_pairs, straightness, straightness_of_means
 from .sweep_store import open_sweep
 from .theories import Theory
+from .verdict import Standing, Verdict, verdicts
 
 __all__ = [
     "DepthCalibration",
@@ -25,9 +26,12 @@ __all__ = [
     "RegularizationFit",
     "SeparationLaw",
     "Stage",
+    "Standing",
     "Straightness",
     "Theory",
+    "Verdict",
     "all_pairs",
+    "bench_of",
     "bench_table",
     "deep_linear_compression",
     "errors",
@@ -38,5 +42,8 @@ __all__ = [
     "separation_law",
     "standings",
     "straightness",
+    "straightness_of_means",
     "theories_of_depth",
+    "verdicts",
+    "with_bench",
 ]

@@ -157,7 +157,7 @@ def _fill(table: xr.Dataset, model: str, later: Sequence[str], prediction: Predi
     for layer, metrics in prediction.metrics.items():
         at = {"model": model, "layer": layer}
         table["predicted"].loc[at] = quantities(metrics)
-        table["predicted_spectrum"].loc[at] = prediction.spectra[layer]
+        table["predicted_spectrum"].loc[at] = prediction.spectra[layer][0]
     held_out = [layer not in prediction.given for layer in later]
     table["held_out"].loc[{"model": model, "layer": list(later)}] = held_out
 

@@ -21,6 +21,7 @@ TOP = 5  # eigenvalues of Σ_W that the errors count
 _FORMAT = "perturb_nc.comparison/1"
 _WORDS = ("reason", "fit_status", "path_status")
 _DIGEST, _TEXT = "sha256", "OUT"
+_BENCH = "bench_"
 _PER_LAYER = (
     "flow_time", "path_lambda_w", "residual", "unchanged_residual", "spectral_ratio", "gap",
 )  # fmt: skip
@@ -51,7 +52,7 @@ def empty_comparison(stages: Sequence[Stage]) -> xr.Dataset:
         [s for stage in stages for s in stage.layers.values()],
     )
     measured = [quantities(m) for stage in stages for m in stage.measured.values()]
-    spectra = [v for stage in stages for v in stage.spectra.values()]
+    spectra = [v[0] for stage in stages for v in stage.spectra.values()]
     sizes = {"parameter": len(HYPERPARAMETERS), "quantity": len(QUANTITIES)}
     sizes |= {"model": len(MODELS), "layer": len(names), "index": EIGENVALUES}
     alone = {stage.names[0]: "no other layer of its width" for stage in stages if stage.is_alone}
@@ -100,12 +101,16 @@ def errors(comparison: xr.Dataset) -> xr.DataArray:
     """|log(predicted/measured)| by model, layer and quantity.
 
     The last quantity, "top_eigenvalues", is the median over the five largest eigenvalues of Σ_W
-    (relative to tr Σ_B). NaN where there is no prediction or either side is 0.
+    (relative to tr Σ_B), and of a bench "span_eigenvalues" that over the five largest in the span
+    of the class means. NaN where there is no prediction or either side is 0.
     """
-    single = _log_error(comparison["predicted"], comparison["measured"])
-    top = _log_error(comparison["predicted_spectrum"], comparison["spectrum"])
-    median = top.isel(index=slice(TOP)).median("index", skipna=True)
-    return xr.concat([single, median.expand_dims(quantity=["top_eigenvalues"])], dim="quantity")
+    found = [_log_error(comparison["predicted"], comparison["measured"])]
+    for name, spectrum in (("top_eigenvalues", "spectrum"), ("span_eigenvalues", "span_spectrum")):
+        if spectrum in comparison:
+            top = _log_error(comparison[f"predicted_{spectrum}"], comparison[spectrum])
+            median = top.isel(index=slice(TOP)).median("index", skipna=True)
+            found.append(median.expand_dims(quantity=[name]))
+    return xr.concat(found, dim="quantity")
 
 
 def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
@@ -135,6 +140,43 @@ def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
         judged=("network", judged),
         layers=("network", held_out),
     )
+
+
+def with_bench(comparison: xr.Dataset, bench: xr.Dataset) -> xr.Dataset:
+    """A comparison with the bench of the same network beside it, in variables named "bench_...".
+
+    Args:
+        comparison: of `compare_layers`.
+        bench: of `theories_of_depth`, of the same layers.
+
+    Raises:
+        ValueError: a bench of other layers.
+    """
+    layers = comparison["layer"].values.tolist()
+    if other := [name for name in bench["layer"].values.tolist() if name not in layers]:
+        raise ValueError(f"bench must be of the layers of the comparison, got also {other}")
+    own = bench.drop_vars(["stage", "network"]).reindex(layer=layers)
+    named = {str(n): f"{_BENCH}{n}" for n in own.variables if n != "layer"}
+    attrs = {f"{_BENCH}{name}": value for name, value in bench.attrs.items()}
+    return comparison.assign(own.rename(named)).assign_attrs(attrs)
+
+
+def bench_of(comparison: xr.Dataset) -> xr.Dataset | None:
+    """The bench that a comparison has beside it, as `theories_of_depth` gives it; or None."""
+    if f"{_BENCH}predicted" not in comparison:
+        return None
+    kept = [name for name in comparison.data_vars if str(name).startswith(_BENCH)]
+    own = comparison[kept].drop_vars("dim", errors="ignore")
+    plain = ("layer", "stage")
+    own = own.rename({n: str(n).removeprefix(_BENCH) for n in own.variables if n not in plain})
+    own = own.isel(layer=own["measured"].notnull().any("quantity"))
+    own.attrs = {
+        str(name).removeprefix(_BENCH): value
+        for name, value in comparison.attrs.items()
+        if str(name).startswith(_BENCH)
+    }
+    network = [comparison.attrs["name"]] * own.sizes["layer"]
+    return own.assign_coords(network=("layer", network))
 
 
 def save_comparison(comparison: xr.Dataset, path: str | Path) -> None:

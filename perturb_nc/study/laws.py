@@ -1,4 +1,4 @@
-"""Laws of depth that are curves in the layer number: lines and parabolas in the log of a metric."""
+"""Laws of depth that are curves in the layer number: lines and parabolas, in the log or not."""
 
 import math
 from collections.abc import Sequence
@@ -59,6 +59,32 @@ def load_curve(stage: Stage) -> Prediction:
     return _curve(stage, 2)
 
 
+def deep_linear(stage: Stage) -> Prediction:
+    """ÑC1 on a line in its log, the discrimination of the class means on a line (Wang et al. 2023).
+
+    The two laws of deep linear networks; of other metrics they say nothing.
+    """
+    found = _curve(stage, 1)
+    if not found.metrics:
+        return found
+    seen = [i for i, name in enumerate(stage.names) if name in stage.layers]
+    values = [stage.measured[stage.names[i]].discrimination for i in seen]
+    line = np.polyval(np.polyfit(seen, values, 1), np.arange(len(stage.names)))
+    nothing = dict.fromkeys(stage.measured[stage.names[seen[0]]].as_dict(), math.nan)
+    metrics = {
+        name: CollapseMetrics(
+            **nothing
+            | {
+                "nc1_trace": found.metrics[name].nc1_trace,
+                "discrimination": float(line[stage.names.index(name)]),
+            }
+        )
+        for name in found.metrics
+    }
+    spectra = {name: np.full_like(found.spectra[name], np.nan) for name in metrics}
+    return Prediction(metrics, spectra, given=found.given)
+
+
 def _curve(stage: Stage, degree: int) -> Prediction:
     seen = np.array([i for i, name in enumerate(stage.names) if name in stage.layers])
     if len(seen) <= degree:
@@ -67,16 +93,16 @@ def _curve(stage: Stage, degree: int) -> Prediction:
     fields = stage.measured[known[0]].as_dict()
     values = np.array([list(stage.measured[name].as_dict().values()) for name in known])
     curves = _fitted(seen, values, len(stage.names), degree)
-    spectra = _fitted(
-        seen, np.array([stage.spectra[name] for name in known]), len(stage.names), degree
-    )
+    shape = stage.spectra[known[0]].shape
+    eigenvalues = np.array([stage.spectra[name].ravel() for name in known])
+    spectra = _fitted(seen, eigenvalues, len(stage.names), degree)
     later = list(enumerate(stage.names))[1:]
     return Prediction(
         {
             n: CollapseMetrics(**dict(zip(fields, curves[i].tolist(), strict=True)))
             for i, n in later
         },
-        {name: spectra[i] for i, name in later},
+        {name: spectra[i].reshape(shape) for i, name in later},
         given=frozenset(known),
     )
 

@@ -1,8 +1,11 @@
 """What predictions and measurements are compared in: metrics and the within-class spectrum."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from perturb_nc.covariance_metrics import span_spectrum
 from perturb_nc.metrics import CollapseMetrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.within_metrics import within_spectrum
@@ -18,19 +21,26 @@ QUANTITIES = (
     "within_share",
 )
 JUDGED = (*QUANTITIES, "top_eigenvalues")  # the last is of errors alone
+BENCHED = (*QUANTITIES, "directional_cdnv", "discrimination")
 _ZERO = 1e-12  # a metric below this is rounding
 EIGENVALUES = 20  # largest ones of Σ_W / tr Σ_B that are kept
 
 
-def quantities(metrics: CollapseMetrics) -> NDArray[np.float64]:
-    """Those named in QUANTITIES; none changes with a rotation or a gain of the features."""
-    return np.array([getattr(metrics, name) for name in QUANTITIES])
+def quantities(metrics: CollapseMetrics, names: Sequence[str] = QUANTITIES) -> NDArray[np.float64]:
+    """Those named; none changes with a rotation or a gain of the features."""
+    return np.array([getattr(metrics, name) for name in names])
 
 
-def top_spectrum(statistics: ClassStatistics) -> NDArray[np.float64]:
-    """The largest eigenvalues of Σ_W / tr Σ_B, NaN beyond d."""
-    values = within_spectrum(statistics)[:EIGENVALUES].cpu().numpy()
-    return np.pad(values, (0, EIGENVALUES - len(values)), constant_values=np.nan)
+def top_spectra(statistics: ClassStatistics) -> NDArray[np.float64]:
+    """The largest eigenvalues of Σ_W / tr Σ_B, then those in the span of the class means.
+
+    Two rows of EIGENVALUES, NaN beyond d and beyond the K - 1 of the span.
+    """
+    both = within_spectrum(statistics), span_spectrum(statistics)
+    found = np.full((2, EIGENVALUES), np.nan)
+    for row, values in zip(found, both, strict=True):
+        row[: len(values)] = values[:EIGENVALUES].cpu().numpy()
+    return found
 
 
 def log_ratio(predicted: ArrayLike, measured: ArrayLike) -> NDArray[np.float64]:

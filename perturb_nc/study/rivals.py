@@ -16,8 +16,9 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.study.quantities import log_ratio, top_spectrum
+from perturb_nc.study.quantities import log_ratio, top_spectra
 from perturb_nc.summary import Summarised
+from perturb_nc.theory.clock import Clock
 
 Vector = NDArray[np.float64]
 
@@ -33,6 +34,7 @@ class Stage(Summarised):
         values: the placing metric of all layers, where some are hidden.
         displacements: |M̃_l - M̃_0|/|M̃_L - M̃_0| of all layers, where some are hidden.
         memory: what predictors keep for other views of the same stage.
+        clock: the time that predictors may take; OutOfTimeError from those that need more.
     """
 
     layers: dict[str, ClassStatistics]
@@ -41,6 +43,7 @@ class Stage(Summarised):
     values: Mapping[str, float] = field(default_factory=dict)
     displacements: Mapping[str, float] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
 
     def _summary(self) -> dict[str, object]:
         return {"layers": len(self.layers), "start": self.names[0], "metric": self.metric}
@@ -70,6 +73,7 @@ class Stage(Summarised):
             values={name: self.value(name) for name in self.names},
             displacements={name: self.displacement(name) for name in self.names},
             memory=self.memory,
+            clock=self.clock,
         )
         # What has been measured once is not measured again.
         view.__dict__["measured"] = {name: self.measured[name] for name in seen}
@@ -83,8 +87,8 @@ class Stage(Summarised):
 
     @cached_property
     def spectra(self) -> dict[str, Vector]:
-        """Largest eigenvalues of Σ_W / tr Σ_B of every layer."""
-        return {name: top_spectrum(s) for name, s in self.layers.items()}
+        """Largest eigenvalues of Σ_W / tr Σ_B of every layer, in all and in the span."""
+        return {name: top_spectra(s) for name, s in self.layers.items()}
 
     def value(self, name: str) -> float:
         """The placing metric of a layer."""
@@ -113,7 +117,7 @@ class Prediction(Summarised):
     """What a predictor says of later layers of a stage; those left out it says nothing of.
 
     Attributes:
-        metrics, spectra: layer → predicted.
+        metrics, spectra: layer → predicted; spectra as `top_spectra` gives them.
         statistics: layer → class statistics, by a predictor of those; metrics are then theirs.
         given: layers that the predictor was fitted to or told of, beyond the first and the placing
             metric of all: their errors are no predictions.
@@ -145,7 +149,7 @@ class Prediction(Summarised):
     ) -> "Prediction":
         """From predicted class statistics."""
         metrics = {name: collapse_metrics(s) for name, s in statistics.items()}
-        spectra = {name: top_spectrum(s) for name, s in statistics.items()}
+        spectra = {name: top_spectra(s) for name, s in statistics.items()}
         return cls(metrics, spectra, dict(statistics), given, parameters)
 
 

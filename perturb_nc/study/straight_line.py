@@ -13,6 +13,7 @@ from perturb_nc import metrics as metric_functions
 from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.rivals import Prediction, Stage, Vector
+from perturb_nc.validation import at_least
 
 _EXACT = 1e-10  # of τ
 
@@ -117,13 +118,40 @@ def straightness(joints: Mapping[tuple[str, str], JointStatistics]) -> Straightn
             products[i, j] = products[j, i] = _product(both)
             products[i, i] = both.first.second_moment.trace().item()
             products[j, j] = both.last.second_moment.trace().item()
+    return _straightness(products)
+
+
+def straightness_of_means(layers: Mapping[str, ClassStatistics]) -> Straightness:
+    """`straightness` of the centred class means instead of the samples: no joint statistics needed.
+
+    Every class alike. It says less: samples may wander where their means go straight.
+
+    Args:
+        layers: two or more of one width, in order of depth, with a basis in common (as layers with
+            skip connections have).
+
+    Raises:
+        ValueError: fewer than two layers, or layers that differ in width.
+    """
+    at_least(len(layers), 2, "the number of layers")
+    widths = {name: s.dim for name, s in layers.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"layers must have one width, got {widths}")
+    rows = np.array([s.centered_means.cpu().numpy().ravel() for s in layers.values()])
+    return _straightness(rows @ rows.T)
+
+
+def _straightness(products: Vector) -> Straightness:
+    """From the products ⟨x_l, x_m⟩ of all layers; NaN where two that follow each other agree."""
+    size = len(products)
     # Steps between layers, and what they add up to, in these products.
-    difference = np.diff(np.eye(len(names)), axis=0)
+    difference = np.diff(np.eye(size), axis=0)
     between = difference @ products @ difference.T
     steps = np.sqrt(between.diagonal())
-    whole = math.sqrt(between.sum())
+    steps[steps == 0] = np.nan
+    whole = math.sqrt(between.sum()) or math.nan
     unit = between / np.outer(steps, steps)
-    start = np.eye(len(names)) - np.eye(len(names))[0]
+    start = np.eye(size) - np.eye(size)[0]
     way = start @ products @ start.T  # of x_l - x_0
     shares = way[:, -1] / whole**2
     off = np.sqrt(np.maximum(way.diagonal() - shares**2 * whole**2, 0.0))

@@ -10,7 +10,7 @@ import scipy  # its parts load, slowly, when they are first used
 
 from perturb_nc import metrics as metric_functions
 from perturb_nc.study.depth import COMPARED, place
-from perturb_nc.study.laws import equi_separation, load_curve
+from perturb_nc.study.laws import deep_linear, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio
 from perturb_nc.study.rivals import (
     Prediction,
@@ -25,14 +25,16 @@ from perturb_nc.study.straight_line import (
     straight_line_displacement,
     straight_line_placed,
 )
+from perturb_nc.theory.clock import OutOfTimeError
 from perturb_nc.theory.flow.chain import Chain, chain
 
 _STARTS = (-2.0, 2.0, -6.0)  # log2 of λ_W; the later ones only where the first places no layer
-_STEPS = (2.0, 1.0, 0.5)
+_STEPS = (2.0, 1.0, 0.5, 0.25, 0.125)
 _LIMITS = (-6.0, 6.0)
 _RTOL = 1e-4  # of the path
 _TOL = 1e-6  # of the chain
 _BETAS = (-14.0, 14.0)  # log of the chain's β
+_NEAR = (0.0, 0.0)  # where the search for it starts
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def central_path(stage: Stage) -> Prediction:
     """The central path from the first layer, λ_W fitted to the layers that are seen (λ_H = 0)."""
 
     def at(lambda_w: float) -> Prediction:
-        placed = place(stage, lambda_w, lambda_h=0.0, rtol=_RTOL)
+        clock = stage.clock.silent()
+        placed = place(stage, lambda_w, lambda_h=0.0, rtol=_RTOL, clock=clock)
         reached = {name: path for name, path in placed.items() if path is not None}
         return Prediction.of({name: path.statistics(-1) for name, path in reached.items()})
 
@@ -93,14 +96,19 @@ def _chain(stage: Stage, lambda_w: float) -> Prediction:
         value = metric(found[log_beta].solution.statistics).item()
         return math.log(value / wanted) if value > 0 else -math.inf
 
-    # The metric falls with 1/β: from the first layer's value on.
-    low = high = 0.0
+    # The metric falls with 1/β, from the first layer's value on. The search starts at the β of the
+    # nearest λ_W.
+    known = stage.memory.setdefault("log_beta", {})
+    low = high = min(known.items(), key=lambda at: abs(at[0] - math.log(lambda_w)), default=_NEAR)[
+        1
+    ]
+    step = 0.5
     while excess(high) < 0:
-        low, high = high, high + 2.0
+        low, high, step = high, high + step, 2 * step
         if high > _BETAS[1]:
             return Prediction({}, {})
     while excess(low) > 0:
-        high, low = low, low - 2.0
+        high, low, step = low, low - step, 2 * step
         if low < _BETAS[0]:
             return Prediction({}, {})
     if not math.isfinite(excess(low)):
@@ -109,6 +117,7 @@ def _chain(stage: Stage, lambda_w: float) -> Prediction:
     best = found[log_beta]
     if not best.solution.status.is_done:
         return Prediction({}, {})
+    known[math.log(lambda_w)] = log_beta
     return Prediction.of(
         {name: best.statistics(i) for i, name in enumerate(later)},
         beta=math.exp(log_beta),
@@ -119,8 +128,8 @@ def _chain(stage: Stage, lambda_w: float) -> Prediction:
 def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Prediction:
     """The member of a family in λ_W that is nearest to the layers seen, in all other metrics.
 
-    Found by steps of a factor 4, 2 and √2 downhill on one grid, whatever is hidden, so that
-    views of a stage share what has been computed.
+    Found by steps downhill on one grid, whatever is hidden, so that views of a stage share what has
+    been computed: of a factor 4 first, each half as long in the log as the one before, of 9 % last.
     """
     seen = [n for n in stage.names[1:] if n in stage.layers]
     others = [m for m in COMPARED if m != stage.metric]
@@ -128,7 +137,10 @@ def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Predi
     def member(exponent: float) -> Prediction:
         key = name, exponent
         if key not in stage.memory:
-            stage.memory[key] = at(2.0**exponent)
+            made = None if stage.clock.expired() else at(2.0**exponent)
+            if made is None or stage.clock.expired():  # what was stopped on the way is none
+                raise OutOfTimeError
+            stage.memory[key] = made
         found: Prediction = stage.memory[key]
         return found
 
@@ -183,6 +195,7 @@ THEORIES: dict[str, Theory] = {
     ),
     "equi_separation": Theory(equi_separation, "the same metric at all other layers"),
     "load_curve": Theory(load_curve, "the same metric at all other layers"),
+    "deep_linear": Theory(deep_linear, "ÑC1 and discrimination at all other layers"),
     "shrinkage": Theory(shrinkage, "first layer", "metric", is_naive=True),
     "interpolation": Theory(
         interpolation, "the same metric at the first and the last layer", is_naive=True

@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from problems import random_problem
 
+import perturb_nc as pnc
 from perturb_nc.study.laws import (
+    deep_linear,
     deep_linear_compression,
     equi_separation,
     load_curve,
@@ -70,10 +73,35 @@ def test_a_curve_is_exact_on_a_network_that_follows_it(geometric, predict, curva
         assert found.given == set(stage.names) - {hidden}
         for metric in ("nc1", "nc1_trace", "cdnv", "nc2_etf"):
             assert found.errors(stage, metric)[hidden] < 1e-10
-        ratio = found.spectra[hidden][:6] / stage.spectra[hidden][:6]
+        ratio = found.spectra[hidden][0, :6] / stage.spectra[hidden][0, :6]
         np.testing.assert_allclose(ratio, 1.0, rtol=1e-10)
     bent = predict(geometric(curvature + 0.01 if predict is equi_separation else 0).hide(["3"]))
     assert bent.errors(stage, "nc1")["3"] > 1e-2
+
+
+def test_deep_linear_layers_compress_and_discriminate(geometric):
+    """Discrimination on a line: class means of unit length that turn away from each other."""
+    turned = []
+    for i, (name, layer) in enumerate(geometric(0.0).layers.items()):
+        means, target = torch.zeros_like(layer.means), 0.1 + 0.05 * i  # of discrimination
+        means[:, :3] = torch.linalg.cholesky(
+            target * torch.eye(3) + (1 - target) * torch.ones(3, 3)
+        ).double()
+        between = layer.moved(means, layer.within)
+        scale = 0.6**i / pnc.collapse_metrics(between).nc1_trace
+        turned.append((name, layer.moved(means, scale * layer.within)))
+    stage = Stage(dict(turned), "nc1_span")
+    for hidden in stage.names[1:]:
+        found = deep_linear(stage.hide([hidden]))
+        assert found.errors(stage, "nc1_trace")[hidden] < 1e-6
+        assert found.errors(stage, "discrimination")[hidden] < 1e-6
+        assert math.isnan(found.metrics[hidden].nc1)
+        assert np.isnan(found.spectra[hidden]).all()
+    assert deep_linear(stage.hide(stage.names[1:])).metrics == {}
+    bent = dict(turned) | {"3": geometric(0.0).layers["3"]}
+    assert (
+        deep_linear(stage.hide(["2"])).errors(Stage(bent, "nc1_span"), "discrimination")["3"] > 1e-2
+    )
 
 
 def test_too_few_layers_are_no_curve(geometric):

@@ -10,7 +10,12 @@ import torch
 import perturb_nc as pnc
 from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.study.rivals import Stage
-from perturb_nc.study.straight_line import all_pairs, on_line, straightness
+from perturb_nc.study.straight_line import (
+    all_pairs,
+    on_line,
+    straightness,
+    straightness_of_means,
+)
 from perturb_nc.study.theories import THEORIES
 
 SHARES = {"a": 0.0, "b": 0.2, "c": 0.7, "d": 1.0}
@@ -118,3 +123,20 @@ def test_missing_pairs_and_widths_are_refused(samples):
         straightness(joints)
     with pytest.raises(ValueError, match="must have one width, a and b do not"):
         straightness({("a", "b"): joint(first, last[:, :3], labels)})
+
+
+def test_straightness_of_means_is_that_of_one_sample_a_class(samples):
+    first, last, labels = samples
+    x = [(1 - t) * first + t * last + t * (1 - t) * first.square() for t in SHARES.values()]
+    layers = {
+        n: pnc.ClassStatistics.from_features(h, labels) for n, h in zip(SHARES, x, strict=True)
+    }
+    means = {name: s.centered_means for name, s in layers.items()}
+    wanted = straightness(joints_of(means, torch.arange(4)))
+    found = straightness_of_means(layers)
+    assert found.line_shape > 1.001
+    assert found.line_shape == pytest.approx(wanted.line_shape, rel=1e-10)
+    assert found.off_line == pytest.approx(wanted.off_line, abs=1e-7)
+    with pytest.raises(ValueError, match="the number of layers must be >= 2"):
+        straightness_of_means({"a": layers["a"]})
+    assert math.isnan(straightness_of_means({"a": layers["a"], "b": layers["a"]}).line_shape)

@@ -7,7 +7,7 @@ answered at once, in closed form near collapse, and exactly when the sliders res
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,15 @@ SCALES = {
 Answer = tuple[Any, ...]
 
 
-def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash:
+def build_app(
+    layers: Mapping[str, ClassStatistics], *, title: str, said: Sequence[str] = ()
+) -> dash.Dash:
     """The Dash application for some measured layers; everything it needs is served by itself.
 
     Args:
         layers: name → class statistics, in order of depth.
         title: said at the head of the page.
+        said: lines below it, on the network.
     """
     explorer = Explorer(layers)
     app = dash.Dash(
@@ -77,7 +80,7 @@ def build_app(layers: Mapping[str, ClassStatistics], *, title: str) -> dash.Dash
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">')
-    app.layout = _layout(explorer, title)
+    app.layout = _layout(explorer, title, said)
     sliders = [Input(name, "value") for name in SCALES]
     app.clientside_callback(
         ClientsideFunction("explore", "label"), *sliders, State("texts", "data")
@@ -205,7 +208,7 @@ def _table(heads: list[str], rows: list[tuple[str, list[str]]]) -> list[Any]:
     return [head, html.Tbody(body)]
 
 
-def _layout(explorer: Explorer, title: str) -> html.Div:
+def _layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
     names = list(explorer.layers)
     first = explorer.layers[names[0]]
     size = f"{len(names)} layers, K = {first.num_classes} classes, N = {first.num_samples:,}"
@@ -222,7 +225,7 @@ def _layout(explorer: Explorer, title: str) -> html.Div:
     ]
     return html.Div(
         [
-            html.Header([html.H1(title), html.P(size)]),
+            html.Header([html.H1(title), html.P(size), *map(html.P, said)]),
             html.Main(
                 [
                     _controls(names),

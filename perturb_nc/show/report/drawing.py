@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 import xarray as xr
 
-from perturb_nc.show.labels import SIDES, short_names
+from perturb_nc.show.labels import SIDES, Side, short_names
 from perturb_nc.show.report.words import MODELS
 
 DRAWN = ("measured", *MODELS)  # a trace names its side by its place
@@ -56,16 +56,26 @@ def any_known(values: Sequence[float]) -> bool:
 
 
 def line(
-    mark: int, name: str, values: Sequence[float], *, x: Sequence[int] | None = None, count: int = 0
+    mark: int,
+    name: str,
+    values: Sequence[float],
+    side: Side | None = None,
+    *,
+    x: Sequence[int] | None = None,
+    count: int = 0,
 ) -> go.Scatter:
-    """A line over the numbered points, `count` of them or one for each value, or over `x`."""
+    """A line over the numbered points, `count` of them or one for each value, or over `x`.
+
+    Drawn as a side, by default that of its mark.
+    """
+    side = side or MARKS[mark]
     return go.Scatter(
         x=list(x or range(count or len(values))),
         y=list(values),
         name=name,
         mode="lines+markers",
-        marker={"symbol": MARKS[mark].symbol, "size": 8},
-        line={"dash": MARKS[mark].dash, "width": 2.5 if mark == 0 else 1.6},
+        marker={"symbol": side.symbol, "size": 8},
+        line={"dash": side.dash, "width": 2.5 if mark == 0 else 1.6},
         meta=mark,
         hovertemplate="%{y:.3g}",
     )

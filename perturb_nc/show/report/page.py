@@ -13,7 +13,16 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from perturb_nc.show.labels import SIDES, symbol
-from perturb_nc.show.report import along, collapse, overview, places, spectrum, tables, verdict
+from perturb_nc.show.report import (
+    along,
+    bench,
+    collapse,
+    overview,
+    places,
+    spectrum,
+    tables,
+    verdict,
+)
 from perturb_nc.show.report.drawing import DRAWN
 from perturb_nc.show.report.parts import Figure, Section, figures_in
 from perturb_nc.show.report.words import judged_errors
@@ -58,6 +67,7 @@ def sections(comparison: xr.Dataset) -> list[Section]:
         along.section(comparison),
         places.section(comparison),
         spectrum.section(comparison),
+        *bench.sections(comparison),
         tables.section(comparison, errors),
     ]
 
@@ -106,7 +116,7 @@ def _packed(text: str) -> str:
 
 def _colours() -> Markup:
     """The colours of the sides as the style sheet's --mark-0, --mark-1, …"""
-    sides = enumerate(SIDES[name] for name in DRAWN)
+    sides = enumerate([*(SIDES[name] for name in DRAWN), *bench.MARKS.values()])
     pairs = [f"--mark-{i}: light-dark({side.light}, {side.dark});" for i, side in sides]
     return Markup(":root { " + " ".join(pairs) + " }\n")
 

@@ -1,0 +1,88 @@
+"""The command `perturb-nc bench`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perturb_nc.cli.arguments import Folder, Json, layers_in, name_of, progress_bar, refuse_file
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from perturb_nc.joint_statistics import JointStatistics
+    from perturb_nc.statistics import ClassStatistics
+
+    Layers = dict[str, ClassStatistics]
+    Joints = dict[tuple[str, str], JointStatistics]
+
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(help="seconds for a network, after which path and chain predict no more"),
+]
+
+
+def bench(
+    files: Annotated[list[Path], typer.Argument(help="class statistics of the layers of networks")],
+    metric: Annotated[str, typer.Option(help="places the layers, and is not judged")] = "nc1_span",
+    joint: Annotated[
+        Path | None,
+        typer.Option(help="joint statistics of the layers (`save_joint`), for the straight lines"),
+    ] = None,
+    time_limit: TimeLimit = None,
+    output: Folder = Path("results/bench"),
+    as_json: Json = False,
+) -> None:
+    """Which theory of depth a network follows, how straight it is, and where each theory fails.
+
+    Every layer is predicted by every theory without having been seen, and by naive rivals.
+    """
+    from perturb_nc.layer_files import load_joint
+    from perturb_nc.show import bench_tables, terminal
+    from perturb_nc.show.bench import figure
+    from perturb_nc.storage import json_text, replacing, write_json
+
+    names = [name_of(file) for file in files]
+    if len(set(names)) < len(names):
+        raise ValueError(f"files must differ in name, which names their figures; got {names}")
+    if joint is not None and len(files) > 1:
+        raise ValueError(f"--joint is of one network, got {len(files)} files; give them one by one")
+    refuse_file(output)
+    joints = {} if joint is None else load_joint(joint)
+    networks = {name: layers_in(file) for name, file in zip(names, files, strict=True)}
+    records: dict[str, Any] = {}
+    for name, layers in networks.items():
+        try:
+            found = benched(layers, name, metric=metric, joints=joints, time_limit=time_limit)
+            records[name] = bench_tables.record(found)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        path = output / f"bench-{name}.png"
+        with replacing(path) as picture:
+            figure(found, title=name).savefig(picture, dpi=150)
+        write_json(output / "bench.json", records)  # what is finished is kept
+        if not as_json:
+            terminal.show(*bench_tables.parts(records[name], title=name), f"wrote {path}")
+    if as_json:
+        print(json_text(records))
+    else:
+        terminal.show(bench_tables.sees_table(), f"wrote {output / 'bench.json'}")
+
+
+def benched(
+    layers: "Layers", name: str, *, metric: str, joints: "Joints", time_limit: float | None
+) -> "xr.Dataset":
+    """`theories_of_depth`, with a bar."""
+    import math
+
+    from perturb_nc.study.bench import theories_of_depth
+
+    with progress_bar(f"{name}, bench") as update:
+        return theories_of_depth(
+            layers,
+            name=name,
+            metric=metric,
+            joints=joints,
+            time_limit=math.inf if time_limit is None else time_limit,
+            progress=update,
+        )
