@@ -9,13 +9,7 @@ from problems import random_problem
 import perturb_nc as pnc
 from perturb_nc.show.report.tables import provenance
 from perturb_nc.study.compare import compare_layers
-from perturb_nc.study.comparison import (
-    MODELS,
-    error_table,
-    errors,
-    load_comparison,
-    save_comparison,
-)
+from perturb_nc.study.comparison import MODELS, error_table, errors
 from perturb_nc.study.misfit import misfit
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.study.rivals import RIVALS
@@ -193,29 +187,6 @@ def test_widths_are_compared_apart_and_every_hole_has_a_reason():
     assert error_table([table])["judged"].item() == 0
 
 
-def test_errors_and_their_table_by_hand(chained):
-    table = chained.copy(deep=True)
-    table["held_out"][:] = True
-    table["predicted"].loc["path", "layer.1", "nc1"] = 2 * table["measured"].loc["layer.1", "nc1"]
-    table["predicted"].loc["path", "layer.2", "nc1"] = table["measured"].loc["layer.2", "nc1"] / 4
-    table["measured"].loc["layer.1", "nc2_etf"] = 0.0
-    found = errors(table).sel(model="path")
-    expected = [np.nan, np.log(2), np.log(4)]
-    assert found.sel(quantity="nc1").values == pytest.approx(expected, nan_ok=True)
-    assert np.isnan(found.sel(layer="layer.1", quantity="nc2_etf"))
-    both = error_table([table, table])
-    assert both["network"].values.tolist() == ["chain", "chain"]
-    assert both.sel(model="path", quantity="nc1").values == pytest.approx(1.5 * np.log(2))
-    # A layer that one model does not predict counts for none.
-    table["predicted"].loc["path", "layer.2"] = np.nan
-    fewer = error_table([table])
-    assert fewer["judged"].item() == 1
-    alone = errors(table).sel(model="shrinkage", layer="layer.1", quantity="cdnv")
-    assert fewer.sel(model="shrinkage", quantity="cdnv").item() == pytest.approx(alone.item())
-    with pytest.raises(ValueError, match="comparisons must hold at least one"):
-        error_table([])
-
-
 def test_misfit_is_the_residual_of_the_fit():
     before, after = chain(2).values()
     found = pnc.fit_regularization(before, rotated(after, 3), lambda_h=0.02, beta=2.0)
@@ -235,24 +206,6 @@ def test_intervals_stand_beside_the_measurements():
     kept = table["interval"]
     assert kept.sel(layer="layer.1", quantity="cdnv").values.tolist() == [2.0, 4.0]
     assert kept.sel(layer="layer.0").isnull().all()
-
-
-def test_a_file_gives_back_the_comparison(chained, tmp_path):
-    path = tmp_path / "chain.json"
-    save_comparison(chained, path)
-    found = load_comparison(path)
-    xr.testing.assert_identical(found, chained)
-    path.write_text(path.read_text()[:-100])
-    with pytest.raises(ValueError, match="holds no comparison"):
-        load_comparison(path)
-    path.write_text('{"format": "something"}')
-    with pytest.raises(ValueError, match="another format"):
-        load_comparison(path)
-    path.write_text("[1, 2]")
-    with pytest.raises(ValueError, match="holds no comparison"):
-        load_comparison(path)
-    with pytest.raises(FileNotFoundError, match="no file at"):
-        load_comparison(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(

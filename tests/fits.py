@@ -1,0 +1,36 @@
+"""Fits of known parameters."""
+
+import numpy as np
+import pytest
+import torch
+
+import perturb_nc as pnc
+
+TRUE = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
+fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
+
+
+def optimum(reference, bias=False, **changed):
+    problem = pnc.NearCollapseProblem(reference, **{**TRUE, **changed}, bias=bias)
+    return pnc.minimize(problem, tol=1e-12).statistics
+
+
+def logs(fit):
+    return np.log([fit.lambda_w, fit.lambda_h, fit.beta])
+
+
+def sampled(population, generator):
+    """Statistics of as many Gaussian features."""
+    labels = torch.repeat_interleave(torch.arange(population.num_classes), population.counts)
+    noise = torch.randn(len(labels), population.dim, generator=generator, dtype=torch.float64)
+    root = torch.linalg.cholesky(population.within)
+    return pnc.ClassStatistics.from_features(population.means[labels] + noise @ root.mT, labels)
+
+
+def misfit_of(reference, observed, **values):
+    """The documented residual, from an optimum solved anew."""
+    s = optimum(reference, **values)
+    p = observed.priors
+    means = (p @ (s.means - observed.means).square().sum(1)) / (p @ observed.means.square().sum(1))
+    within = (s.within - observed.within).norm() / observed.within.norm()
+    return means.sqrt().item(), within.item()
