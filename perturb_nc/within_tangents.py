@@ -7,7 +7,7 @@ import torch
 
 from perturb_nc import mean_geometry as geometry
 from perturb_nc.metric_step import Step
-from perturb_nc.moments import Scalar
+from perturb_nc.moments import Scalar, through
 
 
 def nc1_parker(step: Step) -> Scalar:
@@ -34,9 +34,9 @@ def directional_cdnv(step: Step) -> Scalar:
     """Mean over pairs of (q˙ - 2q D˙/D)/D², q = ΔᵀΣ_WΔ, q˙ = 2Δ˙ᵀΣ_WΔ + ΔᵀΣ_W˙Δ."""
     means, within = step.statistics.means, step.statistics.within
     distance, growth = step.distances
-    read = means @ within
+    read = through(means, within)
     along = geometry.pair_products(means, read)
-    change = geometry.pair_products(means, means @ step.change.within)
+    change = geometry.pair_products(means, through(means, step.change.within))
     change = change + 2 * geometry.pair_products(step.change.means, read)
     return ((change - 2 * along * growth) / distance.square()).mean(-1)
 

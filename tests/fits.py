@@ -1,8 +1,11 @@
 """Fits of known parameters."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
+from problems import random_problem
 
 import perturb_nc as pnc
 
@@ -34,3 +37,11 @@ def misfit_of(reference, observed, **values):
     means = (p @ (s.means - observed.means).square().sum(1)) / (p @ observed.means.square().sum(1))
     within = (s.within - observed.within).norm() / observed.within.norm()
     return means.sqrt().item(), within.item()
+
+
+@cache
+def noisy_pair():
+    """A reference, and what the model predicts for it seen through noise."""
+    reference = random_problem(seed=0, dim=6, counts=(2000, 2000, 2000)).reduced.statistics
+    predicted = optimum(reference)
+    return reference, sampled(predicted, torch.Generator().manual_seed(1))

@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from perturb_nc.theory.arrays import Mask
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.curvature import lowest_curvature
 from perturb_nc.theory.line_search import line_search, realigned
 from perturb_nc.theory.newton import solve_hessian
-from perturb_nc.theory.point import Evaluate, Mask, Point, wide
+from perturb_nc.theory.point import Evaluate, Point, Points, wide
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.unused import advised
 
-Points = Callable[[Int64[Tensor, "b"]], Evaluate]
 Neglected = Callable[[Any], Float64[Tensor, "b"]]
 
 
@@ -90,12 +91,16 @@ def descend(
     found, clock = Descent.begun(weight), clock or Clock()
     live = torch.arange(len(weight), device=weight.device)
     stuck = torch.zeros_like(live, dtype=torch.bool)
+    previous = torch.full_like(weight[:, 0, 0], torch.inf)
     point = points(live)(weight)
     _check_scale(point.gradient_norm, point)
     point, _ = advised(point, points(live), ~stuck)
     while len(live):
-        turning = (found.steps[live] > 1) & ~stuck
-        point, enough = _turned(points(live), point, turning, tol, neglected)
+        # Steps that gain little may follow a valley of rotations.
+        slow = (found.steps[live] > 1) & (point.gradient_norm > 0.1 * previous[live]) & ~stuck
+        previous[live] = point.gradient_norm
+        own = partial(_members, points, live)
+        point, enough = _turned(own, point, slow, tol, neglected)
         far, final = point.gradient_norm > enough, enough <= tol
         found.weight[live] = point.weight
         clock.report(int(found.steps.max()), point.gradient_norm.max().item())
@@ -112,22 +117,19 @@ def descend(
                 found.steps[live[leapt]] += 1
                 stuck = stuck & ~leapt
                 continue
-        move, expand = _directions(points, point, live, far & ~stuck, open_, enough, clock, found)
+        move, expand = _directions(point, live, far & ~stuck, open_, enough, clock, found)
         _check_scale(move, point)
         moving = move.flatten(1).any(1)
-        found.end(live[far & ~moving], Status.STALLED)
-        late = moving & (found.steps[live] >= max_steps)
-        found.end(live[late], Status.MAX_STEPS)
-        if clock.expired():
-            found.end(live[open_ & ~moving], Status.TIME_LIMIT)
-        _judge_rest(found, points, live[late & ~open_ & final])
-        kept = moving & ~late
+        kept = moving & (found.steps[live] < max_steps)
+        _retire(found, live, far, moving, kept, open_, clock)
+        _judge_rest(found, points, live[moving & ~kept & ~open_ & final])
         live, far, final, stuck, open_ = (x[kept] for x in (live, far, final, stuck, open_))
         if not len(live):
             break
         if not kept.all():
-            point = points(live)(point.weight[kept])
-        trial, gained = line_search(points(live), point, move[kept], expand[kept])
+            point = point.members(kept)
+        own = partial(_members, points, live)
+        trial, gained = line_search(own, point, move[kept], expand[kept])
         found.forget(live[gained])
         found.steps[live[gained]] += 1
         # What no step improves may be a saddle; what left no saddle has ended.
@@ -139,15 +141,35 @@ def descend(
     return found
 
 
+def _retire(
+    found: Descent,
+    live: Int64[Tensor, "b"],
+    far: Mask,
+    moving: Mask,
+    kept: Mask,
+    improvable: Mask,
+    clock: Clock,
+) -> None:
+    """What is said of the members that take no further step."""
+    found.end(live[far & ~moving], Status.STALLED)
+    found.end(live[moving & ~kept], Status.MAX_STEPS)
+    if clock.expired():
+        found.end(live[improvable & ~moving], Status.TIME_LIMIT)
+
+
+def _members(points: Points, live: Int64[Tensor, "b"], rows: Int64[Tensor, "r"]) -> Evaluate:
+    return points(live[rows])
+
+
 def _turned(
-    evaluate: Evaluate, point: Point, wanted: Mask, tol: float, neglected: Neglected | None
+    points: Points, point: Point, wanted: Mask, tol: float, neglected: Neglected | None
 ) -> tuple[Point, Float64[Tensor, "b"]]:
     """The point, better aligned with H0 where its gradient is large, and the norm to reach."""
     enough = _enough(point, tol, neglected)
     wanted = wanted & (point.gradient_norm > enough)
     if not wanted.any():
         return point, enough
-    point = realigned(evaluate, point, wanted)
+    point = realigned(points, point, wanted)
     return point, _enough(point, tol, neglected)
 
 
@@ -177,7 +199,6 @@ def _check_scale(values: Tensor, point: Point) -> None:
 
 
 def _directions(
-    points: Points,
     point: Point,
     live: Int64[Tensor, "b"],
     far: Mask,
@@ -192,8 +213,8 @@ def _directions(
     """
     move, expand = torch.zeros_like(point.weight), torch.zeros_like(far)
 
-    def part(chosen: Mask) -> Point:
-        return point if chosen.all() else points(live[chosen])(point.weight[chosen])
+    def part(chosen: Mask) -> Any:
+        return point if chosen.all() else point.members(chosen)
 
     if far.any():
         norm = point.gradient_norm[far]

@@ -1,15 +1,13 @@
 """What Newton steps minimise, at a batch of weights."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Bool
+from jaxtyping import Int64
 from torch import Tensor
 
 from perturb_nc.moments import Scalar
 from perturb_nc.theory.arrays import Rows, Square
-
-Mask = Bool[Tensor, "..."]
 
 
 @runtime_checkable
@@ -44,6 +42,9 @@ class Point(Protocol):
     def scale(self) -> str:
         """Sizes to name where float64 does not suffice."""
 
+    def members(self, rows: Any) -> Any:
+        """Some of the points of the batch."""
+
     def precondition(self, rows: Rows) -> Rows:
         """V through the inverse of the Hessian at fixed H, or what comes near it."""
 
@@ -55,6 +56,7 @@ class Point(Protocol):
 
 
 Evaluate = Callable[[Rows], Point]
+Points = Callable[[Int64[Tensor, "b"]], Evaluate]  # for some of the members of a batch
 
 
 def wide(values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from own_networks import SETTING, anchored_chain, first_layer
 from problems import random_problem
 
 import perturb_nc as pnc
@@ -15,11 +16,6 @@ from perturb_nc.study.predict import predict_layers
 from perturb_nc.study.rivals import RIVALS
 
 LAMBDA_W = 0.1
-SETTING = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 2.0}
-
-
-def first_layer(seed=1):
-    return random_problem(seed=seed, dim=8, num_classes=3, counts=(9, 5, 7)).reduced.statistics
 
 
 def rotated(statistics, seed):
@@ -27,15 +23,6 @@ def rotated(statistics, seed):
     q = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
     within = q @ statistics.within @ q.mT
     return statistics.moved(statistics.means @ q.mT, (within + within.mT) / 2)
-
-
-def chain(length, seed=1):
-    """Every layer is the optimum anchored to the one before."""
-    layers = {"layer.0": first_layer(seed)}
-    for i in range(1, length):
-        problem = pnc.NearCollapseProblem(layers[f"layer.{i - 1}"], **SETTING)
-        layers[f"layer.{i}"] = pnc.minimize(problem).statistics
-    return layers
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +38,7 @@ def on_the_path():
 
 @pytest.fixture(scope="module")
 def chained():
-    return compare_layers(chain(3), name="chain", lambda_w=LAMBDA_W)
+    return compare_layers(anchored_chain(3), name="chain", lambda_w=LAMBDA_W)
 
 
 def test_layers_on_a_path_are_predicted_by_it_and_not_by_the_rivals(on_the_path):
@@ -95,7 +82,7 @@ def test_measurements_and_simple_rivals_are_what_they_say(on_the_path):
 
 
 def test_a_chain_of_optima_gives_back_its_parameters(chained):
-    layers = chain(3)
+    layers = anchored_chain(3)
     for i, layer in enumerate(("layer.1", "layer.2")):
         assert chained["residual"].sel(layer=layer) < 1e-5
         assert chained["unchanged_residual"].sel(layer=layer) > 1e-2
@@ -114,7 +101,7 @@ def test_a_chain_of_optima_gives_back_its_parameters(chained):
 
 
 def test_parameters_of_one_network_predict_another(chained):
-    layers = chain(3, seed=4)
+    layers = anchored_chain(3, seed=4)
     table = compare_layers(layers, name="other", parameters=chained)
     assert table.attrs["parameters_from"] == "chain"
     assert table["held_out"].sel(model="pair").values.tolist() == [False, True, True]
@@ -131,7 +118,7 @@ def test_parameters_of_one_network_predict_another(chained):
 
 
 def test_optima_at_chosen_parameters_are_taken_as_they_are(chained):
-    layers = chain(3)
+    layers = anchored_chain(3)
     made = predict_layers(layers, **SETTING)
     table = compare_layers(layers, name="chosen", lambda_w=LAMBDA_W, predictions=made)
     assert table["fit_status"].values.tolist() == ["", "given", "given"]
@@ -145,14 +132,14 @@ def test_optima_at_chosen_parameters_are_taken_as_they_are(chained):
     for other, message in (
         ({"parameters": chained}, "predictions have parameters of their own"),
         ({"predictions": {}}, "'layer.0' is missing"),
-        ({"predictions": predict_layers(chain(3), **SETTING)}, "made from these layers"),
+        ({"predictions": predict_layers(anchored_chain(3), **SETTING)}, "made from these layers"),
     ):
         with pytest.raises(ValueError, match=message):
             compare_layers(layers, name="n", **{"predictions": made, **other})
 
 
 def test_layers_in_bases_of_their_own_are_aligned_before_a_pair_is_fitted(chained):
-    layers = {name: rotated(s, i) for i, (name, s) in enumerate(chain(2).items())}
+    layers = {name: rotated(s, i) for i, (name, s) in enumerate(anchored_chain(2).items())}
     aligned = compare_layers(layers, name="turned", lambda_w=LAMBDA_W, align_layers=True)
     raw = compare_layers(layers, name="turned", lambda_w=LAMBDA_W)
     # The means leave the basis open outside their span, so that Σ_W does not come back entirely.
@@ -188,14 +175,14 @@ def test_widths_are_compared_apart_and_every_hole_has_a_reason():
 
 
 def test_misfit_is_the_residual_of_the_fit():
-    before, after = chain(2).values()
+    before, after = anchored_chain(2).values()
     found = pnc.fit_regularization(before, rotated(after, 3), lambda_h=0.02, beta=2.0)
     again = misfit(found.solution.statistics, rotated(after, 3))
     assert again == pytest.approx(found.residual, rel=1e-12)
 
 
 def test_intervals_stand_beside_the_measurements():
-    layers = chain(2)
+    layers = anchored_chain(2)
     quantities = ["nc1", "cdnv"]
     given = xr.DataArray(
         [[[1.0, 2.0]], [[3.0, 4.0]]],
@@ -222,7 +209,9 @@ def test_bad_arguments_are_named_before_any_work(chained, changes, message):
     if "parameters" in changes:
         changes["parameters"] = chained
     with pytest.raises(ValueError, match=message):
-        compare_layers(chain(2), name="n", **changes, progress=lambda *_: pytest.fail("worked"))
+        compare_layers(
+            anchored_chain(2), name="n", **changes, progress=lambda *_: pytest.fail("worked")
+        )
 
 
 def test_layers_that_do_not_belong_together_are_refused(chained):
@@ -236,7 +225,7 @@ def test_layers_that_do_not_belong_together_are_refused(chained):
     wide = random_problem(seed=2, dim=9, num_classes=3, counts=(9, 5, 7)).reduced.statistics
     apart = compare_layers({"layer.0": wide, "layer.1": first_layer()}, name="apart")
     with pytest.raises(ValueError, match="no λ_W of a path"):
-        compare_layers(chain(2), name="n", parameters=apart)
+        compare_layers(anchored_chain(2), name="n", parameters=apart)
 
 
 def test_a_comparison_says_where_samples_are_few():

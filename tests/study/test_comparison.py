@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 import xarray as xr
+from own_networks import anchored_chain
 
+from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.comparison import error_table, errors, load_comparison, save_comparison
+
+
+@pytest.fixture(scope="module")
+def chained():
+    return compare_layers(anchored_chain(3), name="chain", lambda_w=0.1)
 
 
 def test_errors_and_their_table_by_hand(chained):

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from fits import TRUE, fast, logs, misfit_of, optimum, sampled
+from fits import TRUE, fast, logs, misfit_of, noisy_pair, optimum, sampled
 from problems import random_problem
 from scipy.optimize import minimize_scalar
 
@@ -23,10 +23,7 @@ def statistics(seed=0, **shape):
 
 @pytest.fixture(scope="module")
 def noisy():
-    """A reference, and what the model predicts for it seen through noise."""
-    reference = statistics(dim=6, counts=(2000, 2000, 2000))
-    predicted = optimum(reference)
-    return reference, sampled(predicted, torch.Generator().manual_seed(1))
+    return noisy_pair()
 
 
 @fast

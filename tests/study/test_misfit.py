@@ -3,10 +3,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from fits import TRUE, fast, misfit_of, optimum, sampled
+from fits import TRUE, fast, misfit_of, noisy_pair, optimum, sampled
 
 import perturb_nc as pnc
 from perturb_nc.study.misfit import Misfit
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return noisy_pair()
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -2,10 +2,15 @@ import math
 
 import numpy as np
 import pytest
-from fits import fast, logs, misfit_of
+from fits import fast, logs, misfit_of, noisy_pair
 
 import perturb_nc as pnc
 from perturb_nc.study.misfit import Misfit
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return noisy_pair()
 
 
 @fast
