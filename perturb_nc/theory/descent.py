@@ -128,8 +128,9 @@ def descend(
             break
         if not kept.all():
             point = point.members(kept)
-        own = partial(_members, points, live)
-        trial, gained = line_search(own, point, move[kept], expand[kept])
+        trial, gained = line_search(
+            partial(_members, points, live), point, move[kept], expand[kept]
+        )
         found.forget(live[gained])
         found.steps[live[gained]] += 1
         # What no step improves may be a saddle; what left no saddle has ended.
