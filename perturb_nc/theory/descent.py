@@ -14,8 +14,8 @@ from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.curvature import lowest_curvature
 from perturb_nc.theory.line_search import line_search, realigned
-from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.point import Evaluate, Point, Points, wide
+from perturb_nc.theory.settled import newton_direction
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.unused import advised
 
@@ -221,7 +221,7 @@ def _directions(
         norm = point.gradient_norm[far]
         forcing = torch.maximum(norm.clamp(max=0.1), 0.1 * enough[far] / norm)
         own = part(far)
-        solved = solve_hessian(own, -own.gradient, forcing, clock)
+        solved = newton_direction(own, forcing, clock)
         move[far] = solved.solution
         found.products[live[far]] += solved.products
         expand[far] = solved.bent & (solved.products == 1)

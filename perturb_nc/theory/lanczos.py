@@ -10,6 +10,7 @@ from perturb_nc.theory.arrays import Rows, random_normal, total
 from perturb_nc.theory.point import Point, wide
 
 _ITERATIONS = 150  # of Lanczos at most
+_NUMBERS = 1e8  # in its vectors, beyond ten of them
 _ROOM = 32  # vectors, to begin with
 _SMALL = 1e-6  # relative curvature that counts as none
 
@@ -31,7 +32,8 @@ def lanczos(
     noise = random_normal(*point.weight.shape[1:], like=point.weight)
     noise[:, noise.shape[1] - idle :] = 0.0
     image = top * noise[0] * math.sqrt(len(noise)) + noise  # Mv
-    steps = min(_ITERATIONS, noise.numel())
+    fitting = max(10, int(_NUMBERS / image.numel()))
+    steps = min(_ITERATIONS, noise.numel(), fitting)
     vectors = image.new_zeros(len(image), min(steps, _ROOM), noise.numel())  # v, M-orthonormal
     images = torch.zeros_like(vectors)  # Mv
     diagonal: list[Tensor] = []

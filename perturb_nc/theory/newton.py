@@ -13,7 +13,7 @@ from torch import Tensor
 from perturb_nc.moments import Scalar
 from perturb_nc.theory.arrays import Mask, Rows, total
 from perturb_nc.theory.clock import Clock
-from perturb_nc.theory.point import Point, wide
+from perturb_nc.theory.point import Quadratic, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +34,23 @@ class HessianSolve:
 
 
 def solve_hessian(
-    point: Point, right: Rows, relative: Float64[Tensor, "..."] | float, clock: Clock | None = None
+    point: Quadratic,
+    right: Rows,
+    relative: Float64[Tensor, "..."] | float,
+    clock: Clock | None = None,
+    most: int | None = None,
 ) -> HessianSolve:
     """Solve ∇²g[V] = right by conjugate gradients to a relative residual.
 
     Preconditioned by the Hessian at fixed H, V ↦ V(S_H + (λ_W/K)I), in whose inverse norm the
-    residual is measured. A direction of negative curvature ends the solve; if it is the first one,
-    it serves as the solution too. NaN where that Hessian is not definite in float64. `right` may
-    have one more leading dimension than the points: several right-hand sides at each.
+    residual is measured; by `most` products, where given. A direction of negative curvature ends
+    the solve; if it is the first one, it serves as the solution too. NaN where that Hessian is not
+    definite in float64. `right` may have one more leading dimension than the points: several
+    right-hand sides at each.
     """
     found = _Conjugate.begun(point, right, relative)
-    # Twice the exact bound, for rounding.
-    found.iterate(point, 2 * right.shape[-2] * right.shape[-1] + 10, clock or Clock())
+    bound = 2 * right.shape[-2] * right.shape[-1] + 10  # twice the exact one, for rounding
+    found.iterate(point, bound if most is None else most, clock or Clock())
     return HessianSolve(found.solution, found.negative, found.bent, found.products)
 
 
@@ -66,7 +71,7 @@ class _Conjugate:
 
     @classmethod
     def begun(
-        cls, point: Point, right: Rows, relative: Float64[Tensor, "..."] | float
+        cls, point: Quadratic, right: Rows, relative: Float64[Tensor, "..."] | float
     ) -> "_Conjugate":
         direction = point.precondition(right)
         inner = total(right * direction)
@@ -75,7 +80,7 @@ class _Conjugate:
         target = relative**2 * inner
         return cls(right, direction, inner, inner, target, nothing, nothing, active, none > 0, none)
 
-    def iterate(self, point: Point, limit: int, clock: Clock) -> None:
+    def iterate(self, point: Quadratic, limit: int, clock: Clock) -> None:
         """Go on for all that are active; when they are few, without the others."""
         for i in range(limit):
             if not self.active.any() or clock.expired():
@@ -89,7 +94,7 @@ class _Conjugate:
                 return
             self._step(point)
 
-    def _step(self, point: Point) -> None:
+    def _step(self, point: Quadratic) -> None:
         product = point.hessian_vector_product(self.direction)
         self.products = self.products + self.active
         curvature = total(self.direction * product)

@@ -11,7 +11,21 @@ from perturb_nc.theory.arrays import Rows, Square
 
 
 @runtime_checkable
-class Point(Protocol):
+class Quadratic(Protocol):
+    """A Hessian and what comes near it, at a batch of points."""
+
+    def members(self, rows: Any) -> Any:
+        """Some of the points of the batch."""
+
+    def precondition(self, rows: Rows) -> Rows:
+        """V through the inverse of the Hessian at fixed H, or what comes near it."""
+
+    def hessian_vector_product(self, direction: Rows) -> Rows:
+        """The Hessian along V."""
+
+
+@runtime_checkable
+class Point(Quadratic, Protocol):
     """What is minimised, at a batch of weights (a last layer, and whatever joins it)."""
 
     @property
@@ -41,15 +55,6 @@ class Point(Protocol):
     @property
     def scale(self) -> str:
         """Sizes to name where float64 does not suffice."""
-
-    def members(self, rows: Any) -> Any:
-        """Some of the points of the batch."""
-
-    def precondition(self, rows: Rows) -> Rows:
-        """V through the inverse of the Hessian at fixed H, or what comes near it."""
-
-    def hessian_vector_product(self, direction: Rows) -> Rows:
-        """The Hessian along V."""
 
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
         """Rows times HH0ᵀ/N, or its transpose."""
