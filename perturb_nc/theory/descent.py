@@ -66,8 +66,9 @@ class Descent:
         self.products[members] += judged.products
         return judged.direction
 
-    def forget(self, members: Int64[Tensor, "b"]) -> None:
+    def stepped(self, members: Int64[Tensor, "b"]) -> None:
         """Some members have moved on from where they were judged."""
+        self.steps[members] += 1
         self.lowest_curvature[members] = torch.nan
         self.curvature_tolerance[members] = torch.nan
 
@@ -118,7 +119,6 @@ def descend(
                 stuck = stuck & ~leapt
                 continue
         move, expand = _directions(point, live, far & ~stuck, open_, enough, clock, found)
-        _check_scale(move, point)
         moving = move.flatten(1).any(1)
         kept = moving & (found.steps[live] < max_steps)
         _retire(found, live, far, moving, kept, open_, clock)
@@ -131,8 +131,7 @@ def descend(
         trial, gained = line_search(
             partial(_members, points, live), point, move[kept], expand[kept]
         )
-        found.forget(live[gained])
-        found.steps[live[gained]] += 1
+        found.stepped(live[gained])
         # What no step improves may be a saddle; what left no saddle has ended.
         ended = ~gained & (open_ | ~final)
         found.end(live[ended & far], Status.STALLED)
@@ -228,4 +227,5 @@ def _directions(
     if improvable.any():
         move[improvable] = found.judge(live[improvable], part(improvable))
         expand[improvable] = True
+    _check_scale(move, point)
     return move, expand
