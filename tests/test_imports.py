@@ -123,3 +123,29 @@ def test_modules_and_functions_are_short():
     assert [str(path) for path, count in lines.items() if count > 350] == []
     assert statistics.median(lines.values()) <= 125  # one concept a module; the aim is 120
     assert [name for name, count in bodies() if count > 50] == []
+
+
+ELSEWHERE = {  # modules that one test file of another name covers
+    "__main__.py": "cli/test_main.py",
+    "metric_step.py": "test_metric_tangents.py",
+    "within_tangents.py": "test_metric_tangents.py",
+    "frame_tangents.py": "test_metric_tangents.py",
+    "duality_tangents.py": "test_metric_tangents.py",
+    "networks/digit_cnn.py": "networks",
+    "show/bench_tables.py": "cli/test_bench.py",
+    "show/report": "show/report/test_page.py",  # the parts of one page
+    "theory/point.py": "theory/test_newton.py",  # a protocol
+    "theory/status.py": "test_docs.py",
+}
+
+
+def test_tests_mirror_the_package():
+    tests = Path(__file__).parent
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = path.relative_to(PACKAGE)
+        places = (own.as_posix(), own.parent.as_posix())
+        elsewhere = next((ELSEWHERE[place] for place in places if place in ELSEWHERE), None)
+        if own.name != "__init__.py":
+            test = tests / (elsewhere or own.with_name(f"test_{own.name}"))
+            assert test.exists(), f"{own} has no {test.relative_to(tests)}"
+    assert all((PACKAGE / place).exists() for place in ELSEWHERE)
