@@ -8,6 +8,8 @@ import torch
 from problems import random_problem
 
 import perturb_nc as pnc
+from perturb_nc.study.misfit import Misfit
+from perturb_nc.study.models import model_of
 
 TRUE = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
@@ -45,3 +47,7 @@ def noisy_pair():
     reference = random_problem(seed=0, dim=6, counts=(2000, 2000, 2000)).reduced.statistics
     predicted = optimum(reference)
     return reference, sampled(predicted, torch.Generator().manual_seed(1))
+
+
+def misfit_for(reference, observed, fixed, bias=False):
+    return Misfit(model_of(reference, "squared", bias=bias), observed, fixed)

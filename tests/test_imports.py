@@ -19,7 +19,9 @@ GROUND = {  # what each module of it may import from the package
     "statistics": {"summary", "validation", "moments", "accumulation"},
     "span_statistics": {"summary", "validation", "moments", "statistics"},
     "joint_statistics": {"summary", "statistics"},
-    "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
+    "layer_samples": {"summary", "validation", "statistics"},
+    "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"}
+    | {"layer_samples"},
     "mean_geometry": {"moments"},
     "within_metrics": {"moments", "mean_geometry"},
     "frame_metrics": {"moments", "mean_geometry"},

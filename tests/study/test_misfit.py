@@ -3,10 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from fits import TRUE, fast, misfit_of, noisy_pair, optimum, sampled
+from fits import TRUE, fast, misfit_for, misfit_of, noisy_pair, optimum, sampled
 
 import perturb_nc as pnc
-from perturb_nc.study.misfit import Misfit
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +15,7 @@ def noisy():
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_jacobian_is_central_differences(noisy, bias):
-    misfit, x, h = Misfit(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
+    misfit, x, h = misfit_for(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
     jacobian = misfit.jacobian(x)
     for i, unit in enumerate(np.eye(3)):
         expected = (misfit.residuals(x + h * unit) - misfit.residuals(x - h * unit)) / (2 * h)
@@ -42,7 +41,7 @@ def test_the_fit_is_the_least_residual_as_documented(noisy):
 def test_standard_errors_are_the_spread_of_the_linearised_fit(noisy):
     reference = noisy[0]
     population, generator = optimum(reference), torch.Generator().manual_seed(2)
-    exact = Misfit(reference, population, {}, False)
+    exact = misfit_for(reference, population, {})
     x = np.log(list(TRUE.values()))
     inverse = np.linalg.pinv(exact.jacobian(x))
     draws = [sampled(population, generator) for _ in range(400)]

@@ -2,10 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from fits import fast, logs, misfit_of, noisy_pair
+from fits import fast, logs, misfit_for, misfit_of, noisy_pair
 
 import perturb_nc as pnc
-from perturb_nc.study.misfit import Misfit
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def test_interval_ends_where_the_misfit_has_risen_by_its_threshold(noisy):
     given = {"lambda_w": 0.1, "lambda_h": 0.0}
     fit = pnc.fit_regularization(*noisy, **given)
     x, h = math.log(fit.beta), 1e-4
-    misfit = Misfit(*noisy, given, False)
+    misfit = misfit_for(*noisy, given)
     slope = (misfit.residuals(np.array([x + h])) - misfit.residuals(np.array([x - h]))) / (2 * h)
     q = fit.covariance["beta"]["beta"] * (slope @ slope)
     for level, z in ((0.95, 1.959964), (0.5, 0.674490)):
@@ -38,7 +37,7 @@ def test_interval_fits_the_other_parameters_anew(noisy):
     low, high = fit.interval("lambda_w")
     assert low < fit.lambda_w < high
     again = pnc.fit_regularization(*noisy, lambda_w=high)
-    q = Misfit(*noisy, {}, False)
+    q = misfit_for(*noisy, {})
     ratio = q.rise(logs(fit), q.residuals(logs(fit)))[0]
     assert math.sqrt((again.residual**2 - fit.residual**2) / ratio) == pytest.approx(1.96, rel=0.02)
     for name, message in (("nc1", "a fitted parameter"), ("beta", "level must be between 0 and 1")):

@@ -16,6 +16,7 @@ from problems import near_collapse, random_problem
 from sweeps import CONVERGED, GRID, NEAR, SMALL
 
 import perturb_nc as pnc
+from perturb_nc.study import models
 from perturb_nc.study import sweep as sweep_module
 from perturb_nc.study.sweep_plan import DERIVED, FLOW_METRICS, METRICS, STATUSES
 from perturb_nc.study.sweep_store import open_sweep
@@ -100,14 +101,14 @@ def test_the_unanchored_model_is_a_cell_like_any_other(statistics):
 
 
 def test_a_setting_that_fails_is_a_cell_that_says_so(statistics, grid, monkeypatch):
-    solve = sweep_module.minimize_batch
+    solve = models.minimize_batch
 
     def fails_somewhere(statistics, **settings):
         if (1e-2, 1.0) in zip(settings["lambda_w"], settings["beta"], strict=True):
             raise ValueError("too badly scaled here")
         return solve(statistics, **settings)
 
-    monkeypatch.setattr(sweep_module, "minimize_batch", fails_somewhere)
+    monkeypatch.setattr(models, "minimize_batch", fails_somewhere)
     dataset = pnc.sweep(statistics, **GRID)
     failed = (grid["lambda_w"] == 1e-2) & (grid["lambda_h"] > 0) & (grid["beta"] == 1.0)
     np.testing.assert_array_equal(dataset["status"] == STATUSES.index("failed"), failed)

@@ -14,7 +14,7 @@ from problems import near_collapse, random_problem
 from sweeps import GRID, NEAR
 
 import perturb_nc as pnc
-from perturb_nc.study import sweep as sweep_module
+from perturb_nc.study import models
 from perturb_nc.study.sweep_store import SweepStore, open_sweep
 
 
@@ -36,7 +36,7 @@ def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_
     xr.testing.assert_identical(open_sweep(store), grid)
     assert calls == [(0, 18), (18, 18)]
     assert [path.name for path in store.parent.iterdir()] == ["sweep.zarr"]
-    monkeypatch.setattr(sweep_module, "minimize_batch", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(models, "minimize_batch", lambda *_, **__: pytest.fail("computed"))
     xr.testing.assert_identical(pnc.sweep(statistics, **GRID, store=store), grid)
 
 
@@ -159,7 +159,7 @@ def test_a_sweep_that_fails_leaves_no_store(statistics, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(sweep_module, "minimize_batch", fails)
+    monkeypatch.setattr(models, "minimize_batch", fails)
     with pytest.raises(RuntimeError, match="out of luck"):
         pnc.sweep(statistics, **GRID, store=tmp_path / "sweep.zarr")
     assert list(tmp_path.iterdir()) == []
