@@ -1,6 +1,7 @@
 """Class statistics of features: all that the near-collapse model and the metrics depend on."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class ClassStatistics(Moments, Summarised):
         """N."""
         return int(self.counts.sum())
 
-    @property
+    @cached_property
     def priors(self) -> Float64[Tensor, "K"]:
         """π_k = n_k / N."""
         return self.counts.double() / self.counts.sum()
