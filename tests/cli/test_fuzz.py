@@ -22,6 +22,7 @@ SHAPE = ("--num-classes", "4", "--dim", "10", "--samples-per-class", "10")
 # Command → what is read at BAD and arguments that would work if it were good. OUT does not exist.
 CASES = {
     "demo": [("checkpoint", ("-o", "BAD"))],
+    "measure": [("nothing", ("math:pi", "math:e", "-o", "OUT.safetensors"))],
     "stats": [
         ("features", ("BAD", "-o", "OUT")),
         ("features", ("X", "--labels", "BAD", "--labels-key", "targets", "-o", "OUT")),
