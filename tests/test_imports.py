@@ -20,7 +20,7 @@ GROUND = {  # what each module of it may import from the package
     "span_statistics": {"summary", "validation", "moments", "statistics"},
     "joint_statistics": {"summary", "statistics"},
     "layer_samples": {"summary", "validation", "statistics"},
-    "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"}
+    "layer_files": {"validation", "storage", "statistics", "span_statistics", "joint_statistics"}
     | {"layer_samples"},
     "mean_geometry": {"moments"},
     "within_metrics": {"moments", "mean_geometry"},

@@ -39,6 +39,8 @@ def plot_spectrum(
     Raises:
         ValueError: a layer that the comparison does not hold.
     """
+    kinds = (NearCollapseSpectrum, CrossEntropySpectrum, Moments, Mapping, xr.Dataset)
+    instance(spectrum, kinds, "spectrum", "near_collapse_spectrum or compare_layers gives one")
     (axis,) = panels(["top_eigenvalues"], ax)
     if isinstance(spectrum, Spectrum):
         _draw_response(axis, spectrum)

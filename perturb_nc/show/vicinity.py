@@ -10,6 +10,7 @@ from perturb_nc.show.labels import LABELS, SIDES
 from perturb_nc.show.panels import ALONG, AxesArray, drawn, legend, panels
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.vicinity.prediction import SmallVicinity
+from perturb_nc.validation import instance
 
 _MEASURED, _PREDICTED = SIDES["measured"], SIDES["optimum"]
 
@@ -35,6 +36,8 @@ def plot_vicinity(
         ValueError: no prediction, predictions of several layers or that differ in two parameters.
     """
     found = [vicinity] if isinstance(vicinity, SmallVicinity) else list(vicinity)
+    for each in found:
+        instance(each, SmallVicinity, "vicinity", "small_vicinity gives one")
     parameter = _varied(found)
     found.sort(key=lambda each: getattr(each.problem, parameter))
     places = [getattr(each.problem, parameter) for each in found]
