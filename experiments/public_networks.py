@@ -46,6 +46,7 @@ from perturb_nc.study.straight_line import all_pairs, straightness
 
 FOLDER = RESULTS / "public_networks"
 WIDEST = 512  # of shipped statistics
+WIDEST_STAGE = 256  # of theories of depth: wider ones take an hour
 SAMPLED = {  # so many of each class, of these layers: the ends of stages, and the last stage
     "resnet56_cifar10": (200, ("stem", *(f"blocks.{i}" for i in (8, 9, *range(17, 27))))),
     "vgg16_cifar10": (100, ("blocks.9", "blocks.12", "blocks.13")),
@@ -57,7 +58,7 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
 # The cheapest first; ResNet-18 has an experiment of its own.
 NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "vgg16_cifar10")
 LIMITED = {  # images of training and test where a CPU had no time for all
-    "vgg16_cifar10": (7_500, 2_500),
+    "vgg16_cifar10": (5_000, 2_500),
     "cnn_cifar10": (20_000, 5_000),
 }
 
@@ -273,7 +274,8 @@ def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
     path = output / f"{name}.safetensors"
     layers, own = pnc.load_layers(path), joints(name, output)
     found: dict[str, Any] = {"depth": {}}
-    for names in runs_of_one_width(layers):
+    narrow = {layer: s for layer, s in layers.items() if s.dim <= WIDEST_STAGE}
+    for names in runs_of_one_width(narrow):
         stage = {layer: layers[layer] for layer in names}
         key = f"{names[0]} to {names[-1]}"
         file = parts / f"{name}-{key.replace(' ', '-')}.json"
