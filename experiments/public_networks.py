@@ -57,9 +57,9 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
 
 # The cheapest first; ResNet-18 has an experiment of its own.
 NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "vgg16_cifar10")
-LIMITED = {  # images of training and test where a CPU had no time for all
-    "vgg16_cifar10": (5_000, 2_500),
-    "cnn_cifar10": (20_000, 5_000),
+LIMITED = {  # images of training, of test and unpooled, where a CPU had no time for more
+    "vgg16_cifar10": (5_000, 2_500, 1_000),
+    "cnn_cifar10": (20_000, 5_000, 2_500),
 }
 
 
@@ -125,14 +125,21 @@ def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[st
         yield name, Layer(x, labels, trained, held_out, tested), x_test
 
 
+def limits(name: str, config: Config) -> tuple[int | None, int | None, int]:
+    """How many images of training, of test, and unpooled."""
+    if config.images:
+        return config.images, config.images, config.unpooled
+    return LIMITED.get(name, (None, None, config.unpooled))
+
+
 def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
     sizes = {"piece": config.piece, "batch_size": config.batch_size}
-    limits = (config.images,) * 2 if config.images else LIMITED.get(name, (None, None))
+    most, most_test, _ = limits(name, config)
     train, test = (
         features(name, split, output / "pieces", images=limit, **sizes)
-        for split, limit in zip(("train", "test"), limits, strict=True)
+        for split, limit in (("train", most), ("test", most_test))
     )
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
     test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
@@ -246,7 +253,7 @@ def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStati
 def unpooled(name: str, config: Config) -> dict[str, Any]:
     """Metrics of the blocks without pooling, of the first training images."""
     model, data = public_network(name), public_inputs(name)
-    rows = slice(config.unpooled)
+    rows = slice(limits(name, config)[2])
     data = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
     found = pnc.collect_statistics(
         model,
