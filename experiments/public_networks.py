@@ -59,7 +59,7 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
 NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "vgg16_cifar10")
 LIMITED = {  # images of training, of test and unpooled, where a CPU had no time for more
     "vgg16_cifar10": (5_000, 2_500, 1_000),
-    "cnn_cifar10": (20_000, 5_000, 2_500),
+    "cnn_cifar10": (20_000, 5_000, 5_000),
 }
 
 
