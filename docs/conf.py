@@ -52,8 +52,11 @@ nitpick_ignore_regex = [
     ("py:class", r"perturb_nc\.(.*\.)?_.*"),
     # Names of types that stand for what they say, and classes of the inside.
     ("py:class", r"nn\..*|Loader|Layers|Reduction"),
-    ("py:class", r"perturb_nc\..*\.(Kind|Jet|Mixture|NearestFrame|Samples|Targets)"),
-    ("py:class", r"perturb_nc\..*\.(CrossEntropyPoint|Regularization)"),
+    ("py:class", r"perturb_nc\..*\.(Kind|Jet|Mixture|NearestFrame|Samples|Targets|Part|Own|Point)"),
+    (
+        "py:class",
+        r"perturb_nc\..*\.(CrossEntropyPoint|Regularization|Accumulation|Covariance|Model)",
+    ),
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
