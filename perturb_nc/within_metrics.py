@@ -34,8 +34,8 @@ def nc1_span(statistics: Moments) -> Scalar:
     """tr(PΣ_W) / tr Σ_B with P the projection on the span of the centred class means.
 
     ÑC1 without the variability that no last layer of the model reads: outside this span the central
-    path leaves deviations to weight decay alone, and networks do with them as they please (docs
-    §5).
+    path leaves deviations to weight decay alone, and networks do with them as they please. See
+    docs §5.
     """
     a = contrasts(statistics)
     inverse, agree = pseudo_inverse(a, statistics)
