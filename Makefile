@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow wheel-test browser check figures digits experiments accelerator bench bench-quick data docs command-pages clean
+.PHONY: help demo test test-slow endurance wheel-test browser check figures digits experiments accelerator bench bench-quick data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test: .venv/installed  ## the whole default test suite
 
 test-slow: .venv/installed  ## the checks that take minutes
 	$(BIN)/python -m pytest -q -m slow
+
+endurance: .venv/installed  ## kills, full disks, flipped bits, threads, hostile input (under 15 minutes)
+	$(BIN)/python -m pytest -q -m slow -n 2 tests/endurance
 
 wheel-test:  ## build wheel and sdist, install the wheel alone, use it from outside (minutes)
 	PYTHON=$(PYTHON) tests/packaging/check.sh
@@ -44,6 +47,8 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.low_rank_bias
 	$(BIN)/python -m experiments.trained_head
 	$(BIN)/python -m experiments.public_resnet
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hdf5]'
+	$(BIN)/python -m experiments.public_networks
 	$(BIN)/python -m experiments.depthwise_layerwise
 	$(BIN)/python -m experiments.weight_decay
 	$(BIN)/python -m experiments.weight_decay_paired
