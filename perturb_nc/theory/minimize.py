@@ -15,7 +15,7 @@ from perturb_nc.theory.descent import COUNTED, Descent, descend
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.solution import Solution, solution_at
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import ArrayLike, at_least, positive
+from perturb_nc.validation import ArrayLike, at_least, instance, positive
 
 Rows = Float64[Tensor, "K d"]
 
@@ -76,6 +76,7 @@ def minimize(
         minimize_batch: many settings at once. small_vicinity: closed forms near collapse.
         central_path_flow: the other prediction.
     """
+    instance(problem, NearCollapseProblem, "problem", "make one from statistics")
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     clock = Clock.of(time_limit, progress)
     if initial_weight is None:

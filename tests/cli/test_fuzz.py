@@ -37,6 +37,10 @@ CASES = {
         ("statistics", ("BAD", *LAMBDAS, "-o", "OUT")),
         ("statistics", ("LAYERS", "BAD", *LAMBDAS, "-o", "OUT")),
     ],
+    "bench": [
+        ("statistics", ("BAD", "--time-limit", "1e-9", "-o", "OUT")),
+        ("statistics", ("LAYERS", "--joint", "BAD", "--time-limit", "1e-9", "-o", "OUT")),
+    ],
     "sweep": [
         ("statistics", ("BAD", *AXES, "-o", "OUT")),
         ("old store", ("LAYERS", "--reference", "a", *AXES, "-o", "BAD")),
