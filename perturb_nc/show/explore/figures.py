@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perturb_nc.show.labels import LABELS, SIDES, number
+from perturb_nc.show.labels import LABELS, SIDES, number, short_names
 from perturb_nc.study.explorer import FirstAnswer, LayerView, Optimum
 from perturb_nc.theory.status import Status
 
@@ -20,6 +20,7 @@ MEASURED, NEXT, PREDICTED, PATH = (
     SIDES[side].both for side in ("measured", "interpolation", "optimum", "path")
 )
 Figure = dict[str, Any]
+_NAME, _TICKS = 14, 10  # letters of a layer, layers that are named, below an axis
 
 
 def metric_figure(
@@ -53,12 +54,16 @@ def metric_figure(
                     "marker": {"color": color, "symbol": symbol, "size": [0, 10], "opacity": 1},
                 }
             )
-    after = [*names, "(next)"] if place + 1 == len(names) else names
+    short = short_names(names, _NAME)
+    after = [*short, "(next)"] if place + 1 == len(names) else short
+    step = -(-len(after) // _TICKS)
     axis = {
-        "tickvals": list(range(len(after))),
-        "ticktext": [escape(name) for name in after],  # plotly knows links and other markup
+        "tickvals": list(range(0, len(after), step)),
+        "ticktext": [escape(name) for name in after[::step]],  # plotly knows links and markup
         "range": [-0.4, len(after) - 0.6],
     }
+    if len(after) > 4:
+        axis["tickangle"] = -60
     return _figure(traces, METRICS[metric].line, x=axis, y=_log_axis(traces), legend=False)
 
 
@@ -88,7 +93,7 @@ def weight_figure(values: Tensor | None) -> Figure:
         "y": found,
         "marker": {"color": PREDICTED},
     }
-    axis = {"dtick": 1, "title": {"text": "rank"}}
+    axis = {"dtick": -(-len(found) // 10) or 1, "title": {"text": "rank"}}
     y = {"rangemode": "tozero"}
     return _figure([bars], "Singular values of W at the optimum", x=axis, y=y, legend=False)
 
