@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow wheel-test browser check figures digits experiments accelerator bench data docs command-pages clean
+.PHONY: help demo test test-slow wheel-test browser pages check figures digits experiments accelerator bench data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ browser:  ## Debian's chromium for the tests in a browser, where it is missing a
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update \
 	&& DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
 	|| echo "no chromium: the tests in a browser will be skipped"
+
+pages: .venv/installed browser  ## report and explorer in a browser; screenshots in build/screens (minutes)
+	SCREENS=build/screens $(BIN)/python -m pytest -q -m slow tests/show/test_whole_pages.py
 
 check: .venv/installed  ## linter, formatter, type checker
 	$(BIN)/ruff check .

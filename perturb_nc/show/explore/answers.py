@@ -1,6 +1,7 @@
 """What the explorer answers beside the prediction: errors, which decay matters, code."""
 
 import math
+import shlex
 from collections.abc import Mapping
 
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
@@ -91,5 +92,5 @@ def code(file: str, layer: str, setting: Setting, time: float) -> str:
         f"layer = pnc.load_layers({file!r})[{layer!r}]\n"
         f"optimum = pnc.minimize(pnc.NearCollapseProblem(layer, {values}))\n"
         f"path = pnc.central_path_flow(layer, {decays}, times=[{time:.6g}])\n\n"
-        f"# perturb-nc predict {file} {options}"
+        f"# perturb-nc predict {shlex.quote(file)} {options}"
     )

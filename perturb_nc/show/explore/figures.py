@@ -21,6 +21,7 @@ MEASURED, NEXT, PREDICTED, PATH = (
 )
 Figure = dict[str, Any]
 _NAME, _TICKS = 14, 10  # letters of a layer, layers that are named, below an axis
+_TITLE = 40  # letters above a figure
 
 
 def metric_figure(
@@ -46,11 +47,11 @@ def metric_figure(
         if view is not None:
             value = _positive(getattr(view.metrics, metric))
             ends = [values[place], value]
-            line = {"color": color, "width": 1, "dash": "dot"}
+            dotted = {"color": color, "width": 1, "dash": "dot"}
             traces.append(
                 _trace(side, [place, place + 1], ends, color, mode="lines+markers", symbol=symbol)
                 | {
-                    "line": line,
+                    "line": dotted,
                     "marker": {"color": color, "symbol": symbol, "size": [0, 10], "opacity": 1},
                 }
             )
@@ -64,7 +65,9 @@ def metric_figure(
     }
     if len(after) > 4:
         axis["tickangle"] = -60
-    return _figure(traces, METRICS[metric].line, x=axis, y=_log_axis(traces), legend=False)
+    line = METRICS[metric].line
+    title = line if len(line) <= _TITLE else METRICS[metric].symbol
+    return _figure(traces, title, x=axis, y=_log_axis(traces), legend=False)
 
 
 def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
@@ -78,7 +81,8 @@ def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
     logs = [math.log10(v) for t in traces for v in t["y"] if v is not None] or [0.0]
     # Six decades at most: below lie directions in which nothing varies, and rounding.
     limits = [max(min(logs), max(logs) - 6) - 0.1, max(logs) + 0.1]
-    y = {"type": "log", "range": limits}
+    lowest = limits[0] + 0.1 * (limits[1] - limits[0])  # not where the other axis has its first
+    y = {**_ticks(lowest, max(logs)), "range": limits}
     x = {"type": "log", "title": {"text": "rank", "standoff": 4}, "dtick": 1}
     return _figure(traces, "Eigenvalues of Σ_W / tr Σ_B", x=x, y=y)
 
@@ -221,7 +225,10 @@ def _log_axis(traces: list[Figure]) -> Figure:
     logs = [math.log10(v) for trace in traces for v in trace["y"] if v is not None]
     if not logs:
         return {"type": "log"}
-    low, high = min(logs), max(logs)
+    return _ticks(min(logs), max(logs))
+
+
+def _ticks(low: float, high: float) -> Figure:
     ticks = sorted({float(f"{10 ** (low + i / 3 * (high - low)):.2g}") for i in range(4)})
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 

@@ -287,4 +287,25 @@ def test_a_browser_moves_the_prediction(page):
         "text => document.getElementById('numbers').innerText.includes(text)", arg=expected
     )
     assert page.title() == "net.safetensors · perturb-nc"
+    # The address restores the state, and sliders move to what fits the layer after.
+    page.wait_for_function("() => location.hash.includes('beta=40')")
+    address = page.url
+    page.get_by_role("button", name="Fit the layer after").click()
+    page.wait_for_function("() => !location.hash.includes('beta=40')", timeout=60_000)
+    assert "fitted best by" in said("#remarks")
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_function("() => document.querySelector('#beta')?.value === '40'")
+    page.wait_for_function(
+        "text => document.getElementById('numbers').innerText.includes(text)", arg=expected
+    )
+    assert page.evaluate("!('busy' in document.documentElement.dataset)")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Data (CSV)").click()
+    assert download.value.path().read_text(encoding="utf8").count("\n") > 20
     assert page.complaints == []
+    # Where the server has gone the next move says so.
+    page.context.set_offline(True)
+    page.focus("#beta")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.getElementById('sign').textContent.includes('again')")

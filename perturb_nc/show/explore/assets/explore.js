@@ -93,6 +93,7 @@
     // Dash names its dropdown, which it loads later than the sliders, by the value alone.
     const choice = document.getElementById("layer");
     if (choice) choice.setAttribute("aria-labelledby", "layer-label layer-value");
+    document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true");
     if (!begun && document.getElementById("fit")) begin();
     const stops = { lambda_w, lambda_h, beta, time };
     for (const name in stops) stops[name] = Number(stops[name]); // a string once it was moved
