@@ -8,6 +8,7 @@ answered at once, in closed form near collapse, and exactly when the sliders res
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def build_app(
     explorer = Explorer(layers, loss=loss, bias=bias)
     app = dash.Dash(
         __name__,
-        title=f"{title} · perturb-nc",
+        title=f"{escape(title)} · perturb-nc",  # dash writes it into the page as it is
         update_title="",  # no change of title while a move is computed
         assets_folder=str(_ASSETS),
         serve_locally=True,
