@@ -1,7 +1,7 @@
 """Every theory of depth on every network whose layers are shipped, and on residual MLPs.
 
 Each layer is left out in its turn (`perturb_nc.study.theories_of_depth`), placed by NC1 in the span
-of the class means, and once more by NC1. Shipped are the class statistics under
+of the class means; some networks once more, placed by NC1. Shipped are the class statistics under
 experiments/results/; the residual MLPs (digits, squared loss and cross-entropy, with and without
 batch norm, three seeds each) are trained here, for their joint statistics and their straightness.
 One dataset for each placing metric holds all predictions.
@@ -55,6 +55,7 @@ class Config:
 
     files: tuple[str, ...] = SHIPPED
     metrics: tuple[str, ...] = ("nc1_span", "nc1")
+    again: tuple[str, ...] = ("equal_width/*.safetensors",)  # placed by the later metrics too
     losses: tuple[str, ...] = ("mse", "cross_entropy")
     seeds: tuple[int, ...] = (0, 1, 2)
     blocks: int = 8
@@ -147,7 +148,8 @@ def shipped(path: Path, metric: str) -> dict[str, Any]:
 
 def records(config: Config, metric: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Of every network, from its file or made now."""
-    for path in (p for pattern in config.files for p in sorted(RESULTS.glob(pattern))):
+    files = config.files if metric == config.metrics[0] else config.again
+    for path in (p for pattern in files for p in sorted(RESULTS.glob(pattern))):
         name = f"{metric}-{path.parent.name}-{path.stem}.json"
         yield kept(folder / name, lambda _, path=path: shipped(path, metric))
     for loss, batch_norm, seed in product(config.losses, (False, True), config.seeds):
