@@ -90,36 +90,41 @@ def test_theories_of_depth_are_held_against_shipped_and_trained_networks(
         monkeypatch.setattr(theories, name, value)  # few values of λ_W
     result = run(theories_of_depth, monkeypatch, tmp_path)
     assert "| equal_width/resnet-cifar10-cross_entropy | 7 of 8 |" in capsys.readouterr().out
-    names = [row["network"] for row in result["trained"]]
+    found = result["placed"]["nc1_span"]
+    trained = [row for row in found["networks"] if "straightness" in row]
+    names = [row["network"] for row in trained]
     assert names == ["res8-seed0", "res8-bn-seed0", "res8-ce-seed0", "res8-bn-ce-seed0"]
-    for row in result["trained"]:
+    for row in trained:
         assert 1 <= row["straightness"]["line_shape"] < 1.5
         assert 1 <= row["straightness"]["path_ratio"] < 1.5
-    table = bench_table([theories_of_depth.loaded(result["bench"])])
+        assert 1 <= row["stages"][0]["line_shape_of_means"] < 1.5
+    table = bench_table([theories_of_depth.loaded(found["bench"])])
     assert table["network"].values.tolist() == ["equal_width/resnet-cifar10-cross_entropy", *names]
     lines = table["error"].sel(model="straight_line", quantity="nc1")
     assert lines.isnull().values.tolist() == [True, False, False, False, False]
 
 
+BENCH = ROOT / "experiments" / "results" / "theories_of_depth"
+
+
 @pytest.fixture(scope="module")
-def bench():
-    folder = ROOT / "experiments" / "results" / "theories_of_depth"
-    result = json.loads((folder / "result.json").read_text(encoding="utf8"))
-    return result, theories_of_depth.loaded(result["bench"]), folder
+def placed():
+    """Metric → what was committed of the networks placed by it."""
+    return json.loads((BENCH / "result.json").read_text(encoding="utf8"))["placed"]
 
 
-def test_the_committed_table_is_that_of_the_committed_predictions(bench):
-    result, table, folder = bench
-    written = (folder / "table.md").read_text(encoding="utf8")
-    assert theories_of_depth.markdown(bench_table([table])) == written
-    assert len(result["trained"]) == 12
-    assert len(set(table["network"].values)) == 27 + 12
-
-
-def test_the_page_says_what_the_bench_found(bench):
-    _, table, _ = bench
+@pytest.mark.parametrize(("metric", "networks"), [("nc1_span", 27 + 12), ("nc1", 2 + 12)])
+def test_the_committed_tables_and_the_page_are_of_the_committed_predictions(
+    placed, metric, networks
+):
+    found = placed[metric]
+    table = bench_table([theories_of_depth.loaded(found["bench"])])
+    written = (BENCH / f"table_{metric}.md").read_text(encoding="utf8")
+    assert theories_of_depth.markdown(table) == written
+    assert table.sizes["network"] == len(found["networks"]) == networks
+    assert sum("straightness" in row for row in found["networks"]) == 12
     page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
-    for line in theories_of_depth.summary(bench_table([table])).splitlines():
+    for line in theories_of_depth.summary(table, metric).splitlines():
         assert line in page
 
 
@@ -180,17 +185,17 @@ def test_a_bias_hardly_changes_what_the_path_predicts(name):
 
 
 def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, capsys):
-    output = tmp_path / "small_vicinity.json"
-    monkeypatch.setattr(sys, "argv", ["small_vicinity", "--quick", "--output", str(output)])
-    small_vicinity.main()
-    assert "| depth_calibration/digits-res-bn-wd0.001 | .01 |" in capsys.readouterr().out
-    result = json.loads(output.read_text(encoding="utf8"))
+    result = run(small_vicinity, monkeypatch, tmp_path)
+    printed = capsys.readouterr().out
+    assert "| depth_calibration/digits-res-bn-wd0.001 | no | .01 |" in printed
+    assert "| res8-bn-seed0 | yes | .01 |" in printed
     near, far = result["distance"]["random"]["rows"]
     for part in ("weight", "means"):  # every order more gains a factor of the distance
         for order, slope in ((0, 1), (1, 2), (2, 3), (3, 4)):
             growth = far["errors"][part][order] / near["errors"][part][order]
             assert math.log10(growth) == pytest.approx(slope, abs=0.1)
-    (layer,) = result["layers"]
+    assert [row["bias"] for row in result["layers"]] == [False, True] * 3
+    layer = result["layers"][0]
     first, optimum, measured = (
         layer["metrics"][side]["nc1"] for side in ("first order", "optimum", "measured")
     )
@@ -199,7 +204,7 @@ def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, ca
 
 
 def test_the_committed_layers_say_what_the_page_says():
-    path = ROOT / "experiments" / "results" / "small_vicinity.json"
+    path = ROOT / "experiments" / "results" / "small_vicinity" / "result.json"
     page = (ROOT / "docs" / "vicinity.md").read_text(encoding="utf8")
     rows = json.loads(path.read_text(encoding="utf8"))["layers"]
     assert small_vicinity.table(rows) in page
