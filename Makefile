@@ -71,7 +71,7 @@ bench: .venv/installed  ## time everything against peers (minutes); writes bench
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@for name in flow optimum cross_entropy deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and four trained networks into the cache
+data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and trained networks into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch
 
 docs: .venv/installed  ## build the documentation in build/docs; any warning is an error

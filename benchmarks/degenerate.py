@@ -6,18 +6,25 @@ minimised from 50 random starts by BFGS on (W, b), with H from a dense solve on 
 gradients by automatic differentiation: nothing of the package but its answer is used.
 
     python -m benchmarks.degenerate --problems 1000
+
+Pieces of 50 problems are kept in a folder, from which the next run goes on.
 """
 
 import argparse
+import json
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import perturb_nc as pnc
+from benchmarks.machine import QUICK
+from perturb_nc.storage import write_json
 
 SHAPES = ((2, 3, 4), (2, 4, 8), (3, 4, 6), (3, 6, 6), (3, 3, 9), (4, 6, 8))  # K, d, N
+PIECE = 50
 SADDLE = -1e-6
 """Relative curvature below which a point is a saddle: far above rounding and stopping errors."""
 
@@ -41,6 +48,10 @@ class Family:
         parts = (self.reference, self.settings, self.bias)
         reference, settings, bias = (x.repeat_interleave(times, dim=0) for x in parts)
         return Family(reference, self.labels, settings, bias)
+
+    def part(self, rows: Tensor) -> "Family":
+        """Some of the problems."""
+        return Family(self.reference[rows], self.labels, self.settings[rows], self.bias[rows])
 
     def objective(self, weight: Tensor, bias: Tensor, features: Tensor) -> Tensor:
         """f, (P,)."""
@@ -96,41 +107,61 @@ def _membership(labels: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(labels).double()
 
 
-def oracle(family: Family, starts: int, iterations: int, seed: int) -> Tensor:
-    """The lowest objective that BFGS finds for every problem, (P,)."""
+@dataclass(frozen=True)
+class Ends:
+    """Where descents ended: of P problems from S starts each."""
+
+    value: Tensor  # (P, S)
+    gradient: Tensor  # its norm, (P, S)
+    weight: Tensor  # (P, S, K, d)
+    bias: Tensor  # (P, S, K)
+
+
+def oracle(family: Family, starts: int, iterations: int, seed: int) -> Ends:
+    """Every problem minimised by BFGS from random starts; those that have ended are left out."""
     many = family.repeated(starts)
     k, d = many.onehot.shape[0], many.reference.shape[1]
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(many.settings), k * d + k, generator=generator, dtype=torch.float64)
     x = x * 10 ** (2 * torch.rand(len(x), 1, generator=generator, dtype=torch.float64) - 1.5)
-
-    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.detach().requires_grad_()
-        weight, bias = x[:, : k * d].unflatten(1, (k, d)), x[:, k * d :]
-        value = many.objective(weight, bias, many.best_features(weight, bias))
-        return value.detach(), torch.autograd.grad(value.sum(), x)[0]
-
     inverse = torch.eye(x.shape[1], dtype=torch.float64).repeat(len(x), 1, 1)
-    value, gradient = evaluate(x)
+    value, gradient = _evaluate(many, x)
+    live = torch.arange(len(x))
     for _ in range(iterations):
-        move = -(inverse @ gradient[..., None])[..., 0]
-        slope = (move * gradient).sum(1)
+        own = many.part(live)
+        at, slope_at, metric = x[live], gradient[live], inverse[live]
+        move = -(metric @ slope_at[..., None])[..., 0]
+        slope = (move * slope_at).sum(1)
         step = torch.ones_like(slope)
         for _ in range(12):
-            trial, found = evaluate(x + step[:, None] * move)
-            good = trial <= value + 1e-4 * step * slope
+            trial, found = _evaluate(own, at + step[:, None] * move)
+            good = trial <= value[live] + 1e-4 * step * slope
             if good.all():
                 break
             step = torch.where(good, step, 0.3 * step)
-        good = trial <= value
+        good = trial <= value[live]
         change = torch.where(good[:, None], step[:, None] * move, 0.0)
-        bend = torch.where(good[:, None], found - gradient, 0.0)
-        x, value = x + change, torch.where(good, trial, value)
-        gradient = gradient + bend
-        inverse = _updated(inverse, change, bend)
-        if (gradient.norm(dim=1) < 1e-11).all():
+        bend = torch.where(good[:, None], found - slope_at, 0.0)
+        x[live], gradient[live] = at + change, slope_at + bend
+        value[live] = torch.where(good, trial, value[live])
+        inverse[live] = _updated(metric, change, bend)
+        live = live[gradient[live].norm(dim=1) >= 1e-11]
+        if not len(live):
             break
-    return value.unflatten(0, (-1, starts)).amin(1)
+    shape = (len(family.settings), starts)
+    weight, bias = x[:, : k * d].unflatten(1, (k, d)), x[:, k * d :]
+    parts = (value, gradient.norm(dim=1), weight, bias)
+    return Ends(*(part.unflatten(0, shape) for part in parts))
+
+
+def _evaluate(family: Family, x: Tensor) -> tuple[Tensor, Tensor]:
+    """g(W, b) = min over H of f, and its gradient: that of f at the best H."""
+    x = x.detach().requires_grad_()
+    k, d = family.onehot.shape[0], family.reference.shape[1]
+    weight, bias = x[:, : k * d].unflatten(1, (k, d)), x[:, k * d :]
+    features = family.best_features(weight.detach(), bias.detach())
+    value = family.objective(weight, bias, features)
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]
 
 
 def _updated(inverse: Tensor, s: Tensor, y: Tensor) -> Tensor:
@@ -143,17 +174,12 @@ def _updated(inverse: Tensor, s: Tensor, y: Tensor) -> Tensor:
     return torch.where(use[:, None, None], new, inverse)
 
 
-def relative_curvature(family: Family, i: int, solution: pnc.Solution) -> float:
+def relative_curvature(family: Family, i: int, weight: Tensor, bias: Tensor | None) -> float:
     """Lowest eigenvalue of the Hessian of f in (W, b, H), relative to its diagonal blocks."""
-    (k, d), n = solution.weight.shape, len(family.labels)
-    one = Family(
-        family.reference[i : i + 1],
-        family.labels,
-        family.settings[i : i + 1],
-        family.bias[i : i + 1],
-    )
-    bias = torch.zeros(k, dtype=torch.float64) if solution.bias is None else solution.bias
-    features = one.best_features(solution.weight[None], bias[None])[0]
+    (k, d), n = weight.shape, len(family.labels)
+    one = family.part(torch.tensor([i]))
+    bias = torch.zeros(k, dtype=torch.float64) if bias is None else bias
+    features = one.best_features(weight[None], bias[None])[0]
     sizes = [k * d, d * n, k][: 3 if bool(family.bias[i]) else 2]
 
     def value(x: Tensor) -> Tensor:
@@ -161,7 +187,7 @@ def relative_curvature(family: Family, i: int, solution: pnc.Solution) -> float:
         w, h = parts[0].unflatten(0, (k, d)), parts[1].unflatten(0, (d, n))
         return one.objective(w[None], parts[2][None], h[None])[0]
 
-    x = torch.cat([solution.weight.flatten(), features.flatten(), bias])[: sum(sizes)]
+    x = torch.cat([weight.flatten(), features.flatten(), bias])[: sum(sizes)]
     hessian = torch.autograd.functional.hessian(value, x)
     ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
     blocks = [hessian[a:b, a:b] for a, b in pairwise(ends)]
@@ -169,6 +195,25 @@ def relative_curvature(family: Family, i: int, solution: pnc.Solution) -> float:
     whitened = torch.linalg.solve_triangular(root, hessian, upper=False)
     whitened = torch.linalg.solve_triangular(root, whitened.mT, upper=False)
     return float(torch.linalg.eigvalsh(0.5 * (whitened + whitened.mT))[0])
+
+
+def other_minima(family: Family, i: int, ends: Ends, best: float) -> dict[float, int]:
+    """Local minima of problem i above the best by more than 1e-6 of f: value → starts that end
+    there. Stationary (gradient below 1e-9), with no curvature below SADDLE.
+    """
+    value, order = ends.value[i].sort()
+    known: dict[float, int] = {}
+    last = None
+    for v, j in zip(value.tolist(), order.tolist(), strict=True):
+        if v / best - 1 <= 1e-6 or ends.gradient[i, j] > 1e-9:
+            continue
+        if last is not None and v / last - 1 <= 1e-6:
+            known[last] = known.get(last, 0) + (last in known)
+            continue
+        last = v
+        if relative_curvature(family, i, ends.weight[i, j], ends.bias[i, j]) >= SADDLE:
+            known[last] = 1
+    return {v: count for v, count in known.items() if count}
 
 
 @dataclass
@@ -183,6 +228,10 @@ class Audit:
     worse: int = 0
     worst: float = 0.0
     products: int = 0
+    with_other_minima: int = 0
+    other_minima: int = 0
+    starts_at_others: int = 0
+    starts_unfinished: int = 0
 
     def take(self, solution: pnc.Solution, best: float, curvature: float) -> None:
         """Count one solution; worse: above the best of the starts by more than 1e-6 of f."""
@@ -197,6 +246,18 @@ class Audit:
         self.worst = max(self.worst, excess)
         self.products += solution.products
 
+    def take_minima(self, others: dict[float, int]) -> None:
+        """Count the local minima of one problem that are not the best."""
+        self.with_other_minima += bool(others)
+        self.other_minima += len(others)
+        self.starts_at_others += sum(others.values())
+
+    def add(self, other: "Audit") -> None:
+        """Count another audit's problems too."""
+        for name, value in vars(other).items():
+            own = getattr(self, name)
+            setattr(self, name, max(own, value) if name == "worst" else own + value)
+
 
 def audit(problems: int, starts: int = 50, iterations: int = 300, seed: int = 0) -> Audit:
     """Problems of every shape, solved and counted."""
@@ -204,7 +265,8 @@ def audit(problems: int, starts: int = 50, iterations: int = 300, seed: int = 0)
     for s, shape in enumerate(SHAPES):
         size = (problems + len(SHAPES) - 1 - s) // len(SHAPES)
         family = draw(shape, size, seed + s)
-        best = oracle(family, starts, iterations, seed)
+        ends = oracle(family, starts, iterations, seed)
+        found.starts_unfinished += int((ends.gradient > 1e-9).sum())
         for i in range(size):
             statistics = pnc.ClassStatistics.from_features(family.reference[i].mT, family.labels)
             w, h, beta = family.settings[i].tolist()
@@ -212,17 +274,29 @@ def audit(problems: int, starts: int = 50, iterations: int = 300, seed: int = 0)
                 statistics, lambda_w=w, lambda_h=h, beta=beta, bias=bool(family.bias[i])
             )
             solution = pnc.minimize(problem)
-            found.take(solution, best[i].item(), relative_curvature(family, i, solution))
+            best = ends.value[i].min().item()
+            curvature = relative_curvature(family, i, solution.weight, solution.bias)
+            found.take(solution, best, curvature)
+            others = other_minima(family, i, ends, min(best, solution.objective))
+            found.take_minima(others)
     return found
 
 
 def main() -> None:
-    """Print the counts."""
+    """Audit pieces that are not in the folder yet, and print all counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--starts", type=int, default=50)
+    parser.add_argument("--folder", type=Path, default=QUICK / "degenerate")
     options = parser.parse_args()
-    print(audit(options.problems, options.starts))
+    total = Audit()
+    for seed, first in enumerate(range(0, options.problems, PIECE)):
+        size = min(PIECE, options.problems - first)
+        path = options.folder / f"{size}x{options.starts}-{seed}.json"
+        if not path.is_file():
+            write_json(path, vars(audit(size, options.starts, seed=1000 * seed)))
+        total.add(Audit(**json.loads(path.read_text(encoding="utf8"))))
+        print(total, flush=True)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def features(
     name: str, split: str, folder: Path, *, images: int | None, piece: int, batch_size: int
 ) -> Pieces:
     """Features of the first `images` images of a split; those that are missing are made."""
-    model, data = public_network(name), public_inputs(split)
+    model, data = public_network(name), public_inputs(name, split)
     layers = block_names(model)
     files = []
     for start in range(0, images or len(data), piece):

@@ -1,8 +1,8 @@
-"""Networks for CIFAR-10 that others trained on GPUs: every block measured, and asked of the theory.
+"""Networks that others trained: every block measured, and asked of the theory.
 
-All 50,000 training and 10,000 test images, features pooled over space. Two of the networks were
-trained on the first 45,000 training images: their collapse is that of these, the other 5,000 are
-held out. For each network there are
+All training and test images of CIFAR-10 (of MNIST for one), features pooled over space. ResNet-56
+and VGG-16 were trained on the first 45,000 training images: their collapse is that of these, the
+other 5,000 are held out. For each network there are
 
 - NAME.json: of every block the metrics on the images it was trained on, debiased, with 95 %
   intervals (jackknife), on all 50,000, test collapse, and nearest-mean classification; of every
@@ -51,6 +51,13 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
     "vgg16_cifar10": (100, ("blocks.9", "blocks.12", "blocks.13")),
     "resnet18_cifar10": (100, ("blocks.5", "blocks.6", "blocks.7")),
     "cnn_cifar10": (100, ("blocks.5", "blocks.7")),
+    "cnn_mnist": (100, ("blocks.1", "blocks.2")),
+}
+
+
+LIMITED = {  # images of training and test where a CPU had no time for all
+    "vgg16_cifar10": (7_500, 2_500),
+    "cnn_cifar10": (20_000, 5_000),
 }
 
 
@@ -58,7 +65,7 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
 class Config:
     """What is measured, and in which pieces."""
 
-    images: int | None = None  # of each split; all
+    images: int | None = None  # of each split; all, or as in LIMITED
     piece: int = 2_500
     batch_size: int = 125
     unpooled: int = 5_000
@@ -119,8 +126,12 @@ def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[st
 def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
-    sizes = {"images": config.images, "piece": config.piece, "batch_size": config.batch_size}
-    train, test = (features(name, s, output / "pieces", **sizes) for s in ("train", "test"))
+    sizes = {"piece": config.piece, "batch_size": config.batch_size}
+    limits = (config.images,) * 2 if config.images else LIMITED.get(name, (None, None))
+    train, test = (
+        features(name, split, output / "pieces", images=limit, **sizes)
+        for split, limit in zip(("train", "test"), limits, strict=True)
+    )
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
     test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
     seen = slice(known.trained_on)
@@ -142,7 +153,7 @@ def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
             "held_out": right[known.trained_on :].double().mean().item(),
             "test": (test_guesses == test_y).double().mean().item(),
         },
-        "trained_on": min(known.trained_on, len(y)),
+        "images": {"trained": len(y[seen]), "held_out": len(y[seen.stop :]), "test": len(test_y)},
         "layers": records,
         "straightness": ways,
     }
@@ -196,12 +207,13 @@ def write_files(
     number = next(iter(statistics.values())).num_samples
     notes = {
         "network": f"{name}, see perturb_nc.networks.public",
-        "data": f"CIFAR-10, the first {number} training images (trained on), pixels in 0..1",
+        "data": f"{PUBLIC_NETWORKS[name].data}, the first {number} training images",
         "features": "outputs of the blocks, mean over space",
     }
     pnc.save_layers(narrow, output / f"{name}.safetensors", notes, dtype=torch.float32)
     shipped = {pair: c.float() for pair, c in ends.items() if pair.split("|")[0] in narrow}
-    write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
+    if shipped:
+        write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
 
 
 def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> None:
@@ -218,9 +230,12 @@ def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> No
 
 def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStatistics]:
     """Joint statistics of the ends of every stage of a network, from its shipped files."""
+    found: dict[tuple[str, str], JointStatistics] = {}
+    path = folder / "cross" / f"{name}.safetensors"
+    if not path.is_file():  # no two layers of one width
+        return found
     layers = pnc.load_layers(folder / f"{name}.safetensors")
-    found = {}
-    for pair, cross in read_tensors(folder / "cross" / f"{name}.safetensors")[0].items():
+    for pair, cross in read_tensors(path)[0].items():
         first, last = pair.split("|")
         found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
     return found
@@ -228,7 +243,7 @@ def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStati
 
 def unpooled(name: str, config: Config) -> dict[str, Any]:
     """Metrics of the blocks without pooling, of the first training images."""
-    model, data = public_network(name), public_inputs()
+    model, data = public_network(name), public_inputs(name)
     rows = slice(config.unpooled)
     data = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
     found = pnc.collect_statistics(
@@ -248,14 +263,21 @@ def network(name: str, config: Config, output: Path) -> dict[str, Any]:
     record = kept(parts / f"{name}.json", lambda _: measure(name, config, output))
     record |= {"unpooled": kept(parts / f"{name}-unpooled.json", lambda _: unpooled(name, config))}
     if config.theory:
-        layers, own = pnc.load_layers(output / f"{name}.safetensors"), joints(name, output)
-        asked = {
-            "depth": lambda _: depth(layers, own, name),
-            "fits": lambda _: fits(layers),
-            "vicinity": lambda _: vicinity(output / f"{name}.safetensors"),
-        }
-        record |= {k: kept(parts / f"{name}-{k}.json", make) for k, make in asked.items()}
+        record |= theory(name, output, parts)
     return record
+
+
+def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
+    """What the theory says, where there are layers of one width for it to speak of."""
+    path = output / f"{name}.safetensors"
+    layers, own = pnc.load_layers(path), joints(name, output)
+    asked = {}
+    if own:
+        asked = {"depth": lambda _: depth(layers, own, name), "fits": lambda _: fits(layers)}
+    *_, before, last = layers.values()
+    if before.dim == last.dim:
+        asked["vicinity"] = lambda _: vicinity(path)
+    return {k: kept(parts / f"{name}-{k}.json", make) for k, make in asked.items()}
 
 
 def main() -> None:

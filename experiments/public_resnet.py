@@ -40,7 +40,7 @@ class Config:
 def pieces(config: Config, folder: Path) -> Iterator[dict[str, pnc.ClassStatistics]]:
     """Statistics of every piece of the training images, from its file or measured now."""
     model = public_network("resnet18_cifar10").to(memory_format=torch.channels_last)
-    data = public_inputs()
+    data = public_inputs("resnet18_cifar10")
     for start in range(0, config.num_samples, config.piece):
         path = folder / f"piece-{start}.safetensors"
         if not path.is_file():
@@ -96,7 +96,7 @@ def run(config: Config, output: Path) -> None:
 
 def unpooled(config: Config, output: Path) -> None:
     """Metrics of the blocks without pooling, and the memory and time that took."""
-    model, data = public_network("resnet18_cifar10"), public_inputs()
+    model, data = public_network("resnet18_cifar10"), public_inputs("resnet18_cifar10")
     rows = slice(config.unpooled)
     batches = list(_batches(data.inputs[rows], data.labels[rows], config))
     before, start = _peak_memory(), time.perf_counter()

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc import mean_geometry as geometry
-from perturb_nc.moments import Moments, Scalar, trace
+from perturb_nc.moments import Covariance, Moments, Scalar, through, trace
 
 Rows = Float64[Tensor, "... K d"]
 
@@ -18,7 +18,7 @@ class Change:
     """A change of the class means, Σ_W and class variances, and of the weight that reads them."""
 
     means: Rows
-    within: Float64[Tensor, "... d d"]
+    within: Float64[Tensor, "... d d"] | Covariance
     class_variance: Float64[Tensor, "... K"]
     weight: Rows
 
@@ -64,7 +64,8 @@ class Step:
         a = geometry.contrasts(self.statistics)
         moved = geometry.helmert(self.statistics).mT @ self.change.means
         x, _ = geometry.pseudo_inverse(a, self.statistics)
-        y, turned = x @ self.statistics.within, x @ self.change.within
+        y = through(x, self.statistics.within)
+        turned = through(x, self.change.within)
         off = y - (y @ a) @ x
         read = y @ x.mT
         identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perturb_nc import mean_geometry as geometry
 from perturb_nc.metric_step import Change, Rows, Step, inner, unit_rows
-from perturb_nc.moments import Moments, Scalar
+from perturb_nc.moments import Moments, Scalar, through
 
 __all__ = ["TANGENTS", "WITHOUT_TANGENT", "Change", "metric_tangents"]
 
@@ -117,9 +117,9 @@ def _directional_cdnv(step: Step) -> Scalar:
     """Mean over pairs of (q˙ - 2q D˙/D)/D², q = ΔᵀΣ_WΔ, q˙ = 2Δ˙ᵀΣ_WΔ + ΔᵀΣ_W˙Δ."""
     means, within = step.statistics.means, step.statistics.within
     distance, growth = step.distances
-    read = means @ within
+    read = through(means, within)
     along = geometry.pair_products(means, read)
-    change = geometry.pair_products(means, means @ step.change.within)
+    change = geometry.pair_products(means, through(means, step.change.within))
     change = change + 2 * geometry.pair_products(step.change.means, read)
     return ((change - 2 * along * growth) / distance.square()).mean(-1)
 

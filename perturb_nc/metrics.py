@@ -125,11 +125,12 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
 def metric_tensors(statistics: Moments, weight: Weight | None) -> Mapping[str, Scalar]:
     """Metric name → tensor (0-d without batch), differentiable in statistics and weight."""
     of_features = (
-        nc1_trace, nc1, nc1_parker, nc1_span, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
+        nc1_trace, nc1, nc1_span, nc2_etf, nc2_of, nc2_equinorm, nc2_equiangular,
         nc2_angle_std, nc2_uniformity, cdnv, directional_cdnv, discrimination, within_share, dnc2,
     )  # fmt: skip
     values = {metric.__name__: metric(statistics) for metric in of_features}
     values["dnc1"] = values["nc1_trace"]
+    values[nc1_parker.__name__] = statistics.num_classes * values["nc1"]
     for metric in (nc3_duality, nc3_uniformity, nc3_alignment, dnc3):
         values[metric.__name__] = (
             undefined(statistics) if weight is None else metric(statistics, weight)

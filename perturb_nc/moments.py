@@ -1,5 +1,6 @@
 """What collapse metrics read of features: class means, Σ_W and class variances."""
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TypeVar
 
@@ -9,6 +10,21 @@ from torch import Tensor
 
 Kind = TypeVar("Kind", bound="Moments")
 Scalar = Float64[Tensor, "..."]
+
+
+class Covariance(ABC):
+    """A symmetric d×d matrix, or a batch of them, that is known by what it does to rows."""
+
+    @abstractmethod
+    def trace(self) -> Float64[Tensor, "..."]:
+        """The trace."""
+
+    @abstractmethod
+    def through(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
+        """Rows times the matrix."""
+
+
+Matrix = Float64[Tensor, "... d d"] | Covariance
 
 
 class Moments:
@@ -59,9 +75,7 @@ class Moments:
             "nc1_trace": inside / between,
         }
 
-    def moved(
-        self: Kind, means: Float64[Tensor, "... K d"], within: Float64[Tensor, "... d d"]
-    ) -> Kind:
+    def moved(self: Kind, means: Float64[Tensor, "... K d"], within: Matrix) -> Kind:
         """The same classes after a move of their features, with the new means and Σ_W.
 
         The class variances are the old ones times one factor, tr Σ_W new over old: exact in their
@@ -75,6 +89,13 @@ class Moments:
         return replace(self, means=means, within=within, class_variance=variance)  # type: ignore[type-var]
 
 
-def trace(matrix: Float64[Tensor, "... n n"]) -> Scalar:
+def trace(matrix: Matrix) -> Scalar:
     """Trace of every matrix of a batch."""
+    if isinstance(matrix, Covariance):
+        return matrix.trace()
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def through(rows: Float64[Tensor, "... n d"], matrix: Matrix) -> Float64[Tensor, "... n d"]:
+    """Rows times a symmetric matrix."""
+    return matrix.through(rows) if isinstance(matrix, Covariance) else rows @ matrix

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.mean_geometry import contrasts, pair_products, pseudo_inverse, trace_between
-from perturb_nc.moments import Moments, Scalar, trace
+from perturb_nc.moments import Moments, Scalar, through, trace
 
 
 def nc1_trace(statistics: Moments) -> Scalar:
@@ -26,7 +26,7 @@ def nc1(statistics: Moments) -> Scalar:
     inverted. Infinite or NaN, as nc1_trace, when all class means agree.
     """
     inverse, agree = pseudo_inverse(contrasts(statistics), statistics)
-    value = ((inverse @ statistics.within) * inverse).sum((-2, -1))
+    value = (through(inverse, statistics.within) * inverse).sum((-2, -1))
     return torch.where(agree, trace(statistics.within) / 0.0, value)
 
 
@@ -38,7 +38,7 @@ def nc1_span(statistics: Moments) -> Scalar:
     """
     a = contrasts(statistics)
     inverse, agree = pseudo_inverse(a, statistics)
-    value = ((inverse @ statistics.within) * a.mT).sum((-2, -1)) / trace_between(statistics)
+    value = (through(inverse, statistics.within) * a.mT).sum((-2, -1)) / trace_between(statistics)
     return torch.where(agree, trace(statistics.within) / 0.0, value)
 
 
@@ -67,7 +67,7 @@ def directional_cdnv(statistics: Moments) -> Scalar:
     """
     means = statistics.means
     distances = pair_products(means, means)
-    along = pair_products(means, means @ statistics.within)
+    along = pair_products(means, through(means, statistics.within))
     return (along / distances / distances).mean(-1)
 
 

@@ -114,6 +114,44 @@ def test_the_spectrum_in_the_span_against_a_projection(shape):
     assert span_spectrum(agree).isnan().all()
 
 
+def rotation(d=7):
+    return torch.linalg.qr(torch.randn(d, d).double()).Q
+
+
+def test_invariances_of_the_spectrum_in_the_span():
+    x, labels = sample()
+    found = span_spectrum(pnc.ClassStatistics.from_features(x, labels))
+    order = torch.tensor([2, 0, 3, 1])
+    moved = pnc.ClassStatistics.from_features(3 * x @ rotation() + 5, order[labels])
+    torch.testing.assert_close(span_spectrum(moved), found, rtol=1e-9, atol=0)
+    # Directions that only vary within classes do not count; those of the means do.
+    noise = torch.randn(len(x), 2).double()
+    noise -= torch.stack([noise[labels == k].mean(0) for k in range(4)])[labels]
+    wide = pnc.ClassStatistics.from_features(torch.cat([x, noise], 1), labels)
+    torch.testing.assert_close(span_spectrum(wide), found, rtol=1e-9, atol=0)
+    bent = x.clone()
+    bent[:, 0] *= 1.01
+    ratio = span_spectrum(pnc.ClassStatistics.from_features(bent, labels)) / found
+    assert (ratio - 1).abs().max() > 1e-4
+
+
+def test_invariances_of_held_out_nc1():
+    x, labels = sample()
+    z, other = sample((3, 4, 2, 6), seed=1)
+    order, turn = torch.tensor([2, 0, 3, 1]), 3 * rotation()
+
+    def both(scale=1.0):
+        found = [(scale * x @ turn + 5, order[labels]), (scale * z @ turn + 5, order[other])]
+        return [pnc.ClassStatistics.from_features(*of) for of in found]
+
+    train, test = (pnc.ClassStatistics.from_features(*of) for of in ((x, labels), (z, other)))
+    found = held_out_nc1(train, test)
+    assert held_out_nc1(*both()) == pytest.approx(found, rel=1e-10)
+    assert held_out_nc1(*both(0.2)) == pytest.approx(found, rel=1e-10)
+    bent = pnc.ClassStatistics.from_features(1.01 * z, other)
+    assert abs(held_out_nc1(train, bent) / found - 1) > 1e-3
+
+
 def test_held_out_nc1_against_a_loop():
     x, labels = sample()
     z, other = sample((3, 4, 2, 6), seed=1)

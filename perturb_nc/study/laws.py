@@ -125,7 +125,8 @@ def deep_linear_compression(
     Weights start orthogonal times ε and are trained until they map orthonormal inputs on cY. In the
     K directions that are learned each of L weights then has the singular value s = (c√n)^(1/L), and
     ε in the others: class means grow by s a layer, deviations from them by ε. Discrimination of the
-    class means then changes linearly at most.
+    class means then changes linearly at most. Exact where the last weight, of K rows, starts in the
+    row space that it learns; otherwise the other weights grow more, and the factor is less.
 
     Args:
         depth: L >= 1.

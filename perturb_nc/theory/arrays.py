@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from perturb_nc.moments import Scalar
@@ -11,6 +11,7 @@ from perturb_nc.moments import Scalar
 Factor = Float64[Tensor, "... 1 1"]
 Rows = Float64[Tensor, "... K d"]
 Square = Float64[Tensor, "... K K"]
+Mask = Bool[Tensor, "..."]
 
 
 def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
@@ -40,3 +41,10 @@ def total(matrix: Float64[Tensor, "... m n"]) -> Scalar:
 def relative(matrix: Float64[Tensor, "... m n"], bound: Scalar) -> Scalar:
     """Frobenius norm over a bound, 0 where that is 0."""
     return torch.where(bound == 0, 0.0, total(matrix.square()).sqrt() / bound)
+
+
+def random_normal(*shape: int, like: Tensor) -> Tensor:
+    """The same draws at every call and on every device."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    found = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+    return found.to(like.device)

@@ -13,10 +13,10 @@ from perturb_nc.theory.batch_points import Part, chunks, full_norm, metrics_at, 
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.compression import Compression, compress
-from perturb_nc.theory.descent import COUNTED, Descent, Points, descend
+from perturb_nc.theory.descent import COUNTED, Descent, descend
 from perturb_nc.theory.minimize import starting_weight
+from perturb_nc.theory.point import Points
 from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import settings as all_settings
 from perturb_nc.theory.solution_batch import SolutionBatch
 from perturb_nc.theory.status import Status
@@ -80,7 +80,7 @@ def minimize_batch(
             found = descend(family, weight[rows], tol, max_steps, space.neglected, clock)
             counted.add(index, found)
             weight[rows] = found.weight
-            point = ReducedPoint(space.statistics, found.weight, own, bias)
+            point = space.at(found.weight, own, bias)
             rough[rows] = (full_norm(space, point) > tol) & (space.basis is not None)
         if clock.expired():
             counted.end(rest[rough], Status.TIME_LIMIT)
@@ -89,15 +89,14 @@ def minimize_batch(
         if not rough.any():
             break
         rest = rest[rough]
-        point = ReducedPoint(space.statistics, weight[rough], settings[rest], bias)
+        point = space.at(weight[rough], settings[rest], bias)
         wider = space.grown(statistics, point)
         space, weight = wider, wider.compressed(space.lifted(point.weight))
     return _collect(statistics, settings, bias, parts, counted)
 
 
 def _family(space: Compression, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
-    idle = 0 if space.basis is None else 1
-    return lambda index: lambda w: ReducedPoint(space.statistics, w, settings[index], bias, idle)
+    return lambda index: lambda w: space.at(w, settings[index], bias)
 
 
 def _starts(

@@ -8,15 +8,15 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.metrics import metric_tensors
-from perturb_nc.moments import Moments
+from perturb_nc.moments import Covariance, Moments
 from perturb_nc.theory.compression import Compression
 from perturb_nc.theory.isolated import weight_response
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.theory.tangents import outcome_tangents, point_tangent
+from perturb_nc.theory.tangents import WithinClasses, outcome_tangents, point_tangent
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
 _MATRICES = 6  # of them for a setting
-_CACHED = 16  # settings whose derivatives a CPU takes at once
+_CACHED = 64  # settings whose derivatives a CPU takes at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class StatisticsBatch(Moments):
     """What metrics read, of several feature sets of one set of classes."""
 
     means: Float64[Tensor, "... K d"]
-    within: Float64[Tensor, "... d d"]
+    within: Float64[Tensor, "... d d"] | Covariance  # type: ignore[assignment]
     class_variance: Float64[Tensor, "... K"]
 
 
@@ -51,7 +51,7 @@ def points(
         most = _CACHED if settings.device.type == "cpu" else None
         for rows in chunks(len(part.index), part.space.statistics.dim, most):
             own = settings[part.index[rows]]
-            yield part, rows, ReducedPoint(part.space.statistics, part.weight[rows], own, bias)
+            yield part, rows, part.space.at(part.weight[rows], own, bias)
 
 
 def full_norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
@@ -68,7 +68,7 @@ def _moved(point: ReducedPoint) -> StatisticsBatch:
     """Class statistics of the features at points."""
     s = point.reference
     reference = StatisticsBatch(s.means, s.within, s.class_variance)
-    return reference.moved(point.means, point.within)
+    return reference.moved(point.means, WithinClasses(point))
 
 
 def logarithmic(

@@ -147,11 +147,20 @@ class DualTerms:
         """Each φ_i in [0, 1] with φ_i² σ_i² < limit at which its (concave) term is largest."""
         # The relative 1e-12 keeps T definite where r = 1 to rounding.
         ceiling = (limit * (1 - 1e-12) / self.squares).sqrt().clamp(max=1.0)
-        low, high = torch.zeros_like(ceiling), ceiling
-        golden = (math.sqrt(5) - 1) / 2
-        for _ in range(80):
-            a, b = high - golden * (high - low), low + golden * (high - low)
-            right = self(a) < self(b)
-            low, high = torch.where(right, a, low), torch.where(right, high, b)
-        inside = (low + high) / 2
-        return torch.where(self(ceiling) >= self(inside), ceiling, inside)
+        low, high, shares = torch.zeros_like(ceiling), ceiling, ceiling
+        # With l = λ_W/K, q = σ²/c and e = -<u uᵀE, Y>/N the term is largest where
+        # (l - qφ²)²(e - σ²φ) = l p φ, p the pull: both sides are monotone for l >= qφ².
+        slack, gain = self._slack, self.squares / self._c
+        fit, pull = -self._fit, slack * self._pull
+        for _ in range(100):
+            room, rest = slack - gain * shares.square(), fit - self.squares * shares
+            excess = room.square() * rest - pull * shares
+            low, high = torch.where(excess > 0, shares, low), torch.where(excess > 0, high, shares)
+            slope = -4 * gain * shares * room * rest - self.squares * room.square() - pull
+            newton = shares - excess / slope
+            inside = (newton > low) & (newton < high)
+            following = torch.where(inside, newton, (low + high) / 2)
+            moved, shares = (following - shares).abs(), following
+            if (moved <= 1e-12 * ceiling).all():
+                break
+        return shares

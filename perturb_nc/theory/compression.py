@@ -5,11 +5,11 @@ A stationary weight of (1) solves W(σI + Σ_W0) = (rows in the span of M0, W an
     σ = (λ_W/K) (1 + λ_H/β)²,
 
 so that it lies close to a rational Krylov space of Σ_W0 and M0 with poles in the range of these σ.
-On an orthonormal basis V (d×m) of such a space problem (1) is the same problem for the statistics
-V gives: M0V and VᵀΣ_W0V, and one more coordinate without class means that carries the rest of
-tr Σ_W0. What that neglects of the gradient, β²/c · FV · VᵀΣ_W0(I - VVᵀ) with F of
-`theory.optimal_features`, is known at every point. Where it is too large V grows by the main
-directions of its Newton step.
+On an orthonormal basis V (d×m) of such a space, turned so that VᵀΣ_W0V is diagonal, problem (1) is
+the same problem for the statistics V gives: M0V and VᵀΣ_W0V, and one more coordinate without class
+means that carries the rest of tr Σ_W0. What that neglects of the gradient, with F of
+`theory.optimal_features` β²/c · FV · VᵀΣ_W0(I - VVᵀ), is known at every point. Where it is too
+large V grows by the main directions of its Newton step.
 
 V also holds the K directions outside the Krylov space in which the features vary least: there a
 saddle is left if anywhere outside of it, so that second-order conditions are those of all d.
@@ -22,7 +22,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.arrays import relative, total
+from perturb_nc.theory.arrays import random_normal, relative, total
+from perturb_nc.theory.diagonal import DiagonalPoint
 from perturb_nc.theory.reduced import ReducedPoint
 
 _POLES, _ROUNDS = 3, 3
@@ -44,6 +45,14 @@ class Compression:
     statistics: ClassStatistics
     outside: Float64[Tensor, "d m"] | None
     leak: Float64[Tensor, "r m"] | None
+
+    def at(
+        self, weight: Float64[Tensor, "... K n"], settings: Float64[Tensor, "... 3"], bias: bool
+    ) -> ReducedPoint:
+        """Problem (1) at weights of the compressed problem."""
+        if self.basis is None:
+            return ReducedPoint(self.statistics, weight, settings, bias)
+        return DiagonalPoint(self.statistics, weight, settings, bias, idle=1)
 
     def lifted(self, weight: Float64[Tensor, "... K n"]) -> Float64[Tensor, "... K d"]:
         """A weight of the compressed problem in all d dimensions."""
@@ -71,7 +80,7 @@ class Compression:
             return uncompressed(statistics)
         rows = _neglected(point) @ self.outside.mT
         rows = rows / total(rows.square()).sqrt()[:, None, None].clamp(min=1e-300)
-        block = torch.linalg.svd(rows.flatten(0, 1).mT, full_matrices=False).U[:, :k]
+        block = _main_directions(rows.flatten(0, 1), k)
         return _on_basis(statistics, _continued(statistics, basis, block, poles.repeat(_GROWTH)))
 
 
@@ -105,7 +114,7 @@ def _poles(
     lambda_w, lambda_h, beta = hyperparameters.unbind(1)
     ratio = torch.where(beta > 0, lambda_h / beta, 0.0)  # at β = 0 H0 does not matter
     sigma = lambda_w / statistics.num_classes * (1 + ratio) ** 2
-    largest = torch.linalg.matrix_norm(statistics.within, 2).clamp(min=1e-300)
+    largest = torch.linalg.matrix_norm(statistics.within).clamp(min=1e-300)
     wanted = torch.minimum(sigma.clamp(min=1e-7 * largest), largest)
     ends = torch.stack([wanted.min(), wanted.max()]).log()
     shares = torch.linspace(0, 1, _POLES, dtype=ends.dtype, device=ends.device)
@@ -129,6 +138,14 @@ def _continued(
     return basis
 
 
+def _main_directions(rows: Float64[Tensor, "n d"], count: int) -> Float64[Tensor, "d k"]:
+    """About the leading right singular vectors, by subspace iteration."""
+    block = random_normal(rows.shape[1], count, like=rows)
+    for _ in range(3):
+        block = torch.linalg.qr(rows.mT @ (rows @ block)).Q
+    return block
+
+
 def _neglected(point: ReducedPoint) -> Float64[Tensor, "... K m"]:
     """β²/c · FV, of which the gradient outside of V is a multiple."""
     return point.beta**2 / point.c * point.lift[..., :-1]
@@ -146,9 +163,12 @@ def _orthonormal(
 def _on_basis(statistics: ClassStatistics, basis: Float64[Tensor, "d m"]) -> Compression:
     image = statistics.within @ basis
     core = basis.mT @ image
-    outside = (statistics.within.trace() - core.trace()).clamp(min=0.0)
-    within = torch.block_diag(0.5 * (core + core.mT), outside)
+    variances, turn = torch.linalg.eigh(0.5 * (core + core.mT))
+    basis, image = basis @ turn, image @ turn
+    variances = variances.clamp(min=0.0)  # below 0 is rounding
+    left = (statistics.within.trace() - variances.sum()).clamp(min=0.0)
+    within = torch.diag(torch.cat([variances, left[None]]))
     means = torch.nn.functional.pad(statistics.means @ basis, (0, 1))
     own = ClassStatistics(statistics.counts, means, within, statistics.class_variance)
-    rest = image - basis @ core
+    rest = image - basis * variances
     return Compression(basis, own, rest, torch.linalg.qr(rest, mode="r").R)

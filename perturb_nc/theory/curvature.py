@@ -20,14 +20,15 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.moments import trace
-from perturb_nc.theory.arrays import Rows, total
-from perturb_nc.theory.lanczos import combined, lanczos, random_rows
+from perturb_nc.theory.arrays import Rows, random_normal, total
+from perturb_nc.theory.lanczos import combined, lanczos
 from perturb_nc.theory.point import Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
 
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
 _EXACT = 1e-9  # relative curvature that counts as none
+_TOGETHER = 32  # members in one Lanczos process, for the cache
 _SMALL = 1e-6  # ... in the Lanczos process
 
 
@@ -67,8 +68,11 @@ def _(point: ReducedPoint) -> Curvature:
     rounding = 8 * torch.finfo(torch.float64).eps * scale
     if k * d > _DENSE:
         top = point.residual_spectrum[1][..., -1:]
-        found = lanczos(point, top, point.idle)
-        return _completed(point, *found, rounding=rounding + _SMALL)
+        cuts = [slice(i, i + _TOGETHER) for i in range(0, len(top), _TOGETHER)]
+        runs = [lanczos(point.members(rows), top[rows], point.idle) for rows in cuts]
+        lowest, residual, direction, products = map(torch.cat, zip(*runs, strict=True))
+        tolerance = residual + rounding + _SMALL
+        return _completed(point, lowest, tolerance, direction, products, rounding=0.0)
     rounding = rounding + _EXACT
     size = max(1, _BYTES // (8 * (k * d) ** 2))
     parts = [
@@ -128,7 +132,7 @@ def _judged(
     shifted.diagonal(dim1=1, dim2=2).add_(rounding[:, None])
     roots, failed = torch.linalg.cholesky_ex(shifted)
     direction = matrices.new_zeros(matrices.shape[:2])
-    vectors = random_rows(matrices.shape[1], 4, like=matrices).expand(len(matrices), -1, -1)
+    vectors = random_normal(matrices.shape[1], 4, like=matrices).expand(len(matrices), -1, -1)
     for _ in range(16):  # inverse iteration
         vectors = torch.linalg.qr(torch.cholesky_solve(vectors, roots)).Q
     inner = vectors.mT @ matrices @ vectors

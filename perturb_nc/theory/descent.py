@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from perturb_nc.theory.arrays import Mask
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.curvature import lowest_curvature
 from perturb_nc.theory.line_search import line_search, realigned
-from perturb_nc.theory.newton import solve_hessian
-from perturb_nc.theory.point import Evaluate, Mask, Point, wide
+from perturb_nc.theory.point import Evaluate, Point, Points, wide
+from perturb_nc.theory.settled import newton_direction
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.unused import advised
 
-Points = Callable[[Int64[Tensor, "b"]], Evaluate]
 Neglected = Callable[[Any], Float64[Tensor, "b"]]
 
 
@@ -90,14 +91,18 @@ def descend(
     found, clock = Descent.begun(weight), clock or Clock()
     live = torch.arange(len(weight), device=weight.device)
     stuck = torch.zeros_like(live, dtype=torch.bool)
+    previous = torch.full_like(weight[:, 0, 0], torch.inf)
     point = points(live)(weight)
     _check_scale(point.gradient_norm, point)
     point, _ = advised(point, points(live), ~stuck)
     while len(live):
         enough = _enough(point, tol, neglected)
-        turning = (point.gradient_norm > enough) & (found.steps[live] > 1) & ~stuck
+        # Steps that gain little may follow a valley of rotations.
+        slow = (found.steps[live] > 1) & (point.gradient_norm > 0.1 * previous[live])
+        previous[live] = point.gradient_norm
+        turning = (point.gradient_norm > enough) & slow & ~stuck
         if turning.any():
-            point = realigned(points(live), point, turning)
+            point = realigned(partial(_members, points, live), point, turning)
             enough = _enough(point, tol, neglected)
         far, final = point.gradient_norm > enough, enough <= tol
         found.weight[live] = point.weight
@@ -115,7 +120,7 @@ def descend(
                 found.steps[live[leapt]] += 1
                 stuck = stuck & ~leapt
                 continue
-        move, expand = _directions(points, point, live, far & ~stuck, open_, enough, clock, found)
+        move, expand = _directions(point, live, far & ~stuck, open_, enough, clock, found)
         _check_scale(move, point)
         moving = move.flatten(1).any(1)
         found.end(live[far & ~moving], Status.STALLED)
@@ -129,8 +134,9 @@ def descend(
         if not len(live):
             break
         if not kept.all():
-            point = points(live)(point.weight[kept])
-        trial, gained = line_search(points(live), point, move[kept], expand[kept])
+            point = point.members(kept)
+        own = partial(_members, points, live)
+        trial, gained = line_search(own, point, move[kept], expand[kept])
         found.forget(live[gained])
         found.steps[live[gained]] += 1
         # What no step improves may be a saddle; what left no saddle has ended.
@@ -142,6 +148,10 @@ def descend(
             live, stuck = live[~ended], stuck[~ended]
             point = points(live)(best[~ended])
     return found
+
+
+def _members(points: Points, live: Int64[Tensor, "b"], rows: Int64[Tensor, "r"]) -> Evaluate:
+    return points(live[rows])
 
 
 def _judge_rest(found: Descent, points: Points, members: Int64[Tensor, "b"]) -> None:
@@ -170,7 +180,6 @@ def _check_scale(values: Tensor, point: Point) -> None:
 
 
 def _directions(
-    points: Points,
     point: Point,
     live: Int64[Tensor, "b"],
     far: Mask,
@@ -185,14 +194,14 @@ def _directions(
     """
     move, expand = torch.zeros_like(point.weight), torch.zeros_like(far)
 
-    def part(chosen: Mask) -> Point:
-        return point if chosen.all() else points(live[chosen])(point.weight[chosen])
+    def part(chosen: Mask) -> Any:
+        return point if chosen.all() else point.members(chosen)
 
     if far.any():
         norm = point.gradient_norm[far]
         forcing = torch.maximum(norm.clamp(max=0.1), 0.1 * enough[far] / norm)
         own = part(far)
-        solved = solve_hessian(own, -own.gradient, forcing, clock)
+        solved = newton_direction(own, forcing, clock)
         move[far] = solved.solution
         found.products[live[far]] += solved.products
         expand[far] = solved.bent & (solved.products == 1)

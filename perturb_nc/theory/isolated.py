@@ -30,9 +30,13 @@ def weight_response(
     of the changes is one of several directions at every optimum.
     """
     forcing = gradient_tangent(point, change)
-    found = solve_hessian(point, -forcing, _TOLERANCE).solution
-    residual = total((forcing + point.hessian_vector_product(found)).square())
-    return found, residual <= 1e-12 * total(forcing.square())
+    right = -forcing.reshape(-1, *forcing.shape[-2:])
+    copies = torch.arange(len(point.weight), device=right.device)
+    many = point.members(copies.repeat(len(right) // len(copies)))
+    found = solve_hessian(many, right, _TOLERANCE).solution
+    residual = total((right - many.hessian_vector_product(found)).square())
+    isolated = residual <= 1e-12 * total(right.square())
+    return found.view_as(forcing), isolated.view(forcing.shape[:-2])
 
 
 def solve_isolated(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from perturb_nc.theory.certificate import certify_point
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.descent import COUNTED, Points, descend
+from perturb_nc.theory.descent import COUNTED, descend
+from perturb_nc.theory.point import Points
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.solution import Solution, solution_at
 from perturb_nc.validation import ArrayLike, at_least, positive

@@ -29,7 +29,7 @@ from torch import Tensor
 from perturb_nc.moments import Scalar, trace
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.theory.arrays import Factor, Rows, Square, cholesky
+from perturb_nc.theory.arrays import Factor, Rows, Square, cholesky, total
 
 Point = TypeVar("Point", bound="OptimalFeatures")
 
@@ -50,8 +50,11 @@ class OptimalFeatures(Summarised):
     idle: int = 0
 
     def members(self: Point, rows: slice | Tensor) -> Point:
-        """Some of the points of a batch."""
-        return replace(self, weight=self.weight[rows], hyperparameters=self.hyperparameters[rows])
+        """Some of the points of a batch, with what is known of them."""
+        few, names = replace(self), vars(self).keys() - {"_mean", "_anchors", "targets"}
+        own = {n: vars(self)[n] for n in names if isinstance(vars(self)[n], Tensor)}
+        vars(few).update({name: value[rows] for name, value in own.items()})
+        return few
 
     @property
     def layer(self) -> Rows:
@@ -157,9 +160,17 @@ class OptimalFeatures(Summarised):
         """Row k is the class mean of E = WH + b1ᵀ - Y, which is -c G (t_k - (β/c) W μ0_k)."""
         return -self.c * (self._pull @ self.gain)
 
+    def through_reference(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
+        """Rows times Σ_W0."""
+        return rows @ self.reference.within
+
+    def through_within(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
+        """Rows times Σ_W."""
+        return self.beta**2 * self.solve(self.through_reference(self.solve(rows)))
+
     @cached_property
     def _reference_rows(self) -> Rows:
-        return self.weight @ self.reference.within
+        return self.through_reference(self.weight)
 
     @cached_property
     def _reference_gram(self) -> Square:
@@ -190,6 +201,11 @@ class OptimalFeatures(Summarised):
     def within_trace(self) -> Scalar:
         """tr Σ_W."""
         return trace(self.within)
+
+    @cached_property
+    def shrunk_trace(self) -> Scalar:
+        """tr(Σ_WP⁻¹)."""
+        return (trace(self.within) - total(self.lift * self.weight_within)) / self.c[..., 0, 0]
 
     @cached_property
     def residual_moment(self) -> Square:

@@ -1,19 +1,31 @@
 """What Newton steps minimise, at a batch of weights."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Bool
+from jaxtyping import Int64
 from torch import Tensor
 
 from perturb_nc.moments import Scalar
 from perturb_nc.theory.arrays import Rows, Square
 
-Mask = Bool[Tensor, "..."]
+
+@runtime_checkable
+class Quadratic(Protocol):
+    """A Hessian and what comes near it, at a batch of points."""
+
+    def members(self, rows: Any) -> Any:
+        """Some of the points of the batch."""
+
+    def precondition(self, rows: Rows) -> Rows:
+        """V through the inverse of the Hessian at fixed H, or what comes near it."""
+
+    def hessian_vector_product(self, direction: Rows) -> Rows:
+        """The Hessian along V."""
 
 
 @runtime_checkable
-class Point(Protocol):
+class Point(Quadratic, Protocol):
     """What is minimised, at a batch of weights (a last layer, and whatever joins it)."""
 
     @property
@@ -44,17 +56,12 @@ class Point(Protocol):
     def scale(self) -> str:
         """Sizes to name where float64 does not suffice."""
 
-    def precondition(self, rows: Rows) -> Rows:
-        """V through the inverse of the Hessian at fixed H, or what comes near it."""
-
-    def hessian_vector_product(self, direction: Rows) -> Rows:
-        """The Hessian along V."""
-
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
         """Rows times HH0ᵀ/N, or its transpose."""
 
 
 Evaluate = Callable[[Rows], Point]
+Points = Callable[[Int64[Tensor, "b"]], Evaluate]  # for some of the members of a batch
 
 
 def wide(values: Tensor) -> Tensor:

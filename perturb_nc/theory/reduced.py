@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.moments import Scalar, trace
-from perturb_nc.theory.arrays import Factor, Rows, cholesky, relative, together, total
+from perturb_nc.theory.arrays import Factor, Mask, Rows, cholesky, relative, together, total
 from perturb_nc.theory.optimal_features import OptimalFeatures
 
 
@@ -91,6 +91,15 @@ class ReducedPoint(OptimalFeatures):
         """S = HHᵀ/N, centred with bias."""
         return self.within + self._weighted_means.mT @ self.own_means
 
+    def through_moment(self, rows: Rows) -> Rows:
+        """Rows times S."""
+        return together(lambda r: r @ self.moment, rows, self.moment)
+
+    @property
+    def usable(self) -> Mask:
+        """Where S + (λ_W/K)I is definite in float64."""
+        return self.stiffness.isfinite().all(-1).all(-1)
+
     @cached_property
     def stiffness(self) -> Float64[Tensor, "... d d"]:
         """Cholesky factor of S + (λ_W/K)I, the Hessian at fixed H."""
@@ -112,7 +121,7 @@ class ReducedPoint(OptimalFeatures):
         v, c = direction, self.c
         read = v @ self.weight.mT
         pulled = self.residual_moment @ v
-        at_gain = c * together(lambda r: r @ self.moment, v, self.moment) - read.mT @ self.overlap
+        at_gain = c * self.through_moment(v) - read.mT @ self.overlap
         at_lift = self.overlap @ v.mT - self.residual_moment @ (read / c)
         return self.gain @ at_gain - at_lift @ self.lift - pulled / c + self.ridge * v
 
@@ -120,6 +129,6 @@ class ReducedPoint(OptimalFeatures):
         """Rows times A = HH0ᵀ/N (or Aᵀ), within and between classes, both centred with bias."""
         if transposed:
             between = (rows @ self._anchors.mT) @ self._weighted_means
-            return between + self.beta * self.solve(rows @ self.reference.within)
+            return between + self.beta * self.solve(self.through_reference(rows))
         between = (rows @ self._weighted_means.mT) @ self._anchors
-        return between + self.beta * (self.solve(rows) @ self.reference.within)
+        return between + self.beta * self.through_reference(self.solve(rows))

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.metric_tangents import Change, metric_tangents
-from perturb_nc.moments import Moments, Scalar, trace
+from perturb_nc.moments import Covariance, Moments, Scalar, trace
 from perturb_nc.theory.arrays import Factor, Rows, total
 from perturb_nc.theory.reduced import ReducedPoint
 
@@ -20,19 +20,80 @@ Parameters = Float64[Tensor, "... 3"]
 
 
 @dataclass(frozen=True, eq=False)
+class WithinClasses(Covariance):
+    """Σ_W of the features at points."""
+
+    point: ReducedPoint
+
+    def trace(self) -> Scalar:
+        return self.point.within_trace
+
+    def through(self, rows: Rows) -> Rows:
+        return self.point.through_within(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class WithinChange(Covariance):
+    """Σ_W˙ along (W˙, (λ_W, λ_H, β)˙): 2(β˙/β)Σ_W - Z - Zᵀ, Z = P⁻¹P˙Σ_W, P˙ = (WᵀW)˙ + c˙I."""
+
+    point: ReducedPoint
+    weight: Rows
+    parameters: Parameters
+
+    @property
+    def _rates(self) -> tuple[Factor, Factor]:
+        """2β˙/β and c˙."""
+        lambda_h, beta = (self.parameters[..., i, None, None] for i in (1, 2))
+        return 2 * _growth(self.point, beta), lambda_h + beta
+
+    def trace(self) -> Scalar:
+        """tr Z = ⟨W˙, WΣ_WP⁻¹ + FΣ_W⟩ + c˙ tr(Σ_WP⁻¹)."""
+        point = self.point
+        growth, c = (rate[..., 0, 0] for rate in self._rates)
+        read = point.solve(point.weight_within) + point.gain @ point.weight_within
+        half = total(self.weight * read) + c * point.shrunk_trace
+        return growth * point.within_trace - 2 * half
+
+    def through(self, rows: Rows) -> Rows:
+        """Rows times Σ_W˙."""
+        point, weight = self.point, self.weight
+        growth, c = self._rates
+        ahead, behind = point.solve(rows), point.through_within(rows)
+        moved = (ahead @ weight.mT) @ point.weight_within
+        moved = moved + point.through_within((rows @ point.lift.mT) @ weight + c * ahead)
+        turned = (behind @ weight.mT) @ point.lift
+        along = (rows @ point.weight_within.mT) @ weight + c * behind
+        return growth * behind - moved - turned - point.solve(along)
+
+    def matrix(self) -> Float64[Tensor, "... d d"]:
+        """Σ_W˙ itself."""
+        point, weight = self.point, self.weight
+        growth, c = self._rates
+        left = torch.cat(torch.broadcast_tensors(point.lift, point.solve(weight)), dim=-2)
+        right = (weight @ point.within, point.weight_within)
+        rows = torch.cat(torch.broadcast_tensors(*right), dim=-2)
+        half = 0.5 * growth * point.within - c * point.solve(point.within) - left.mT @ rows
+        return half + half.mT
+
+
+@dataclass(frozen=True, eq=False)
 class PointTangent:
     """Changes of the class means of H, of its Σ_W and of the objective."""
 
     means: Rows
-    within: Float64[Tensor, "... d d"]
+    covariance: WithinChange
     objective: Scalar
+
+    @property
+    def within(self) -> Float64[Tensor, "... d d"]:
+        """The change of Σ_W as a matrix."""
+        return self.covariance.matrix()
 
 
 def point_tangent(point: ReducedPoint, weight: Rows, parameters: Parameters) -> PointTangent:
     """Changes of H's class statistics and of f along (W˙, (λ_W, λ_H, β)˙).
 
-        M˙ = P⁻¹(β˙M0 - c˙M - W˙ᵀE - WᵀW˙M),      Σ_W˙ = 2(β˙/β)Σ_W - Z - Zᵀ,
-        Z = P⁻¹P˙Σ_W = FᵀW˙Σ_W + P⁻¹W˙ᵀ(WΣ_W) + c˙P⁻¹Σ_W,
+        M˙ = P⁻¹(β˙M0 - c˙M - W˙ᵀE - WᵀW˙M),
 
     the means centred, and their own mean (β/c)h̄0 apart, in the model with bias. `objective`: f˙.
     """
@@ -43,12 +104,9 @@ def point_tangent(point: ReducedPoint, weight: Rows, parameters: Parameters) -> 
         means - point.residuals @ point.solve(weight) - (point.own_means @ weight.mT) @ point.lift
     )
     drift = (beta * point.c - point.beta * c) / point.c.square()
-    left = torch.cat(torch.broadcast_tensors(point.lift, point.solve(weight)), dim=-2)
-    right = torch.cat(torch.broadcast_tensors(weight @ point.within, point.weight_within), dim=-2)
-    half = _growth(point, beta) * point.within - c * point.solve(point.within) - left.mT @ right
     return PointTangent(
         means=means + drift * _mean(point),
-        within=half + half.mT,
+        covariance=WithinChange(point, weight, parameters),
         objective=total(point.gradient * weight) + _partial_objective(point, parameters),
     )
 
@@ -81,9 +139,9 @@ def outcome_tangents(
     reference = point.reference
     old = trace(reference.within)
     # The class variances are those of H0 times tr Σ_W / tr Σ_W0.
-    factor = torch.where(old > 0, trace(change.within) / old, 0.0)
+    factor = torch.where(old > 0, change.covariance.trace() / old, 0.0)
     variance = factor[..., None] * reference.class_variance
-    moved = Change(change.means, change.within, variance, weight)
+    moved = Change(change.means, change.covariance, variance, weight)
     return metric_tangents(values, statistics, point.weight, moved)
 
 
@@ -114,7 +172,7 @@ def _partial_objective(point: ReducedPoint, parameters: Parameters) -> Scalar:
     priors = reference.priors[:, None]
     lambda_h, beta, c = (v[..., 0, 0] for v in (point.lambda_h, point.beta, point.c))
     size = total(priors * point.means.square()) + trace(point.within)
-    read = point.gain @ (w @ reference.within)  # FΣ_W0
+    read = point.through_reference(point.lift)
     within = beta**2 * total((w @ w.mT) * (read @ point.lift.mT))
     within = within + 2 * lambda_h * beta * total(w * read)
     within = within + lambda_h**2 * trace(reference.within)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.theory.lanczos import random_rows
-from perturb_nc.theory.point import Evaluate, Mask, Point, wide
+from perturb_nc.theory.arrays import Mask, random_normal
+from perturb_nc.theory.point import Evaluate, Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
 
 
@@ -27,11 +27,10 @@ def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mas
     point that is not global.)
     """
     k, d = point.weight.shape[1:]
-    # A look at few directions tells whether any is unused.
+    # A look at few directions tells whether any is unused; what is badly scaled is not moved.
     spread, _ = _least_used(point, min(4, k, d - point.idle))
     limit = 0.1 * point.ridge[..., 0]
-    sound = point.stiffness.isfinite().all(-1).all(-1)  # what is badly scaled is not moved
-    wanted = wanted & sound & (spread < limit).any(-1)
+    wanted = wanted & point.usable & (spread < limit).any(-1)
     if wanted.any():
         squares, vectors = point.residual_spectrum
         ratios = squares / (point.c * point.ridge)[..., 0]
@@ -58,10 +57,10 @@ def _least_used(
 ) -> tuple[Float64[Tensor, "B n"], Float64[Tensor, "B n d"]]:
     """Orthonormal directions q in which features vary least, and qᵀSq, by inverse iteration."""
     used = point.weight.shape[2] - point.idle
-    rows = torch.nn.functional.pad(random_rows(count, used, like=point.weight), (0, point.idle))
+    rows = torch.nn.functional.pad(random_normal(count, used, like=point.weight), (0, point.idle))
     rows = rows.expand(len(point.weight), *rows.shape)
     for _ in range(2):
         rows = torch.linalg.qr(point.precondition(rows).mT).Q.mT
-    inner = rows @ point.moment @ rows.mT
+    inner = point.through_moment(rows) @ rows.mT
     spread, turn = torch.linalg.eigh(torch.where(inner.isfinite(), inner, 0.0))  # raises for NaN
     return spread, turn.mT @ rows

@@ -203,7 +203,7 @@ def test_an_interrupted_measurement_of_the_public_network_goes_on(
     assert one["stem"].num_samples == 60
     public_resnet.unpooled(replace(config, unpooled=50), whole)
     record = json.loads((whole / "unpooled.json").read_text(encoding="utf8"))
-    data = public_resnet.public_inputs()
+    data = public_resnet.public_inputs("resnet18_cifar10")
     wide = collect_statistics(
         model, [(data.inputs[:50], data.labels[:50])], layers=["blocks.2"], reduce="flatten"
     )

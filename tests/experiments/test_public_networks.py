@@ -36,7 +36,7 @@ def stand_in(monkeypatch, small_cifar10):
 @pytest.mark.slow
 def test_what_is_written_is_what_a_direct_measurement_gives(stand_in, tmp_path):
     record = public_networks.network(NAME, CONFIG, tmp_path)
-    data = public_inputs()
+    data = public_inputs(NAME)
     trained = [(data.inputs[:160], data.labels[:160])]
     wanted = pnc.collect_statistics(stand_in, trained, layers=["stem", "blocks.*"])
     found = pnc.load_layers(tmp_path / f"{NAME}.safetensors")
@@ -81,5 +81,24 @@ def test_an_interrupted_measurement_goes_on(stand_in, tmp_path, monkeypatch):
     again = public_features.features(NAME, "train", tmp_path, **sizes)
     changed = [path for path in again.files if path.stat().st_mtime_ns != kept[path]]
     assert changed == [whole.files[1]]
-    assert again.read("labels").tolist() == public_inputs().labels.tolist()
+    assert again.read("labels").tolist() == public_inputs(NAME).labels.tolist()
     assert again.read("blocks.2").shape == (200, 8)
+
+
+def test_the_statistics_of_resnet56_are_those_that_were_measured_elsewhere():
+    """Of 5,000 of the 45,000 images, by other code: the two differ by what a sample does."""
+    layers = pnc.load_layers(public_networks.FOLDER / f"{NAME}.safetensors")
+    assert len(layers) == 28
+    assert all(s.num_samples == 45_000 for s in layers.values())
+    nc1 = (5.22, 3.93, 3.06, 2.46, 1.81, 1.14, 0.78, 0.53, 0.20)
+    nc1_trace = (2.94, 3.08, 3.31, 3.23, 2.95, 2.53, 2.11, 1.59, 0.30)
+    for i, (one, other) in enumerate(zip(nc1, nc1_trace, strict=True), start=18):
+        found = pnc.collapse_metrics(layers[f"blocks.{i}"])
+        assert found.nc1 == pytest.approx(one, rel=0.03)
+        assert found.nc1_trace == pytest.approx(other, rel=0.03)
+    joints = public_networks.joints(NAME)
+    assert list(joints) == [("blocks.18", "blocks.26"), ("blocks.9", "blocks.17"),
+                            ("stem", "blocks.8")]  # fmt: skip
+    for (first, last), both in joints.items():
+        assert torch.equal(both.first.means, layers[first].means)
+        assert torch.equal(both.last.within, layers[last].within)

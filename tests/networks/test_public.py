@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from perturb_nc.networks import load_dataset
 from perturb_nc.networks.data import cache_dir
 from perturb_nc.networks.public import (
     PUBLIC_NETWORKS,
@@ -52,6 +51,16 @@ def vgg_names(state):
     return renamed
 
 
+def digit_names(state):
+    """A state dict of `DigitCNN` under the names of the published file."""
+    theirs = iter(["features.0", "features.3", "classifier.0", "classifier.2"])
+    modules = {name: next(theirs) for name in dict.fromkeys(n.rpartition(".")[0] for n in state)}
+    return {
+        f"{modules[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": value
+        for name, value in state.items()
+    }
+
+
 def as_module(state):
     """Modules of torch that have this state dict, to be pickled whole."""
     root = torch.nn.Sequential()
@@ -76,6 +85,7 @@ def test_the_architectures_have_the_published_numbers_of_parameters(name, known)
         "resnet56_cifar10": 855_770,
         "vgg16_cifar10": 14_991_946,
         "cnn_cifar10": 968_394,
+        "cnn_mnist": 421_642,
     }
     with torch.device("meta"):
         model = known.build()
@@ -88,6 +98,7 @@ def test_the_architectures_have_the_published_numbers_of_parameters(name, known)
         ("resnet18_cifar10", 122, lambda state: resnet_names(state, 2)),
         ("resnet56_cifar10", 344, lambda state: as_module(resnet_names(state, 9))),
         ("vgg16_cifar10", 100, lambda state: as_module(vgg_names(state))),
+        ("cnn_mnist", 8, lambda state: digit_names(state)),
     ],
 )
 def test_the_published_names_become_those_of_our_classes(tmp_path, name, tensors, rename):
@@ -100,7 +111,7 @@ def test_the_published_names_become_those_of_our_classes(tmp_path, name, tensors
     assert len(state) == tensors  # as in the published file
     torch.save(published, network_path(name, tmp_path))
     loaded = public_network(name, tmp_path)
-    x = torch.randn(2, 3, 32, 32)
+    x = torch.randn(2, 1, 28, 28) if name == "cnn_mnist" else torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded(x), model(x))
     assert not loaded.training
@@ -133,7 +144,7 @@ def test_a_hostile_network_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
-def test_the_inputs_are_pixels_without_normalisation(tmp_path):
+def test_the_inputs_are_pixels_without_normalisation_or_standardised(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, 3, 4, 4), dtype=np.uint8)
     labels = np.arange(20, dtype=np.uint8) % 10
@@ -141,19 +152,24 @@ def test_the_inputs_are_pixels_without_normalisation(tmp_path):
         tmp_path / "cifar10.npz",
         train_images=images, train_labels=labels, test_images=images, test_labels=labels,
     )  # fmt: skip
-    np.testing.assert_allclose(public_inputs(data_dir=tmp_path).inputs, images / 255, atol=1e-7)
+    found = public_inputs("vgg16_cifar10", data_dir=tmp_path)
+    np.testing.assert_allclose(found.inputs, images / 255, atol=1e-7)
+    (tmp_path / "cifar10.npz").rename(tmp_path / "mnist.npz")
+    found = public_inputs("cnn_mnist", "test", data_dir=tmp_path)
+    assert found.inputs.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "known"), PUBLIC_NETWORKS.items())
 def test_the_networks_have_the_accuracy_that_is_known_of_them(name, known):
     """Of 2,000 test images, within three standard errors."""
-    missing = [p for p in (network_path(name), cache_dir() / "cifar10.npz") if not p.is_file()]
+    paths = network_path(name), cache_dir() / f"{known.data}.npz"
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         pytest.skip(f"no {missing[0]}; `make data` fetches it")
     if known.suffix == ".h5":
         pytest.importorskip("h5py")
-    data = load_dataset("cifar10", split="test", standardise=False)
+    data = public_inputs(name, "test")
     model = public_network(name)
     with torch.no_grad():
         outputs = torch.cat([model(x) for x in data.inputs[:2000].split(100)])

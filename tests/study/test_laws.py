@@ -41,15 +41,64 @@ def test_a_parabola_is_found():
     assert math.isnan(separation_law([1.0, 1.0, 1.0]).correlation)
 
 
+SETTINGS = {"depth": 6, "samples_per_class": 10, "initial_scale": 0.3, "target_scale": 0.01}
+
+
+def trained_deep_linear(*, aligned):
+    """ÑC1 of the inputs and of five layers, the last layer having K rows; K = 3, n = 10, d = 50."""
+    generator = torch.Generator().manual_seed(0)
+
+    def frame(columns):
+        return torch.linalg.qr(torch.randn(50, columns, generator=generator).double()).Q
+
+    labels, x = torch.arange(30) // 10, frame(30)
+    weights = [0.3 * frame(50) for _ in range(6)]
+    if aligned:  # the last layer starts in the rows that it is to learn
+        means = torch.stack([x[:, labels == k].mean(1) for k in range(3)])
+        through = torch.linalg.multi_dot([w / 0.3 for w in reversed(weights[:-1])])
+        weights[-1] = 0.3 * 10**0.5 * means @ through.mT
+    else:
+        weights[-1] = weights[-1][:3]
+    target = 0.01 * torch.nn.functional.one_hot(labels).double().mT
+    for _ in range(500):
+        layers = [x]
+        for w in weights:
+            layers.append(w @ layers[-1])
+        back = layers[-1] - target
+        for i in reversed(range(6)):
+            step = 20 * back @ layers[i].mT
+            back = weights[i].mT @ back
+            weights[i] = weights[i] - step
+    assert (layers[-1] - target).norm() < 1e-9
+    found = [pnc.ClassStatistics.from_features(h.mT, labels) for h in layers[:-1]]
+    return np.array([pnc.collapse_metrics(s).nc1_trace for s in found]), weights
+
+
 def test_deep_linear_networks_compress_geometrically():
-    settings = {"depth": 6, "samples_per_class": 10, "initial_scale": 0.3, "target_scale": 0.01}
-    factor = deep_linear_compression(**settings)
+    factor = deep_linear_compression(**SETTINGS)
     assert factor == pytest.approx(0.3**2 / (0.01 * math.sqrt(10)) ** (1 / 3), rel=1e-14)
-    ratios = np.divide(DEEP_LINEAR[1:], DEEP_LINEAR[:-1])
-    assert np.abs(np.log(ratios / factor)).max() < 0.02
-    assert separation_law(DEEP_LINEAR).rate == pytest.approx(factor, rel=0.01)
-    bent = deep_linear_compression(**{**settings, "initial_scale": 0.303})
-    assert np.abs(np.log(ratios / bent)).max() > 0.02
+    values, _ = trained_deep_linear(aligned=True)
+    assert values == pytest.approx(13.5 * factor ** np.arange(6), rel=1e-8)  # (n-1)K/(K-1)
+    assert separation_law(values.tolist()).rate == pytest.approx(factor, rel=1e-8)
+    bent = deep_linear_compression(**{**SETTINGS, "initial_scale": 0.303})
+    assert np.abs(values[1:] / values[:-1] / bent - 1).min() > 0.01
+
+
+def test_a_start_that_is_not_aligned_explains_the_digits_of_others():
+    """W_L has K rows and starts in others than it learns: the other layers grow a little more.
+
+    For WᵀW of the last layer less WWᵀ of the one before is conserved.
+    """
+    factor = deep_linear_compression(**SETTINGS)
+    values, weights = trained_deep_linear(aligned=False)
+    ours, theirs = (np.divide(v[1:], v[:-1]) for v in (values, DEEP_LINEAR))
+    assert np.abs(np.log(theirs[1:] / factor)).max() > 0.013  # the closed form is off by as much
+    assert np.abs(np.log(ours[1:] / theirs[1:])).max() < 0.01
+    assert np.abs(np.log(ours[2:] / theirs[2:])).max() < 0.003
+    # Their inputs are not quite orthonormal: ÑC1 is 13.5 for those that are.
+    assert values[0] == pytest.approx(13.5)
+    sizes = [torch.linalg.svdvals(w)[:3] for w in weights]
+    assert sizes[0].min() > (0.01 * 10**0.5) ** (1 / 6) > sizes[-1].max()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def begun(scale=1.0, **case):
 def test_a_step_that_is_much_too_long_is_shortened_until_it_gains():
     point, evaluate = begun()
     direction = -1e4 * point.gradient
-    trial, gained = line_search(evaluate, point, direction, NEVER)
+    trial, gained = line_search(lambda _: evaluate, point, direction, NEVER)
     assert gained.all()
     step = ((trial.weight - point.weight) / direction).mean().item()
     assert trial.excess < point.excess + 1e-4 * step * (point.gradient * direction).sum()
@@ -27,8 +27,8 @@ def test_a_step_that_is_much_too_long_is_shortened_until_it_gains():
 def test_where_no_length_is_natural_the_step_grows_while_it_gains():
     point, evaluate = begun()
     direction = -1e-3 * point.gradient
-    short, _ = line_search(evaluate, point, direction, NEVER)
-    long, _ = line_search(evaluate, point, direction, ALWAYS)
+    short, _ = line_search(lambda _: evaluate, point, direction, NEVER)
+    long, _ = line_search(lambda _: evaluate, point, direction, ALWAYS)
     torch.testing.assert_close(short.weight, point.weight + direction)
     assert long.excess < short.excess
     further = evaluate(point.weight + 2 * (long.weight - point.weight))
@@ -37,7 +37,7 @@ def test_where_no_length_is_natural_the_step_grows_while_it_gains():
 
 def test_uphill_nothing_is_gained():
     point, evaluate = begun()
-    _, gained = line_search(evaluate, point, 1e-3 * point.gradient, NEVER)
+    _, gained = line_search(lambda _: evaluate, point, 1e-3 * point.gradient, NEVER)
     assert not gained.any()
 
 
@@ -45,5 +45,5 @@ def test_a_turned_optimum_is_turned_back():
     point, evaluate = begun(beta=1e-3)
     turn = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64)).Q
     turned = evaluate(point.weight @ turn)
-    assert realigned(evaluate, turned, ALWAYS).excess < turned.excess
-    assert realigned(evaluate, turned, NEVER) is turned
+    assert realigned(lambda _: evaluate, turned, ALWAYS).excess < turned.excess
+    assert realigned(lambda _: evaluate, turned, NEVER) is turned

@@ -74,6 +74,10 @@ class CrossEntropyPoint:
     start: Logits | None = None
     movable: Float64[Tensor, "m"] | None = None
 
+    def members(self, rows: Tensor) -> "CrossEntropyPoint":
+        """The batch of one."""
+        return self
+
     @property
     def layer(self) -> Float64[Tensor, "1 K d"]:
         """W, as a batch of one."""
@@ -257,7 +261,7 @@ def descend_convex(point: CrossEntropyPoint, tol: float = 1e-14) -> CrossEntropy
         if norm <= tol:
             break
         move = solve_hessian(point, -point.gradient, max(min(0.1, norm), 1e-8)).solution
-        trial, gained = line_search(evaluate, point, move, expand)
+        trial, gained = line_search(lambda _: evaluate, point, move, expand)
         if not gained:
             break
         point = cast(CrossEntropyPoint, trial)

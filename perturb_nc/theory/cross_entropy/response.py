@@ -111,6 +111,7 @@ def _hyperparameter_response(solution: CrossEntropySolution) -> HyperparameterRe
     features = solution.features(reference, problem.labels)
     moves = [_along(solution, reference, name) for name in HYPERPARAMETERS]
     change = _statistics_change(solution, features, moves)
+    assert isinstance(change.within, Tensor)
     values = metric_tensors(solution.statistics, solution.weight)
     metrics = metric_tangents(values, solution.statistics, solution.weight, change)
     rows = {name: tangents.tolist() for name, tangents in metrics.items()}
