@@ -33,6 +33,7 @@ FOLDER = RESULTS / "equi_separation"
 class Config:
     """Two or three minutes on one thread."""
 
+    data: str = "fashion_mnist"
     kinds: tuple[str, ...] = ("batch norm", "without", "linear")
     depths: tuple[int, ...] = (6, 18)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -57,7 +58,7 @@ def network(kind: str, inputs: int, depth: int, config: Config, classes: int) ->
 
 def run(config: Config, kind: str, depth: int, seed: int) -> dict[str, Any]:
     """D of every layer of a trained network, and the law that fits best."""
-    data = data_for("fashion_mnist", config.samples)
+    data = data_for(config.data, config.samples)
     torch.manual_seed(seed)
     model = network(kind, data.inputs[0].numel(), depth, config, data.num_classes)
     epochs = config.epochs
@@ -114,10 +115,11 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Command line."""
-    chosen = options(__doc__, FOLDER, "one seed of two layers, two epochs")
+    chosen = options(__doc__, FOLDER, "digits: one seed of two layers, two epochs")
     config = Config()
     if chosen.quick:
-        config = Config(depths=(2,), seeds=(0,), width=20, samples=200, epochs=2)
+        few = {"depths": (2,), "seeds": (0,), "width": 20, "samples": 200, "epochs": 2}
+        config = Config(data="digits", **few)
     if is_finished(chosen.output / "result.json", config):
         return
     found = list(runs(config, runs_folder(chosen.output, config)))

@@ -15,12 +15,13 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 from experiments import (  # noqa: E402
     equal_width,
+    equi_separation,
     small_vicinity,
     theories_of_depth,
     transfer,
     weight_decay_theory,
 )
-from perturb_nc.study import bench_table, theories  # noqa: E402
+from perturb_nc.study import bench_table, separation_law, theories  # noqa: E402
 
 
 def run(module, monkeypatch, output):
@@ -182,6 +183,28 @@ def test_a_bias_hardly_changes_what_the_path_predicts(name):
     found = pnc.compare_layers(centred, name=name, pairs=False)
     table = pnc.error_table([without, found]).sel(model="path", quantity="nc1").values
     assert abs(table[0] - table[1]) < 0.005
+
+
+def test_the_law_of_equi_separation_is_looked_for(monkeypatch, tmp_path):
+    result = run(equi_separation, monkeypatch, tmp_path)
+    assert [row["kind"] for row in result["runs"]] == ["batch norm", "without", "linear"]
+    for row in result["runs"]:
+        law = separation_law(row["separability"])
+        assert len(row["separability"]) == 3
+        assert row["rate"] == pytest.approx(law.rate, rel=1e-3)
+    model = equi_separation.network("linear", 6, 2, equi_separation.Config(width=4), 3)
+    x = torch.randn(2, 6)
+    torch.testing.assert_close(
+        model(x[:1] + x[1:]) + model(0 * x[:1]), model(x).sum(0, keepdim=True)
+    )
+
+
+def test_the_committed_laws_are_on_the_page():
+    folder = ROOT / "experiments" / "results" / "equi_separation"
+    runs = json.loads((folder / "result.json").read_text(encoding="utf8"))["runs"]
+    table = equi_separation.table(runs)
+    assert table == (folder / "table.md").read_text(encoding="utf8")
+    assert table in (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
 
 
 def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, capsys):
