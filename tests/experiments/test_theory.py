@@ -185,6 +185,7 @@ def test_a_bias_hardly_changes_what_the_path_predicts(name):
     assert abs(table[0] - table[1]) < 0.005
 
 
+@pytest.mark.slow
 def test_the_law_of_equi_separation_is_looked_for(monkeypatch, tmp_path):
     result = run(equi_separation, monkeypatch, tmp_path)
     assert [row["kind"] for row in result["runs"]] == ["batch norm", "without", "linear"]
@@ -205,6 +206,28 @@ def test_the_committed_laws_are_on_the_page():
     table = equi_separation.table(runs)
     assert table == (folder / "table.md").read_text(encoding="utf8")
     assert table in (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+
+
+# ResNet-56 on CIFAR-10 at nine taps, as others measured it: NC1 and ÑC1.
+RESNET56 = {
+    "nc1": (171.95, 53.61, 56.52, 24.11, 10.91, 6.22, 3.50, 0.671, 0.05),
+    "nc1_trace": (4.57, 3.83, 3.61, 3.37, 3.40, 3.29, 2.54, 1.56, 0.071),
+}
+
+
+def test_a_resnet56_of_ours_beside_that_of_others():
+    file = ROOT / "experiments" / "results" / "public_networks" / "resnet56_cifar10.safetensors"
+    layers = pnc.load_layers(file)
+    found = [pnc.collapse_metrics(layers[f"blocks.{i}"]) for i in range(2, 27, 3)]
+    page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+    for metric, label in (("nc1", "NC1"), ("nc1_trace", "ÑC1")):
+        sides = {"theirs": RESNET56[metric], "here": [getattr(m, metric) for m in found]}
+        for side, values in sides.items():
+            laws = separation_law(values), separation_law(values[:-1])
+            cells = [f"{v:.3g}".replace("0.", ".") if v < 1 else f"{v:.3g}" for v in values]
+            r, without = (law.correlation for law in laws)
+            cells += [f"{r:.3f} ({without:.3f})", f"{laws[0].rate:.3f}"]
+            assert f"| {label}, {side} | {' | '.join(cells)} |" in page
 
 
 def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, capsys):
