@@ -3,6 +3,7 @@
 
 from . import measure, networks, show, study, theory
 from .layer_files import load_layers, load_metadata, save_layers
+from .layer_samples import LayerSamples
 from .measure.epoch_file import read_epochs
 from .measure.extraction import collect_features, collect_statistics
 from .measure.monitor import CollapseMonitor
@@ -43,6 +44,7 @@ __all__ = [  # noqa: RUF022 - by purpose
     "ClassStatistics",
     "CollapseMetrics",
     "CollapseMonitor",
+    "LayerSamples",
     "StatisticsBuilder",
     "sampling_intervals",
     "collapse_metrics",

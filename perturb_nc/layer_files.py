@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from perturb_nc.joint_statistics import JointStatistics
+from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
+from perturb_nc.validation import instance, named
 
 _FORMAT_KEY, _FORMAT = "format", "perturb_nc.ClassStatistics/1"
 _JOINT_FORMAT, _PAIRS = "perturb_nc.JointStatistics/1", "pairs"
 _FIELDS = tuple(field.name for field in fields(ClassStatistics))
 _SPAN = "features_dim"  # what SpanStatistics have beside
+_SAMPLES, _LABELS = "samples", "sample_labels"  # beside the statistics, where samples are kept
+NO_SAMPLES = (
+    "holds no samples, which the loss cross-entropy needs; keep some with `perturb-nc stats "
+    "FEATURES --samples 2000 -o FILE` or save_layers(..., samples=...)"
+)
 
 
 def save_layers(
@@ -27,21 +34,28 @@ def save_layers(
     metadata: Mapping[str, str] | None = None,
     *,
     dtype: torch.dtype = torch.float64,
+    samples: Mapping[str, LayerSamples] | None = None,
 ) -> None:
     """Write the statistics of several layers, in order, to one safetensors file, atomically.
 
     Args:
         dtype: of the numbers in the file. float32 halves it and keeps seven digits, those of the
             features themselves as a rule; `load_layers` gives float64 whatever it is.
+        samples: name → samples of the layer (a subsample as a rule), for `load_samples`; they are
+            kept as float32, 4 n (d + 1) bytes a layer.
 
     Raises:
-        ValueError: no layers, a dtype that is neither float64 nor float32, or metadata that are
-            not strings.
+        ValueError: no layers, a dtype that is neither float64 nor float32, metadata that are not
+            strings, or samples of other layers.
     """
+    named(layers, "layers", "ClassStatistics")
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
     if dtype not in (torch.float64, torch.float32):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
+    for name, statistics in layers.items():
+        kinds = (ClassStatistics, SpanStatistics)
+        instance(statistics, kinds, f"layers[{name!r}]", "collect_statistics gives them")
     notes = _checked_notes(metadata)
     tensors = {
         f"{i}/{name}/{field}": _converted(getattr(statistics, field), dtype)
@@ -53,7 +67,26 @@ def save_layers(
         for i, (name, statistics) in enumerate(layers.items())
         if isinstance(statistics, SpanStatistics)
     }
+    for i, name in enumerate(layers):
+        if samples is not None:
+            own = _fitting(layers, samples, name)
+            tensors[f"{i}/{name}/{_SAMPLES}"] = own.features.float()
+            tensors[f"{i}/{name}/{_LABELS}"] = own.labels.int()
     write_tensors(path, tensors, {**notes, _FORMAT_KEY: _FORMAT})
+
+
+def _fitting(
+    layers: Mapping[str, ClassStatistics] | Mapping[str, SpanStatistics],
+    samples: Mapping[str, LayerSamples],
+    name: str,
+) -> LayerSamples:
+    """The samples of a layer; ValueError where there are none or they are of something else."""
+    if name not in samples or len(samples) > len(layers):
+        raise ValueError(f"samples must be of the layers {[*layers]}, got {[*samples]}")
+    sizes = [(s.num_classes, s.dim) for s in (layers[name], samples[name])]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"samples of {name!r} must have (K, d) = {sizes[0]}, got {sizes[1]}")
+    return samples[name]
 
 
 @overload
@@ -97,6 +130,33 @@ def load_layers(
             "d×d does not fit)"
         )
     return layers
+
+
+def holds_statistics(path: str | Path) -> bool:
+    """Whether a file is one of `save_layers`, by what it says of itself."""
+    if Path(path).suffix.lower() != ".safetensors":
+        return False
+    return read_tensors(path)[1].get(_FORMAT_KEY) == _FORMAT
+
+
+def load_samples(path: str | Path) -> dict[str, LayerSamples]:
+    """Read the samples that `save_layers` kept beside the class statistics, layer by layer.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or one that holds no samples.
+    """
+    layers = load_layers(path, span=True)
+    tensors, _ = read_tensors(path)
+    keys = {name: f"{i}/{name}" for i, name in enumerate(layers)}
+    if not all(f"{key}/{_SAMPLES}" in tensors for key in keys.values()):
+        raise ValueError(f"{path} {NO_SAMPLES}")
+    try:
+        return {
+            name: LayerSamples(tensors[f"{key}/{_SAMPLES}"], tensors[f"{key}/{_LABELS}"].long())
+            for name, key in keys.items()
+        }
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); write it again") from error
 
 
 def _checked_notes(metadata: Mapping[str, str] | None) -> dict[str, str]:
@@ -170,10 +230,20 @@ def load_metadata(path: str | Path) -> dict[str, str]:
 
 def statistics_sha256(*layers: ClassStatistics) -> str:
     """A digest of the numbers, shapes and types of class statistics: the same only for the same."""
+    return _sha256(*((name, getattr(layer, name)) for layer in layers for name in _FIELDS))
+
+
+def layer_sha256(layer: ClassStatistics | LayerSamples) -> str:
+    """The same of one layer, of its samples where it has them."""
+    if isinstance(layer, ClassStatistics):
+        return statistics_sha256(layer)
+    return _sha256(("features", layer.features), ("labels", layer.labels))
+
+
+def _sha256(*arrays: tuple[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for statistics in layers:
-        for name in _FIELDS:
-            array = getattr(statistics, name).cpu().contiguous().numpy()
-            digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
-            digest.update(array.tobytes())
+    for name, tensor in arrays:
+        array = tensor.cpu().contiguous().numpy()
+        digest.update(f"{name}{array.shape}{array.dtype.str}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()

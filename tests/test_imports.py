@@ -15,6 +15,7 @@ GROUND = {
     "moments",
     "statistics",
     "span_statistics",
+    "layer_samples",
     "layer_files",
 }
 GROUND |= {"joint_statistics", "mean_geometry", "metrics", "metric_tangents", "sampling"}
@@ -37,7 +38,9 @@ LAYERS = {  # what each part may import from the package, beside itself
     "statistics": {"summary", "validation", "moments", "accumulation"},
     "span_statistics": {"summary", "validation", "moments", "statistics"},
     "joint_statistics": {"summary", "statistics"},
-    "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"},
+    "layer_samples": {"summary", "validation", "statistics"},
+    "layer_files": {"validation", "storage", "statistics", "span_statistics", "joint_statistics"}
+    | {"layer_samples"},
     "mean_geometry": {"moments"},
     "within_metrics": {"moments", "mean_geometry"},
     "frame_metrics": {"moments", "mean_geometry"},

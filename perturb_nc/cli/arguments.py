@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from perturb_nc.statistics import ClassStatistics
+    from perturb_nc.study.models import Layer
 
 MOST_VALUES = 10_000  # along an axis, or times of a path
 
@@ -31,6 +32,16 @@ Bias = Annotated[bool, typer.Option(help="give the last layer a bias")]
 Method = Annotated[
     Literal["exact", "vicinity"],
     typer.Option(help="exact optimum, or closed form to first order in the distance from collapse"),
+]
+Loss = Annotated[
+    str,
+    typer.Option(
+        help="squared, or cross-entropy: FILE then keeps samples (`perturb-nc stats --samples`), "
+        "or holds features of layers with their labels"
+    ),
+]
+LabelsKey = Annotated[
+    str, typer.Option(help="name of the labels in a file of features; the rest are layers")
 ]
 Reference = Annotated[
     str | None,
@@ -47,6 +58,14 @@ def layers_in(file: Path) -> "dict[str, ClassStatistics]":
 
     own = statistics_file(file)
     return {name or name_of(file): s for name, s in load_layers(own).items()}
+
+
+def layers_for(file: Path, loss: str, labels_key: str = "labels") -> "dict[str, Layer]":
+    """`layers_in`, with what a loss needs of the layers."""
+    from perturb_nc.study.models import read_layers
+
+    found = read_layers(statistics_file(file), loss, labels_key=labels_key)
+    return {name or name_of(file): layer for name, layer in found.items()}
 
 
 def statistics_file(path: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturb_nc.cli.arguments import File, layers_in, name_of
+from perturb_nc.cli.arguments import Bias, File, Loss, layers_for, name_of
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -26,6 +26,8 @@ _HOST = (
 
 def explore(
     file: File,
+    loss: Loss = "squared",
+    bias: Bias = False,
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free")] = 8050,
     bench: Annotated[
@@ -36,7 +38,7 @@ def explore(
     """A local page: drag λ_W, λ_H, β and the flow time and see the prediction beside the layers."""
     if not 0 <= port <= 65535:
         raise ValueError(f"port must be 0..65535, got {port}")
-    layers = layers_in(file)
+    layers = layers_for(file, loss)
     said = [] if bench is None else _followed(bench, name_of(file))
     try:
         from perturb_nc.show.explore.page import build_app
@@ -48,7 +50,7 @@ def explore(
 
     torch.set_num_threads(1)  # of each move: its matrices are too small to share
     with _listening(host, port) as listener:
-        app = build_app(layers, title=file.name, said=said)
+        app = build_app(layers, title=file.name, loss=loss, bias=bias, said=said)
         _serve(app.server, listener, host, open_browser)
 
 

@@ -1,8 +1,8 @@
-"""The commands on layers: `perturb-nc stats`, `metrics` and `predict`."""
+"""The commands on layers: `perturb-nc metrics` and `predict`."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,12 @@ from perturb_nc.cli.arguments import (
     Bias,
     File,
     Json,
+    LabelsKey,
     LambdaH,
     LambdaW,
+    Loss,
     Method,
+    layers_for,
     layers_in,
     name_of,
     pick,
@@ -24,39 +27,6 @@ from perturb_nc.cli.arguments import (
 
 if TYPE_CHECKING:
     from perturb_nc.study.predict import LayerPrediction, NearPrediction
-    from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
-
-LOSSES = ("squared", "cross-entropy")
-
-
-def stats(
-    features: Annotated[Path, typer.Argument(help=".npz, .npy, .pt or .safetensors, (N, d)")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
-    labels: Annotated[
-        Path | None, typer.Option(help="file with the labels, when they are not in FEATURES")
-    ] = None,
-    features_key: Annotated[str, typer.Option(help="name of the features array")] = "features",
-    labels_key: Annotated[str, typer.Option(help="name of the labels array")] = "labels",
-    num_classes: Annotated[int | None, typer.Option(help="K, default: largest label + 1")] = None,
-) -> None:
-    """Reduce your own features and labels to class statistics."""
-    from perturb_nc.layer_files import save_layers
-    from perturb_nc.show import terminal
-    from perturb_nc.statistics import ClassStatistics
-    from perturb_nc.storage import read_arrays
-
-    refuse_overwriting(output, features, labels)
-    arrays = read_arrays(features)
-    if labels is None and list(arrays) == [""]:
-        raise ValueError(
-            f"{features} holds one unnamed array, so labels are missing; give --labels FILE"
-        )
-    x = pick(arrays, features_key, features)
-    y = pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
-    statistics = ClassStatistics.from_features(x, y, num_classes)
-    save_layers({"": statistics}, output, {"source": features.name})
-    k, d, n = statistics.num_classes, statistics.dim, statistics.num_samples
-    terminal.show(f"wrote {output}: K = {k} classes, d = {d}, N = {n}")
 
 
 def metrics(
@@ -98,12 +68,8 @@ def predict(
     beta: Beta,
     bias: Bias = False,
     method: Method = "exact",
-    loss: Annotated[
-        str, typer.Option(help="squared, or cross-entropy: FILE then holds features and labels")
-    ] = "squared",
-    labels_key: Annotated[
-        str, typer.Option(help="name of the labels in a file of features; the rest are layers")
-    ] = "labels",
+    loss: Loss = "squared",
+    labels_key: LabelsKey = "labels",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="write the predicted class statistics")
     ] = None,
@@ -114,33 +80,26 @@ def predict(
 
     With --method vicinity the closed form near collapse, and whether the layer is near enough.
 
-    With --loss cross-entropy FILE (.npz, .pt or .safetensors) holds the features of layers, (N, d)
-    each, and their labels: what `collect_features` gives. The squared loss needs class statistics.
+    With --loss cross-entropy FILE keeps samples beside the class statistics, or it (.npz, .pt or
+    .safetensors) holds the features of layers, (N, d) each, and their labels.
     """
     from perturb_nc.layer_files import save_layers
     from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text
-    from perturb_nc.study.predict import predict_layers, predict_near_collapse, predict_problems
+    from perturb_nc.study.models import only_squared
+    from perturb_nc.study.predict import predict_layers, predict_near_collapse
 
     refuse_overwriting(output, file)
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-    hyperparameters = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    hyperparameters: dict[str, Any] = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     predictions: Mapping[str, LayerPrediction | NearPrediction]
     if method == "vicinity":
-        if loss != "squared":
-            raise ValueError(f"method vicinity is of the squared loss, got loss {loss!r}")
+        only_squared(loss, "method vicinity")
         predictions = near = predict_near_collapse(layers_in(file), **hyperparameters, bias=bias)
         table = layer_tables.near_collapse_table(near, hyperparameters)
     else:
-        if loss == "squared":
-            solved = predict_layers(
-                layers_in(file), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
-            )
-        else:
-            solved = predict_problems(
-                _cross_entropy_problems(file, labels_key, **hyperparameters, bias=bias)
-            )
+        solved = predict_layers(
+            layers_for(file, loss, labels_key), loss=loss, **hyperparameters, bias=bias
+        )
         predictions = solved
         table = layer_tables.prediction_table(solved, hyperparameters, everything=everything)
     if output is not None:
@@ -150,25 +109,3 @@ def predict(
         return
     wrote = [] if output is None else [f"wrote {output}"]
     terminal.show(table, *wrote)
-
-
-def _cross_entropy_problems(
-    file: Path, labels_key: str, *, lambda_w: float, lambda_h: float, beta: float, bias: bool
-) -> "dict[str, CrossEntropyProblem]":
-    """A problem for every array of a file of features but the labels."""
-    from perturb_nc.storage import read_arrays
-    from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
-
-    arrays = dict(read_arrays(file))
-    labels = arrays.pop(labels_key, None)
-    if labels is None or not arrays:
-        raise ValueError(
-            f"{file} must hold the features of layers and their labels, as {labels_key!r}, for the "
-            f"loss cross-entropy; got arrays {sorted(read_arrays(file))}"
-        )
-    return {
-        name: CrossEntropyProblem(
-            x, labels, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
-        )
-        for name, x in arrays.items()
-    }

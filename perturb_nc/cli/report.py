@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturb_nc.cli.arguments import layers_in, name_of, progress_bar, statistics_file
-from perturb_nc.cli.bench import TimeLimit, benched
+from perturb_nc.cli.arguments import layers_for, name_of, progress_bar, statistics_file
+from perturb_nc.cli.bench import TimeLimit, benched, seconds
 from perturb_nc.show.labels import printable
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from perturb_nc.statistics import ClassStatistics
+    from perturb_nc.study.models import Layer
 
-    Statistics = tuple[dict[str, ClassStatistics], dict[str, str]]
+    Statistics = tuple[dict[str, Layer], dict[str, str]]
 
 
 def report(
@@ -34,6 +35,11 @@ def report(
     ] = None,
     lambda_h: Annotated[float | None, typer.Option(help="λ_H of the path, default: 0")] = None,
     metric: Annotated[str | None, typer.Option(help="places the layers; default: nc1_span")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="of the pairs: squared, or cross-entropy, for RUNs that keep samples"),
+    ] = None,
+    bias: Annotated[bool, typer.Option(help="give the last layer of the pairs a bias")] = False,
     align: Annotated[bool, typer.Option(help="rotate layers onto each other first")] = False,
     pairs: Annotated[bool, typer.Option(help="fit (1) to each pair of layers, slow")] = True,
     bench: Annotated[
@@ -54,17 +60,20 @@ def report(
     writable(output)
     if save is not None:
         writable_folder(save)
-    given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "metric": metric}
+    given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "metric": metric, "loss": loss}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if align:
         settings["align_layers"] = True
+    if bias:
+        settings["bias"] = True
     if not pairs:
         settings["pairs"] = False
     if time_limit is not None and not bench:
         raise ValueError("--time-limit is of the bench; give --bench too, or leave it out")
+    limit = seconds(time_limit)
     networks: dict[str, xr.Dataset | Statistics] = {}
     for file in [existing(statistics_file(run)) for run in runs]:
-        name, network = _loaded(file)
+        name, network = _loaded(file, loss or "squared")
         if name in networks:
             raise ValueError(f"RUNs must differ in name; {file} is {name!r} again: rename it")
         networks[name] = network
@@ -72,21 +81,22 @@ def report(
     if asked and not any(isinstance(network, tuple) for network in networks.values()):
         names = ", ".join(asked)
         raise ValueError(f"{names} must be left out: every RUN is a finished comparison")
-    within = partial(benched, metric=metric or PLACING, joints={}, time_limit=time_limit)
+    within = partial(benched, metric=metric or PLACING, joints={}, time_limit=limit)
     write_report(_compared(networks, settings, save, within if bench else None), output)
     print(printable(f"wrote {output}"))
 
 
-def _loaded(file: Path) -> "tuple[str, xr.Dataset | Statistics]":
+def _loaded(file: Path, loss: str) -> "tuple[str, xr.Dataset | Statistics]":
     """A network's name, and its comparison or else its layers and what was recorded with them."""
     if file.suffix.lower() == ".json":
         from perturb_nc.study.comparison import load_comparison  # xarray loads slowly
 
         comparison = load_comparison(file)
         return str(comparison.attrs["name"]), comparison
-    from perturb_nc.layer_files import load_metadata
+    from perturb_nc.layer_files import holds_statistics, load_metadata
 
-    return name_of(file), (layers_in(file), load_metadata(file))
+    metadata = load_metadata(file) if holds_statistics(file) else {}
+    return name_of(file), (layers_for(file, loss), metadata)
 
 
 def _compared(
@@ -100,6 +110,7 @@ def _compared(
     Statistics are compared now, with a bar for each network.
     """
     from perturb_nc.study.comparison import save_comparison, with_bench
+    from perturb_nc.study.models import statistics_of
 
     comparisons = []
     for name, network in networks.items():
@@ -110,7 +121,8 @@ def _compared(
         try:
             comparison = _compare(layers, name, settings)
             if bench is not None:
-                comparison = with_bench(comparison, bench(layers, name))
+                measured = {layer: statistics_of(x) for layer, x in layers.items()}
+                comparison = with_bench(comparison, bench(measured, name))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         recorded = {f"recorded {key}": value for key, value in metadata.items()}
@@ -120,9 +132,7 @@ def _compared(
     return comparisons
 
 
-def _compare(
-    layers: "dict[str, ClassStatistics]", name: str, settings: Mapping[str, Any]
-) -> "xr.Dataset":
+def _compare(layers: "dict[str, Layer]", name: str, settings: Mapping[str, Any]) -> "xr.Dataset":
     from perturb_nc.study.compare import compare_layers
 
     with progress_bar(name) as update:

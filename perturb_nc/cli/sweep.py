@@ -11,9 +11,10 @@ from perturb_nc.cli.arguments import (
     MOST_VALUES,
     Bias,
     File,
+    Loss,
     Method,
     Reference,
-    layers_in,
+    layers_for,
     progress_bar,
 )
 from perturb_nc.show.labels import printable
@@ -21,7 +22,7 @@ from perturb_nc.show.labels import printable
 if TYPE_CHECKING:
     import numpy as np
 
-    from perturb_nc.statistics import ClassStatistics
+    from perturb_nc.study.models import Layer
 
 _AXIS = "start:stop:count (even in the log), a,b,c or one number"
 _MOST_WORKERS = 1000
@@ -37,6 +38,7 @@ def sweep(
     lambda_h: Axis,
     beta: Axis,
     reference: Reference = None,
+    loss: Loss = "squared",
     bias: Bias = False,
     method: Method = "exact",
     flow_times: Annotated[str | None, typer.Option(help=f"central path too: {_AXIS}")] = None,
@@ -53,11 +55,12 @@ def sweep(
     values = {name: parse_axis(text, name) for name, text in axes.items()}
     times = None if flow_times is None else parse_axis(flow_times, "flow_times")
     at_most(at_least(workers, 0, "workers"), _MOST_WORKERS, "workers")
-    statistics = _reference(file, reference)
+    layer = _reference(file, reference, loss)
     try:
         with processes(workers) as pool, progress_bar("settings") as update:
             dataset = run(
-                statistics,
+                layer,
+                loss=loss,
                 lambda_w=values["lambda_w"],
                 lambda_h=values["lambda_h"],
                 beta=values["beta"],
@@ -130,8 +133,8 @@ def parse_axis(text: str, name: str) -> "np.ndarray":
     return np.geomspace(first, last, number)
 
 
-def _reference(file: Path, name: str | None) -> "ClassStatistics":
-    layers = layers_in(file)
+def _reference(file: Path, name: str | None, loss: str) -> "Layer":
+    layers = layers_for(file, loss)
     if name is None and len(layers) == 1:
         return next(iter(layers.values()))
     if name not in layers:

@@ -16,6 +16,7 @@ from perturb_nc.theory.cross_entropy.collapse import CrossEntropySpectrum
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.theory.vicinity.prediction import SmallVicinity
+from perturb_nc.validation import instance
 from perturb_nc.within_metrics import within_spectrum
 
 _LARGEST = 20  # eigenvalues of features that are drawn
@@ -42,6 +43,8 @@ def plot_spectrum(
     Raises:
         ValueError: a layer that the comparison does not hold.
     """
+    kinds = (NearCollapseSpectrum, CrossEntropySpectrum, Moments, Mapping, xr.Dataset)
+    instance(spectrum, kinds, "spectrum", "near_collapse_spectrum or compare_layers gives one")
     (axis,) = panels(["top_eigenvalues"], ax)
     if isinstance(spectrum, Spectrum):
         _draw_response(axis, spectrum)
@@ -84,6 +87,8 @@ def plot_vicinity(
         ValueError: no prediction, predictions of several layers or that differ in two parameters.
     """
     found = [vicinity] if isinstance(vicinity, SmallVicinity) else list(vicinity)
+    for each in found:
+        instance(each, SmallVicinity, "vicinity", "small_vicinity gives one")
     parameter = _varied(found)
     found.sort(key=lambda each: getattr(each.problem, parameter))
     places = [getattr(each.problem, parameter) for each in found]

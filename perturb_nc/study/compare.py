@@ -15,26 +15,28 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
 from perturb_nc.study.comparison import empty_comparison
 from perturb_nc.study.depth import CALIBRATING, PLACING, calibrate_stage
-from perturb_nc.study.fit import fit_regularization
+from perturb_nc.study.fit import fit_model
 from perturb_nc.study.misfit import misfit
+from perturb_nc.study.models import Layer, Model, model_of
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.study.quantities import QUANTITIES, quantities
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage, stages
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.minimize import minimize
-from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import nonnegative, positive
+from perturb_nc.validation import named, nonnegative, positive
 
 _LATE = "time_limit came first"
 
 
 def compare_layers(
-    layers: Mapping[str, ClassStatistics],
+    layers: Mapping[str, Layer],
     *,
     name: str,
+    loss: str = "squared",
+    bias: bool = False,
     metric: str = PLACING,
     lambda_w: float | None = None,
     lambda_h: float = 0.0,
@@ -55,7 +57,8 @@ def compare_layers(
       flow time set by `metric`. λ_W is fitted to every second layer and the last (or those named
       in `fit`), the others are held out.
     - "pair": the optimum of (1) with the layer before as H0 and the (λ_W, λ_H, β) that fit best
-      (`fit_regularization`). Held out only where the parameters come from another comparison.
+      (`fit_regularization`), under `loss`, with or without `bias`. Held out only where the
+      parameters come from another comparison.
     - "shrinkage": Σ_W of the first layer times one factor, also set by `metric`.
     - "interpolation": everything linear in its log between the stage's first and last layer.
     - "unchanged": the layer before.
@@ -63,8 +66,11 @@ def compare_layers(
     The rivals are those of `perturb_nc.study.rivals`.
 
     Args:
-        layers: name → class statistics in order of depth, one set of classes.
+        layers: name → class statistics in order of depth, one set of classes; for cross-entropy
+            name → `LayerSamples`, the same samples in each, whose statistics are the measured ones.
         name: of the network, for tables and figures.
+        loss: of the pair, "squared" or "cross-entropy"; the path has the squared loss.
+        bias: whether the last layer of the pair has a bias.
         metric: by which layers are placed, as for `calibrate_depth`.
         lambda_w: of the path; None to fit it.
         lambda_h: of the path.
@@ -110,19 +116,26 @@ def compare_layers(
 
     Source: docs §4.2, 4.6.
     """
-    _check(layers, metric, lambda_w, lambda_h, fit, parameters)
-    _check_predictions(layers, parameters, predictions)
+    named(layers, "layers", "ClassStatistics")
+    models = {
+        layer: model_of(given, loss, bias=bias, name=f"layer {layer!r}")
+        for layer, given in layers.items()
+    }
+    statistics = {layer: model.statistics for layer, model in models.items()}
+    _check(statistics, metric, lambda_w, lambda_h, fit, parameters)
+    _check_predictions(models, parameters, predictions)
     clock = Clock.of(time_limit, progress)
-    runs = stages(layers, metric)
+    runs = stages(statistics, metric)
     table = empty_comparison(runs)
     table.attrs |= {
         "name": name,
+        "loss": loss,
         "metric": metric,
         "lambda_h": lambda_h,
         "align": str(align_layers).lower(),
         "parameters_from": "" if parameters is None else parameters.attrs["name"],
     }
-    notes = {layer: note for layer, s in layers.items() if (note := sampling_note(s))}
+    notes = {layer: note for layer, s in statistics.items() if (note := sampling_note(s))}
     table.attrs["sampling"] = ""
     if notes:
         layer, note = next(iter(notes.items()))
@@ -139,13 +152,15 @@ def compare_layers(
             chosen = [n for n in later if n in fit] or sorted({*later[1::2], later[-1]})
             _fill_path(table, stage, fixed, chosen, clock)
         for before, layer in pairwise(stage.names):
-            observed = align(layers[layer], layers[before]) if align_layers else layers[layer]
-            table["unchanged_residual"].loc[layer] = misfit(layers[before], observed)
+            observed, reference = statistics[layer], statistics[before]
+            if align_layers:
+                observed = align(observed, reference)
+            table["unchanged_residual"].loc[layer] = misfit(reference, observed)
             if predictions is not None:
                 table["fit_status"].loc[layer] = "given"
                 _fill_optimum(table, layer, predictions[before].solution, observed, True)
             elif pairs:
-                _fill_pair(table, layer, layers[before], observed, parameters, clock)
+                _fill_pair(table, layer, models[before], observed, parameters, clock)
             else:
                 table["reason"].loc["pair", layer] = "pairs were not asked for"
             done += 1
@@ -193,7 +208,7 @@ def _fill_path(
 def _fill_pair(
     table: xr.Dataset,
     layer: str,
-    before: ClassStatistics,
+    before: Model,
     observed: ClassStatistics,
     parameters: xr.Dataset | None,
     clock: Clock,
@@ -227,13 +242,9 @@ def _fill_optimum(
 
 
 def _fitted(
-    table: xr.Dataset,
-    layer: str,
-    before: ClassStatistics,
-    observed: ClassStatistics,
-    clock: Clock,
+    table: xr.Dataset, layer: str, before: Model, observed: ClassStatistics, clock: Clock
 ) -> Solution:
-    found = fit_regularization(before, observed, time_limit=clock.left())
+    found = fit_model(before, observed, clock=clock.silent())
     errors = found.standard_error
     for name in HYPERPARAMETERS:
         # Infinite where the statistics do not determine it; a JSON file has no infinity.
@@ -244,12 +255,12 @@ def _fitted(
 
 
 def _transferred(
-    table: xr.Dataset, layer: str, before: ClassStatistics, values: xr.DataArray, clock: Clock
+    table: xr.Dataset, layer: str, before: Model, values: xr.DataArray, clock: Clock
 ) -> Solution:
     if bool(values.isnull().any()):
         raise ValueError("the other comparison has no parameters for this layer")
     w, h, b = (float(values.sel(parameter=name)) for name in HYPERPARAMETERS)
-    problem = NearCollapseProblem(before, lambda_w=w, lambda_h=h, beta=b)
+    problem = before.problem(lambda_w=w, lambda_h=h, beta=b)
     solution = minimize(problem, time_limit=clock.left())
     late = solution.status is Status.TIME_LIMIT
     table["fit_status"].loc[layer] = "time_limit" if late else "transferred"
@@ -262,7 +273,7 @@ def _path_lambda_w(parameters: xr.Dataset, stage: Stage) -> float:
 
 
 def _check_predictions(
-    layers: Mapping[str, ClassStatistics],
+    models: Mapping[str, Model],
     parameters: xr.Dataset | None,
     predictions: Mapping[str, LayerPrediction] | None,
 ) -> None:
@@ -271,10 +282,10 @@ def _check_predictions(
         return
     if parameters is not None:
         raise ValueError("predictions have parameters of their own; leave parameters out")
-    for name, statistics in layers.items():
+    for name, model in models.items():
         if name not in predictions:
             raise ValueError(f"predictions must hold every layer, {name!r} is missing")
-        if predictions[name].solution.problem.statistics is not statistics:
+        if not model.made(predictions[name].solution.problem):
             raise ValueError(f"predictions must be made from these layers; {name!r} is another")
 
 

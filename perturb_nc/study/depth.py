@@ -19,7 +19,7 @@ from perturb_nc.theory.clock import Clock, OutOfTimeError, Progress
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import nonnegative, positive
+from perturb_nc.validation import named, nonnegative, positive
 
 CALIBRATING = ("nc1_trace", "nc1_span", "nc1", "cdnv")
 PLACING = "nc1_span"  # by default: docs/depth.md has the evidence
@@ -146,6 +146,7 @@ def calibrate_depth(
 
     Source: docs §4.6.
     """
+    named(layers, "layers", "ClassStatistics")
     for statistics in layers.values():
         check_full(statistics)
     names = _checked(layers, metric, start, fit)

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.models import Layer, model_of, only_squared
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.minimize import minimize
-from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
@@ -98,19 +98,35 @@ class Explorer:
     """Predictions after each of some measured layers; may be asked from several threads.
 
     Args:
-        layers: name → measured class statistics, in order of depth.
+        layers: name → measured class statistics, in order of depth; `LayerSamples` for
+            cross-entropy.
+        loss: of the optimum, "squared" or "cross-entropy"; paths and the closed form near collapse
+            have the squared loss.
+        bias: whether the last layer of the optimum has a bias.
         tol: of `minimize`. At 1e-8 the objective is exact to rounding and metrics hold the digits
             that are shown; 1e-10 takes a third longer.
 
     Raises:
-        ValueError: no layers.
+        ValueError: no layers, or layers without the samples that the loss needs.
     """
 
-    def __init__(self, layers: Mapping[str, ClassStatistics], *, tol: float = 1e-8) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        *,
+        loss: str = "squared",
+        bias: bool = False,
+        tol: float = 1e-8,
+    ) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
-        self.layers, self._tol = dict(layers), tol
-        self.measured = {name: LayerView.of(s) for name, s in layers.items()}
+        self.loss, self._bias, self._tol = loss, bias, tol
+        self._models = {
+            name: model_of(layer, loss, bias=bias, name=f"layer {name!r}")
+            for name, layer in layers.items()
+        }
+        self.layers = {name: model.statistics for name, model in self._models.items()}
+        self.measured = {name: LayerView.of(s) for name, s in self.layers.items()}
         self._optima: dict[tuple[str, float, float, float], Optimum] = {}
         self._paths: dict[tuple[str, float, float], FlowPath] = {}
         self._points: dict[tuple[str, float, float, float], LayerView] = {}
@@ -131,9 +147,8 @@ class Explorer:
             ValueError: a layer that is not there, hyper-parameters out of range, statistics too
                 badly scaled.
         """
-        problem = NearCollapseProblem(
-            self._statistics(layer), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta
-        )
+        self._statistics(layer)  # raises where there is none
+        problem = self._models[layer].problem(lambda_w=lambda_w, lambda_h=lambda_h, beta=beta)
         key = (layer, problem.lambda_w, problem.lambda_h, problem.beta)
         with self._lock:
             if key not in self._optima:
@@ -153,11 +168,16 @@ class Explorer:
         """What `optimum` will be near, without solving anything.
 
         Raises:
-            ValueError: where there is no closed form: λ_H or β is 0, λ_W λ_H >= 1, or class means
-                with no nearest frame; and as `optimum`.
+            ValueError: where there is no closed form: λ_H or β is 0, λ_W λ_H >= 1, class means with
+                no nearest frame, or another loss than the squared one; and as `optimum`.
         """
+        only_squared(self.loss, "the closed form near collapse")
         near = small_vicinity(
-            self._statistics(layer), lambda_w=lambda_w, lambda_h=lambda_h, beta=beta
+            self._statistics(layer),
+            lambda_w=lambda_w,
+            lambda_h=lambda_h,
+            beta=beta,
+            bias=self._bias,
         )
         view = LayerView(near.metrics, near.weight.new_empty(0))
         return FirstAnswer(near, view, torch.linalg.svdvals(near.weight))

@@ -1,6 +1,7 @@
 """The regularisation under which the model predicts observed class statistics best."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.misfit import Misfit, misfit
+from perturb_nc.study.models import Layer, Model, model_of, statistics_of
 from perturb_nc.study.profile import profile_interval
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Clock, Progress
@@ -23,6 +25,7 @@ class RegularizationFit(Summarised):
 
     Attributes:
         lambda_w, lambda_h, beta: fitted or as given.
+        model: the layer H0 under the loss, with or without bias.
         observed: what was fitted.
         covariance: parameter → parameter → covariance of their logs, for the parameters fitted.
             Infinite variance: not determined, or at an end of its range.
@@ -39,6 +42,7 @@ class RegularizationFit(Summarised):
     lambda_w: float
     lambda_h: float
     beta: float
+    model: Model
     observed: ClassStatistics
     covariance: dict[str, dict[str, float]]
     at_bound: dict[str, str]
@@ -52,7 +56,7 @@ class RegularizationFit(Summarised):
 
     def _summary(self) -> dict[str, object]:
         given = super()._summary()
-        left_out = ("observed", "covariance", "solution")
+        left_out = ("model", "observed", "covariance", "solution")
         kept = {name: value for name, value in given.items() if name not in left_out}
         certificate = str(self.solution.certificate)
         return kept | {"standard_error": self.standard_error, "certificate": certificate}
@@ -84,15 +88,15 @@ class RegularizationFit(Summarised):
             raise ValueError(f"level must be between 0 and 1, got {level}")
         values = {other: getattr(self, other) for other in HYPERPARAMETERS}
         fixed = {other: v for other, v in values.items() if other not in self.covariance}
-        problem = self.solution.problem
-        misfit = Misfit(problem.statistics, self.observed, fixed, problem.bias)
+        misfit = Misfit(self.model, self.observed, fixed)
         return profile_interval(misfit, np.log([values[n] for n in misfit.free]), name, level)
 
 
 def fit_regularization(
-    reference: ClassStatistics,
-    observed: ClassStatistics,
+    reference: Layer,
+    observed: Layer,
     *,
+    loss: str = "squared",
     lambda_w: float | None = None,
     lambda_h: float | None = None,
     beta: float | None = None,
@@ -120,8 +124,10 @@ def fit_regularization(
     (or infinite, a parameter being at an end of its range) take `RegularizationFit.interval`.
 
     Args:
-        reference: class statistics of H0.
-        observed: of the features to explain; same classes in the same proportions, same d.
+        reference: class statistics of H0; its samples (`LayerSamples`) for cross-entropy.
+        observed: of the features to explain; same classes in the same proportions, same d. Of
+            samples the class statistics are taken.
+        loss: "squared", or "cross-entropy".
         lambda_w, lambda_h, beta: values to hold fixed (λ_W and β > 0, λ_H >= 0); None to fit.
         bias: whether the last layer of the model has a bias.
         max_steps: least-squares steps at most.
@@ -150,15 +156,29 @@ def fit_regularization(
     Source: docs §4.1, 4.3; the standard error is the usual sandwich for least squares.
     """
     given = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
-    fixed = _checked(reference, observed, given)
+    model = model_of(reference, loss, bias=bias, name="reference")
     at_least(max_steps, 1, "max_steps")
     clock = Clock.of(time_limit, progress)
-    problem = Misfit(reference, observed, fixed, bias, clock)
+    return fit_model(model, statistics_of(observed), given, max_steps=max_steps, clock=clock)
+
+
+def fit_model(
+    model: Model,
+    observed: ClassStatistics,
+    given: Mapping[str, float | None] | None = None,
+    *,
+    max_steps: int = 100,
+    clock: Clock | None = None,
+) -> RegularizationFit:
+    """`fit_regularization` for a model of one's own; given: the parameters that are not None."""
+    fixed = _checked(model.statistics, observed, dict.fromkeys(HYPERPARAMETERS) | dict(given or {}))
+    clock = clock or Clock()
+    problem = Misfit(model, observed, fixed, clock)
     rough = [problem.descend(start, 1e-2, max_steps) for start in problem.starts()]
     best = problem.descend(min(rough, key=lambda end: end.cost).x, 1e-10, max_steps)
     solution = problem.solved(best.x)
     residuals = problem.residuals(best.x)
-    between = residuals[: reference.means.numel()]
+    between = residuals[: observed.means.numel()]
     late = best.status <= 0 and clock.expired()
     unknown = np.full((len(problem.free), len(problem.free)), math.nan)
     covariance = unknown if late else problem.covariance(best.x, residuals)
@@ -174,13 +194,14 @@ def fit_regularization(
     rows = [dict(zip(names, row, strict=True)) for row in covariance.tolist()]
     return RegularizationFit(
         **problem.values(best.x),
+        model=model,
         observed=observed,
         covariance=dict(zip(names, rows, strict=True)),
         at_bound=at_bound,
         means_error=math.sqrt(2) * float(np.linalg.norm(between)),
         within_error=math.sqrt(2) * float(np.linalg.norm(residuals[len(between) :])),
         residual=float(np.linalg.norm(residuals)),
-        unchanged=misfit(reference, observed),
+        unchanged=misfit(model.statistics, observed),
         solution=solution,
         steps=best.nfev,
         status=status,
@@ -191,7 +212,6 @@ def _checked(
     reference: ClassStatistics, observed: ClassStatistics, given: dict[str, float | None]
 ) -> dict[str, float]:
     """The parameters that are fixed; ValueError when the arguments do not fit together."""
-    check_full(reference, "reference")
     check_full(observed, "observed")
     if observed.means.shape != reference.means.shape:
         raise ValueError(

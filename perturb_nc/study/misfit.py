@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.theory.batch import minimize_batch
+from perturb_nc.study.models import Model
 from perturb_nc.theory.clock import Clock, OutOfTimeError
-from perturb_nc.theory.isolated import weight_response
 from perturb_nc.theory.minimize import minimize
-from perturb_nc.theory.problem import NearCollapseProblem
-from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
-from perturb_nc.theory.tangents import point_tangent
 
 Vector = NDArray[np.float64]
 
@@ -59,18 +55,16 @@ class Misfit:
 
     def __init__(
         self,
-        reference: ClassStatistics,
+        model: Model,
         observed: ClassStatistics,
         fixed: dict[str, float],
-        bias: bool,
         clock: Clock | None = None,
     ) -> None:
         self._clock, self._evaluations = clock or Clock(), 0
         self._best: tuple[float, Vector] | None = None  # of the descent under way
-        self._reference, self._observed, self._fixed = reference, observed, fixed
-        self._bias = bias
+        self._model, self._observed, self._fixed = model, observed, fixed
         self.free = [name for name in HYPERPARAMETERS if name not in fixed]
-        size = reference.second_moment.trace().item()
+        size = model.statistics.second_moment.trace().item()
         self._units = {"lambda_w": size, "lambda_h": 1 / size, "beta": 1 / size}
         limits = [[self._units[n] * b for b in _BOUNDS[n]] for n in self.free]
         self.bounds: tuple[Vector, Vector] = tuple(np.log(limits).T)
@@ -82,32 +76,22 @@ class Misfit:
         return {**self._fixed, **dict(zip(self.free, np.exp(x).tolist(), strict=True))}
 
     def starts(self) -> list[Vector]:
-        """The best points of the grid, solved in one batch."""
+        """The best points of the grid."""
         axes = [
             [self._fixed[n]] if n in self._fixed else [self._units[n] * v for v in _STARTS[n]]
             for n in HYPERPARAMETERS
         ]
-        settings = list(product(*axes))
-        columns: dict[str, Any] = dict(
-            zip(HYPERPARAMETERS, zip(*settings, strict=True), strict=True)
-        )
-        found = minimize_batch(
-            self._reference,
-            **columns,
-            bias=self._bias,
-            tol=1e-6,
-            max_steps=_NEWTON_STEPS,
-            time_limit=self._clock.left(),
-        )
+        grid = list(product(*axes))
+        settings = [dict(zip(HYPERPARAMETERS, values, strict=True)) for values in grid]
         sizes: list[float] = []
-        for i, setting in enumerate(settings):
-            own = dict(zip(HYPERPARAMETERS, setting, strict=True))
-            point = self._problem(own).at(found.weight(i))
-            size = self._errors(point.means, point.within).norm().item()
-            sizes.append(math.inf if found.status[i] is Status.MAX_STEPS else size)
+        for status, means, within in self._model.rough(
+            settings, tol=1e-6, max_steps=_NEWTON_STEPS, clock=self._clock
+        ):
+            size = self._errors(means, within).norm().item()
+            sizes.append(math.inf if status is Status.MAX_STEPS else size)
         free = [HYPERPARAMETERS.index(name) for name in self.free]
         order = np.argsort(sizes, kind="stable")[:_DESCENTS]
-        return [np.log(np.array(settings[i])[free]) for i in order]
+        return [np.log(np.array(grid[i])[free]) for i in order]
 
     def descend(self, start: Vector, tolerance: float, max_steps: int) -> Any:
         """scipy's result, from one start; the best so far, of status 0, where time runs out."""
@@ -141,7 +125,7 @@ class Misfit:
     def solved(self, x: Vector) -> Solution:
         """The optimum there; the last one is kept."""
         if self._last is None or not np.array_equal(self._last[0], x):
-            problem = self._problem(self.values(x))
+            problem = self._model.problem(**self.values(x))
             # From scratch, so that the prediction is a function of the parameters alone.
             left = self._clock.left()
             self._last = (x.copy(), minimize(problem, max_steps=_NEWTON_STEPS, time_limit=left))
@@ -212,7 +196,7 @@ class Misfit:
         if len(fixed) == len(HYPERPARAMETERS):
             residuals = self.residuals(np.array([at]))
             return np.array([at]), float(residuals @ residuals)
-        other = Misfit(self._reference, self._observed, fixed, self._bias)
+        other = Misfit(self._model, self._observed, fixed)
         found = other.descend(np.clip(rest, *other.bounds), 1e-4, _PROFILE_STEPS)
         return np.insert(found.x, index, at), 2 * float(found.cost)
 
@@ -235,23 +219,14 @@ class Misfit:
 
     def _slopes(self, x: Vector) -> tuple[Float64[Tensor, "p K d"], Float64[Tensor, "p d d"]]:
         """Derivatives of means and Σ_W in the logs of the free parameters."""
-        weight, values = self.solved(x).weight, self.values(x)
-        settings = weight.new_tensor([values[name] for name in HYPERPARAMETERS])
-        change = torch.diag(settings)[[HYPERPARAMETERS.index(name) for name in self.free]]
-        point = ReducedPoint(
-            self._reference,
-            weight.repeat(len(change), 1, 1),
-            settings.repeat(len(change), 1),
-            self._bias,
-        )
-        slope, _ = weight_response(point, change)
-        moved = point_tangent(point, slope, change)
-        return moved.means, moved.within
+        values = self.values(x)
+        sizes = torch.tensor([values[name] for name in self.free], dtype=torch.float64)
+        rows = [HYPERPARAMETERS.index(name) for name in self.free]
+        means, within = self._model.slopes(self.solved(x))
+        sizes = sizes.to(means)[:, None, None]
+        return sizes * means[rows], sizes * within[rows]
 
     def _errors(
         self, means: Float64[Tensor, "K d"], within: Float64[Tensor, "d d"]
     ) -> Float64[Tensor, "n"]:
         return self.scaled(means - self._observed.means, within - self._observed.within)
-
-    def _problem(self, values: dict[str, float]) -> NearCollapseProblem:
-        return NearCollapseProblem(self._reference, **values, bias=self._bias)

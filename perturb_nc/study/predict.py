@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.models import Layer, model_of
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.minimize import minimize
-from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 from perturb_nc.validation import ArrayLike
@@ -91,11 +90,12 @@ class NearPrediction:
 
 
 def predict_layers(
-    layers: Mapping[str, ClassStatistics],
+    layers: Mapping[str, Layer],
     *,
     lambda_w: float,
     lambda_h: float,
     beta: float,
+    loss: str = "squared",
     bias: bool = False,
     weights: Mapping[str, ArrayLike] | None = None,
     time_limit: float = math.inf,
@@ -104,43 +104,28 @@ def predict_layers(
     """Solve the model with each layer as the reference features H0 of the one that follows.
 
     Args:
-        layers: name → measured class statistics, in order.
+        layers: name → measured class statistics, in order; for cross-entropy `LayerSamples`.
         lambda_w, lambda_h, beta, bias: as in NearCollapseProblem, the same for every layer.
+        loss: "squared" or "cross-entropy".
         weights: name → weight that reads the layer, for the measured NC3 metrics.
         time_limit: seconds, of all layers; solutions not finished by then have status TIME_LIMIT.
         progress: called as progress(layers, of how many) after every layer.
 
     Raises:
-        ValueError: bad hyper-parameters, or a weight that does not fit its layer.
+        ValueError: bad hyper-parameters, a weight that does not fit its layer, or layers without
+            the samples that the loss needs.
     """
-    problems = {
-        name: NearCollapseProblem(
-            statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
-        )
-        for name, statistics in layers.items()
-    }
-    return predict_problems(problems, weights, time_limit=time_limit, progress=progress)
-
-
-def predict_problems(
-    problems: Mapping[str, NearCollapseProblem] | Mapping[str, CrossEntropyProblem],
-    weights: Mapping[str, ArrayLike] | None = None,
-    *,
-    time_limit: float = math.inf,
-    progress: Progress | None = None,
-) -> dict[str, LayerPrediction]:
-    """`predict_layers` for problems of one's own, with either loss."""
     weights, clock = weights or {}, Clock.of(time_limit, progress)
+    models = {n: model_of(x, loss, bias=bias, name=f"layer {n!r}") for n, x in layers.items()}
+    strengths = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+    problems = {name: model.problem(**strengths) for name, model in models.items()}
     measured = {
-        name: collapse_metrics(problem.statistics, weights.get(name))
-        for name, problem in problems.items()
+        name: collapse_metrics(model.statistics, weights.get(name))
+        for name, model in models.items()
     }
     predictions = {}
     for name, problem in problems.items():
-        solution: Solution = minimize(
-            problem,  # type: ignore[arg-type]  # either loss
-            time_limit=clock.left(),
-        )
+        solution = minimize(problem, time_limit=clock.left())
         predictions[name] = LayerPrediction(measured[name], solution)
         clock.report(len(predictions), len(problems))
     return predictions

@@ -12,8 +12,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from perturb_nc.statistics import ClassStatistics, check_full
+from perturb_nc.layer_samples import LayerSamples
+from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.in_flight import results
+from perturb_nc.study.models import NUMBERS, Layer, Model, model_of
 from perturb_nc.study.sweep_plan import (
     DERIVED,
     FLOW_METRICS,
@@ -25,7 +27,6 @@ from perturb_nc.study.sweep_plan import (
     empty_dataset,
 )
 from perturb_nc.study.sweep_store import SweepStore
-from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.flow.central_path import central_path_flows
 from perturb_nc.theory.regularization import HYPERPARAMETERS
@@ -41,12 +42,13 @@ _LATE = STATUSES.index("time_limit")
 
 
 def sweep(
-    statistics: ClassStatistics,
+    statistics: Layer,
     *,
     lambda_w: ArrayLike,
     lambda_h: ArrayLike,
     beta: ArrayLike,
     zipped: bool = False,
+    loss: str = "squared",
     bias: bool = False,
     method: str = "exact",
     flow_times: ArrayLike | None = None,
@@ -72,12 +74,13 @@ def sweep(
     With flow_times, flow_METRIC holds metrics of the central path (β = 0) at these times.
 
     Args:
-        statistics: class statistics of H0.
+        statistics: class statistics of H0; its samples (`LayerSamples`) for cross-entropy.
         lambda_w, lambda_h, beta: numbers or lists of them, λ_W > 0, λ_H and β >= 0.
         zipped: take the three lists together, setting by setting, instead of their grid.
+        loss: "squared", or "cross-entropy", whose settings are solved one after the other.
         bias: whether the last layer has a bias.
-        method: "exact", or "vicinity", which needs λ_H and β > 0.
-        flow_times: increasing flow times >= 0.
+        method: "exact", or "vicinity", which needs λ_H and β > 0 and the squared loss.
+        flow_times: increasing flow times >= 0, of the squared loss.
         executor: any concurrent.futures.Executor, for instance `dask_client.get_executor()`.
             Its workers get NumPy arrays and use one thread each; by default all runs here, on
             the device of the statistics.
@@ -109,15 +112,15 @@ def sweep(
 
     Source: docs §4.1-4.3, 4.5.
     """
-    check_full(statistics)
     clock = Clock.of(time_limit, progress)
     plan = SweepPlan.checked(
         lambda_w, lambda_h, beta, flow_times,
-        zipped=zipped, bias=bias, tol=tol, chunk=chunk, method=method,
+        zipped=zipped, loss=loss, bias=bias, tol=tol, chunk=chunk, method=method,
     )  # fmt: skip
+    model = model_of(statistics, loss, bias=bias, name="statistics")
     if method == "vicinity":
-        nearest_frame(statistics, bias)  # raises where there is none
-    dataset = empty_dataset(statistics, plan)
+        nearest_frame(model.statistics, bias)  # raises where there is none
+    dataset = empty_dataset(model.layer, plan)
     kept = None if store is None else SweepStore(store, dataset, plan.block_shape)
     if kept is not None:
         dataset = kept.dataset
@@ -127,7 +130,7 @@ def sweep(
     finished = _settled(status.values)  # counted on from here: whole it takes all settings
     clock.report(finished, status.size)
     variables = {str(name): (v.values, v.dims) for name, v in dataset.variables.items()}
-    for region, values in _computed(statistics, plan, regions, executor, clock):
+    for region, values in _computed(model, plan, regions, executor, clock):
         place = tuple(region.values())
         finished -= _settled(status.values[place])
         for name, value in values.items():
@@ -139,7 +142,7 @@ def sweep(
         finished += _settled(status.values[place])
         clock.report(finished, status.size)
     if bool((status == _FAILED).all()):
-        _solve(statistics, plan.settings(plan.regions()[0])[:1], plan, clock)  # raises the reason
+        _solve(model, plan.settings(plan.regions()[0])[:1], plan, clock)  # raises the reason
     return dataset
 
 
@@ -149,7 +152,7 @@ def _settled(codes: NDArray[np.generic]) -> int:
 
 
 def _computed(
-    statistics: ClassStatistics,
+    model: Model,
     plan: SweepPlan,
     regions: list[Region],
     executor: Executor | None,
@@ -164,15 +167,22 @@ def _computed(
         for region in regions:
             if clock.expired():
                 return
-            yield region, _piece(statistics, *arguments(region), clock)
+            yield region, _piece(model, *arguments(region), clock)
         return
-    arrays = {f.name: getattr(statistics, f.name).cpu().numpy() for f in fields(statistics)}
+    layer = model.layer
+    kind, arrays = (
+        type(layer),
+        {f.name: getattr(layer, f.name).cpu().numpy() for f in fields(layer)},
+    )
     yield from results(
-        lambda region: executor.submit(_remote_piece, arrays, *arguments(region)), regions, clock
+        lambda region: executor.submit(_remote_piece, kind, arrays, *arguments(region)),
+        regions,
+        clock,
     )
 
 
 def _remote_piece(
+    kind: type[ClassStatistics] | type[LayerSamples],
     arrays: dict[str, NDArray[np.generic]],
     settings: NDArray[np.float64],
     flow_settings: NDArray[np.float64],
@@ -181,67 +191,52 @@ def _remote_piece(
     """`_piece` in a worker, of which there is one per core."""
     torch.set_num_threads(1)
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    return _piece(ClassStatistics(**tensors), settings, flow_settings, plan, Clock())
+    model = model_of(kind(**tensors), plan.loss, bias=plan.bias)
+    return _piece(model, settings, flow_settings, plan, Clock())
 
 
 def _piece(
-    statistics: ClassStatistics,
+    model: Model,
     settings: NDArray[np.float64],
     flow_settings: NDArray[np.float64],
     plan: SweepPlan,
     clock: Clock,
 ) -> Values:
     if plan.method == "vicinity":
-        values = _near_collapse(statistics, settings, plan.bias)
+        values = _near_collapse(model.statistics, settings, plan.bias)
     else:
-        values = _solved(statistics, settings, plan, clock)
+        values = _solved(model, settings, plan, clock)
     if len(flow_settings) and not clock.expired():
-        values |= _flows(statistics, flow_settings, plan.flow_times, clock)
+        values |= _flows(model.statistics, flow_settings, plan.flow_times, clock)
     return values
 
 
-def _solved(
-    statistics: ClassStatistics, settings: NDArray[np.float64], plan: SweepPlan, clock: Clock
-) -> Values:
+def _solved(model: Model, settings: NDArray[np.float64], plan: SweepPlan, clock: Clock) -> Values:
     """The variables at some settings; one that float64 cannot hold does not spoil the others."""
     try:
-        return _solve(statistics, settings, plan, clock)
+        return _solve(model, settings, plan, clock)
     except (ValueError, LinAlgError):
         if len(settings) == 1:
-            return {"status": np.array([_FAILED], np.int8)} | _undefined(statistics)
+            return {"status": np.array([_FAILED], np.int8)} | _undefined(model.statistics)
         halves = np.array_split(settings, 2)
-        first, second = (_solved(statistics, half, plan, clock) for half in halves)
+        first, second = (_solved(model, half, plan, clock) for half in halves)
         return {name: np.concatenate([first[name], second[name]]) for name in first}
 
 
-def _solve(
-    statistics: ClassStatistics, settings: NDArray[np.float64], plan: SweepPlan, clock: Clock
-) -> Values:
-    w, h, b = settings.T.tolist()
-    batch = minimize_batch(
-        statistics, lambda_w=w, lambda_h=h, beta=b, bias=plan.bias, tol=plan.tol,
-        time_limit=clock.left(),
-    )  # fmt: skip
-    derivatives = batch.derivatives()
-    tensors = {name: batch.metrics[name] for name in METRICS}
-    for name in _PER_SETTING:
-        tensors[name] = getattr(batch, name)
-    for name in DERIVED:
-        columns = [derivatives[name][parameter] for parameter in HYPERPARAMETERS]
-        tensors[f"{name}_derivative"] = torch.stack(columns, dim=1)
-    codes = [STATUSES.index(status.name.lower()) for status in batch.status]
+def _solve(model: Model, settings: NDArray[np.float64], plan: SweepPlan, clock: Clock) -> Values:
+    own = [dict(zip(HYPERPARAMETERS, row, strict=True)) for row in settings.tolist()]
+    found = model.optima(own, tol=plan.tol, clock=clock)
+    tensors = {name: found.metrics[name] for name in METRICS}
+    tensors |= {**found.numbers, "singular_values": found.singular_values}
+    tensors |= {f"{name}_derivative": found.derivatives[name] for name in DERIVED}
+    codes = [STATUSES.index(status.name.lower()) for status in found.status]
     arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     return {**arrays, "status": np.array(codes, np.int8)}
 
 
-_PER_SETTING = (
-    "objective", "gap", "spectral_ratio", "gradient_norm", "is_global", "steps", "singular_values",
-)  # fmt: skip
-
-
 def _undefined(statistics: ClassStatistics) -> Values:
     """One setting without a solution."""
-    values: Values = {name: np.full(1, np.nan) for name in (*METRICS, *_PER_SETTING)}
+    values: Values = {name: np.full(1, np.nan) for name in (*METRICS, *NUMBERS)}
     values["is_global"], values["steps"] = np.zeros(1, bool), np.zeros(1, np.int64)
     values["singular_values"] = np.full((1, min(statistics.means.shape)), np.nan)
     return values | {f"{n}_derivative": np.full((1, len(HYPERPARAMETERS)), np.nan) for n in DERIVED}

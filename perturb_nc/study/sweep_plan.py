@@ -13,9 +13,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from perturb_nc import metrics as metric_functions
-from perturb_nc.layer_files import statistics_sha256
+from perturb_nc.layer_files import layer_sha256
 from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.models import Layer, only_squared, statistics_of
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import ArrayLike, affordable, at_least, nonnegative, positive
 
@@ -33,8 +33,8 @@ FLOW_STATUSES = ("pending", "finished", "event", "max_steps", "step_too_small", 
 SCALARS = {
     "objective": "f(W*, H*) of problem (1)",
     "gap": "objective minus a certified lower bound of the minimum",
-    "spectral_ratio": "r = σ_max(E)² / (N c λ_W/K); r <= 1 proves a global optimum",
-    "gradient_norm": "‖∇g‖_F relative to its bound |E||H|/N + (λ_W/K)|W|",
+    "spectral_ratio": "r = σ_max(Q)² / (N c λ_W/K); r <= 1 proves a global optimum",
+    "gradient_norm": "‖∇g‖_F relative to its bound |Q||H|/N + (λ_W/K)|W|",
 }
 
 
@@ -45,6 +45,7 @@ class SweepPlan:
     Attributes:
         lambda_w, lambda_h, beta: values along each axis, or of each setting if zipped.
         zipped: one dimension "setting" instead of the grid of the three.
+        loss: one of `LOSSES`.
         bias, tol: as in `minimize`.
         method: one of METHODS.
         flow_times: of the central path, empty for none.
@@ -55,6 +56,7 @@ class SweepPlan:
     lambda_h: NDArray[np.float64]
     beta: NDArray[np.float64]
     zipped: bool
+    loss: str
     bias: bool
     tol: float
     flow_times: tuple[float, ...]
@@ -93,7 +95,10 @@ class SweepPlan:
             raise ValueError("lambda_h and beta must not both be 0 in one setting: drop one 0")
         if (method := options["method"]) not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if times:
+            only_squared(options["loss"], "flow_times")
         if method == "vicinity":
+            only_squared(options["loss"], "method vicinity")
             for name in ("lambda_h", "beta"):
                 positive(axes[name].min(), name)
         positive(options["tol"], "tol")
@@ -145,10 +150,10 @@ class SweepPlan:
         return self.settings(first)[:, :2]
 
 
-def empty_dataset(statistics: ClassStatistics, plan: SweepPlan) -> xr.Dataset:
+def empty_dataset(layer: Layer, plan: SweepPlan) -> xr.Dataset:
     """Every variable with its attributes, NaN and "pending" everywhere, and the provenance."""
     variables: dict[str, xr.Variable] = {}
-    dims = tuple(plan.shape)
+    dims, statistics = tuple(plan.shape), statistics_of(layer)
     settings = math.prod(plan.shape.values())
     numbers = statistics.num_classes + len(DERIVED) * len(HYPERPARAMETERS) + len(METRICS)
     numbers += len(FLOW_METRICS) * len(plan.flow_times)
@@ -186,7 +191,7 @@ def empty_dataset(statistics: ClassStatistics, plan: SweepPlan) -> xr.Dataset:
             add(f"flow_{name}", on_flow, "flow_time", of=of, fill=np.nan)
         add("flow_status", "how the integration of the flow ended", of=of, fill=np.int8(0))
         variables["flow_status"].attrs |= _flags(FLOW_STATUSES)
-    return xr.Dataset(variables, _coordinates(plan), _provenance(statistics, plan))
+    return xr.Dataset(variables, _coordinates(plan), _provenance(layer, plan))
 
 
 def _axis(values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -230,12 +235,13 @@ def _coordinates(plan: SweepPlan) -> dict[str, Any]:
     return coordinates
 
 
-def _provenance(statistics: ClassStatistics, plan: SweepPlan) -> dict[str, Any]:
+def _provenance(layer: Layer, plan: SweepPlan) -> dict[str, Any]:
+    statistics = statistics_of(layer)
     arguments = {name: _listed(value) for name, value in asdict(plan).items()}
     return {
         "title": _TITLES[plan.method],
         "perturb_nc_version": version("perturb-nc"),
-        "statistics_sha256": statistics_sha256(statistics),
+        "statistics_sha256": layer_sha256(layer),
         "num_classes": statistics.num_classes,
         "dim": statistics.dim,
         "num_samples": statistics.num_samples,

@@ -186,7 +186,7 @@ def _remove_partial(path: Path) -> None:
 
 def _check_same(path: Path, found: xr.Dataset, wanted: xr.Dataset) -> None:
     theirs, own = (json.loads(dataset.attrs["arguments"]) for dataset in (found, wanted))
-    theirs = {"method": "exact"} | theirs  # older stores know no other
+    theirs = {"method": "exact", "loss": "squared"} | theirs  # older stores know no other
     differing = [name for name in _COMPARED if found.attrs[name] != wanted.attrs[name]]
     differing += [name for name in own if own[name] != theirs.get(name)]
     if differing:

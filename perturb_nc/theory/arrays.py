@@ -17,6 +17,8 @@ Mask = Bool[Tensor, "..."]
 def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
     """Cholesky factors, NaN where a matrix of the batch is not positive definite."""
     root, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed.any():
+        return root
     return torch.where((failed == 0)[..., None, None], root, torch.nan)
 
 

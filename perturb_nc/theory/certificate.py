@@ -16,7 +16,7 @@ from torch import Tensor
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
-from perturb_nc.validation import ArrayLike
+from perturb_nc.validation import ArrayLike, instance
 
 GAP_TOLERANCE = 1e-9
 """A gap this small counts as none, relative to the part of f that W can change."""
@@ -79,6 +79,7 @@ def certify(problem: NearCollapseProblem, weight: ArrayLike) -> Certificate:
 
     Source: docs §4.2.
     """
+    instance(problem, NearCollapseProblem, "problem", "make one from statistics")
     w = problem.checked_weight(weight)
     found = certify_point(problem.at(w))
     if not math.isfinite(found.gap):

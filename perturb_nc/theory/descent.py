@@ -79,6 +79,7 @@ def descend(
     max_steps: int,
     neglected: Neglected | None = None,
     clock: Clock | None = None,
+    judge: bool = True,
 ) -> Descent:
     """Newton steps from given weights, for B settings at once; those that have ended retire.
 
@@ -86,7 +87,8 @@ def descend(
     What is `neglected` of the gradient (see `perturb_nc.theory.compression`) is for a larger space:
     where it is above tol a gradient well below it is small enough, whatever its curvature.
     Elsewhere a member whose gradient is small, or which is stuck in rounding, retires if its
-    certificate shows that it is global, or no direction of negative curvature leads on.
+    certificate shows that it is global, or no direction of negative curvature leads on. Without
+    `judge` any stationary point will do.
     """
     found, clock = Descent.begun(weight), clock or Clock()
     live = torch.arange(len(weight), device=weight.device)
@@ -104,7 +106,7 @@ def descend(
         if turning.any():
             point = realigned(partial(_members, points, live), point, turning)
             enough = _enough(point, tol, neglected)
-        far, final = point.gradient_norm > enough, enough <= tol
+        far, final = point.gradient_norm > enough, (enough <= tol) & judge
         found.weight[live] = point.weight
         clock.report(int(found.steps.max()), point.gradient_norm.max().item())
         open_ = (~far | stuck) & final  # stationary, and perhaps a saddle

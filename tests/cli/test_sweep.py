@@ -12,7 +12,7 @@ from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.cli.sweep import parse_axis
-from perturb_nc.study import sweep as sweep_module
+from perturb_nc.study import models
 from perturb_nc.study.sweep_store import open_sweep
 
 ROOT = Path(pnc.__file__).parent.parent
@@ -63,7 +63,7 @@ def test_the_sweep_command_in_closed_form(layer, run, tmp_path):
 
 def test_a_stopped_sweep_goes_on(layer, run, tmp_path, monkeypatch):
     arguments = ("sweep", layer, *AXES, "-o", tmp_path / "sweep.zarr", "--chunk", 2)
-    solve, calls = sweep_module.minimize_batch, []
+    solve, calls = models.minimize_batch, []
 
     def until_stopped(*arguments, **settings):
         calls.append(settings)
@@ -71,7 +71,7 @@ def test_a_stopped_sweep_goes_on(layer, run, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return solve(*arguments, **settings)
 
-    monkeypatch.setattr(sweep_module, "minimize_batch", until_stopped)
+    monkeypatch.setattr(models, "minimize_batch", until_stopped)
     code, out, err = run(*arguments)
     assert (code, out) == (130, "")
     assert "2/6" in err

@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 
 import perturb_nc as pnc
 from perturb_nc.study.misfit import Misfit
+from perturb_nc.study.models import model_of
 
 TRUE = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
@@ -26,6 +27,10 @@ def statistics(seed=0, **shape):
 def optimum(reference, bias=False, **changed):
     problem = pnc.NearCollapseProblem(reference, **{**TRUE, **changed}, bias=bias)
     return pnc.minimize(problem, tol=1e-12).statistics
+
+
+def misfit_for(reference, observed, fixed, bias=False):
+    return Misfit(model_of(reference, "squared", bias=bias), observed, fixed)
 
 
 def logs(fit):
@@ -85,7 +90,7 @@ def test_known_parameters_come_back_from_other_problems(bias, shape, true):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_jacobian_is_central_differences(noisy, bias):
-    misfit, x, h = Misfit(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
+    misfit, x, h = misfit_for(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
     jacobian = misfit.jacobian(x)
     for i, unit in enumerate(np.eye(3)):
         expected = (misfit.residuals(x + h * unit) - misfit.residuals(x - h * unit)) / (2 * h)
@@ -171,7 +176,7 @@ def test_rotations_relabelling_and_scale_change_nothing_else(noisy):
 def test_standard_errors_are_the_spread_of_the_linearised_fit(noisy):
     reference = noisy[0]
     population, generator = optimum(reference), torch.Generator().manual_seed(2)
-    exact = Misfit(reference, population, {}, False)
+    exact = misfit_for(reference, population, {})
     x = np.log(list(TRUE.values()))
     inverse = np.linalg.pinv(exact.jacobian(x))
     draws = [sampled(population, generator) for _ in range(400)]
@@ -272,7 +277,7 @@ def test_interval_ends_where_the_misfit_has_risen_by_its_threshold(noisy):
     given = {"lambda_w": 0.1, "lambda_h": 0.0}
     fit = pnc.fit_regularization(*noisy, **given)
     x, h = math.log(fit.beta), 1e-4
-    misfit = Misfit(*noisy, given, False)
+    misfit = misfit_for(*noisy, given)
     slope = (misfit.residuals(np.array([x + h])) - misfit.residuals(np.array([x - h]))) / (2 * h)
     q = fit.covariance["beta"]["beta"] * (slope @ slope)
     for level, z in ((0.95, 1.959964), (0.5, 0.674490)):
@@ -292,7 +297,7 @@ def test_interval_fits_the_other_parameters_anew(noisy):
     low, high = fit.interval("lambda_w")
     assert low < fit.lambda_w < high
     again = pnc.fit_regularization(*noisy, lambda_w=high)
-    q = Misfit(*noisy, {}, False)
+    q = misfit_for(*noisy, {})
     ratio = q.rise(logs(fit), q.residuals(logs(fit)))[0]
     assert math.sqrt((again.residual**2 - fit.residual**2) / ratio) == pytest.approx(1.96, rel=0.02)
     for name, message in (("nc1", "a fitted parameter"), ("beta", "level must be between 0 and 1")):

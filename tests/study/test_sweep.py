@@ -20,6 +20,7 @@ import xarray as xr
 from problems import near_collapse, random_problem
 
 import perturb_nc as pnc
+from perturb_nc.study import models
 from perturb_nc.study import sweep as sweep_module
 from perturb_nc.study.sweep_plan import DERIVED, FLOW_METRICS, METRICS, STATUSES
 from perturb_nc.study.sweep_store import SweepStore, open_sweep
@@ -119,14 +120,14 @@ def test_the_unanchored_model_is_a_cell_like_any_other(statistics):
 
 
 def test_a_setting_that_fails_is_a_cell_that_says_so(statistics, grid, monkeypatch):
-    solve = sweep_module.minimize_batch
+    solve = models.minimize_batch
 
     def fails_somewhere(statistics, **settings):
         if (1e-2, 1.0) in zip(settings["lambda_w"], settings["beta"], strict=True):
             raise ValueError("too badly scaled here")
         return solve(statistics, **settings)
 
-    monkeypatch.setattr(sweep_module, "minimize_batch", fails_somewhere)
+    monkeypatch.setattr(models, "minimize_batch", fails_somewhere)
     dataset = pnc.sweep(statistics, **GRID)
     failed = (grid["lambda_w"] == 1e-2) & (grid["lambda_h"] > 0) & (grid["beta"] == 1.0)
     np.testing.assert_array_equal(dataset["status"] == STATUSES.index("failed"), failed)
@@ -165,7 +166,7 @@ def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_
     xr.testing.assert_identical(open_sweep(store), grid)
     assert calls == [(0, 18), (18, 18)]
     assert [path.name for path in store.parent.iterdir()] == ["sweep.zarr"]
-    monkeypatch.setattr(sweep_module, "minimize_batch", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(models, "minimize_batch", lambda *_, **__: pytest.fail("computed"))
     xr.testing.assert_identical(pnc.sweep(statistics, **GRID, store=store), grid)
 
 
@@ -424,7 +425,7 @@ def test_a_sweep_that_fails_leaves_no_store(statistics, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(sweep_module, "minimize_batch", fails)
+    monkeypatch.setattr(models, "minimize_batch", fails)
     with pytest.raises(RuntimeError, match="out of luck"):
         pnc.sweep(statistics, **GRID, store=tmp_path / "sweep.zarr")
     assert list(tmp_path.iterdir()) == []

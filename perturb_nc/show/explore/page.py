@@ -18,8 +18,8 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 
 from perturb_nc.show.explore import figures
 from perturb_nc.show.explore.guard import MOVES, guard
-from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.explorer import Explorer, FirstAnswer, LayerView, Optimum
+from perturb_nc.study.models import LOSSES, Layer
 
 _ASSETS = Path(__file__).parent / "assets"
 _PER_DECADE = 20
@@ -60,16 +60,22 @@ Answer = tuple[Any, ...]
 
 
 def build_app(
-    layers: Mapping[str, ClassStatistics], *, title: str, said: Sequence[str] = ()
+    layers: Mapping[str, Layer],
+    *,
+    title: str,
+    loss: str = "squared",
+    bias: bool = False,
+    said: Sequence[str] = (),
 ) -> dash.Dash:
     """The Dash application for some measured layers; everything it needs is served by itself.
 
     Args:
-        layers: name → class statistics, in order of depth.
+        layers: name → class statistics, in order of depth; `LayerSamples` for cross-entropy.
         title: said at the head of the page.
+        loss, bias: of the optimum, as for `Explorer`.
         said: lines below it, on the network.
     """
-    explorer = Explorer(layers)
+    explorer = Explorer(layers, loss=loss, bias=bias)
     app = dash.Dash(
         __name__,
         title=f"{title} · perturb-nc",
@@ -212,6 +218,8 @@ def _layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
     names = list(explorer.layers)
     first = explorer.layers[names[0]]
     size = f"{len(names)} layers, K = {first.num_classes} classes, N = {first.num_samples:,}"
+    if explorer.loss != LOSSES[0]:
+        size += f"; the optimum is that of {explorer.loss}, the path that of the squared loss"
     metrics = [_panel(metric, label.line) for metric, label in figures.METRICS.items()]
     return html.Div(
         [

@@ -193,6 +193,7 @@ def provenance(comparison: xr.Dataset) -> dict[str, str]:
         "num_classes": "K",
         "num_samples": "N",
         "sampling": "finite sample",
+        "loss": "loss of the pair",
         "metric": "placed by",
         "lambda_h": "λ_H of the path",
         "align": "class means aligned",

@@ -18,7 +18,7 @@ RIVALS = {
 }
 MODELS = {
     "path": "the central path, each layer placed on it by one metric",
-    "pair": "the optimum of (1) with the previous layer as H0, its parameters fitted or given",
+    "pair": "the optimum with the previous layer as H0, its parameters fitted or given",
     "shrinkage": "Σ_W of the first layer times one factor (naive)",
     "interpolation": "linear in the log of each metric between first and last layer (naive)",
     "unchanged": "the previous layer itself (naive)",

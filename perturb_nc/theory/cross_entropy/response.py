@@ -109,8 +109,7 @@ def _hyperparameter_response(solution: CrossEntropySolution) -> HyperparameterRe
     problem, point, k = solution.problem, solution.point, len(solution.weight)
     reference = problem.samples.features + problem.shift
     features = solution.features(reference, problem.labels)
-    moves = [_along(solution, reference, name) for name in HYPERPARAMETERS]
-    change = _statistics_change(solution, features, moves)
+    change = _change(solution, reference, features, check=True)
     assert isinstance(change.within, Tensor)
     values = metric_tensors(solution.statistics, solution.weight)
     metrics = metric_tangents(values, solution.statistics, solution.weight, change)
@@ -130,8 +129,30 @@ def _hyperparameter_response(solution: CrossEntropySolution) -> HyperparameterRe
     )
 
 
+def outcome_change(solution: CrossEntropySolution) -> Change:
+    """Changes of W and of the class statistics of H along λ_W, λ_H and β, a row each.
+
+    As far as the Hessian can be solved for: nothing is raised where it is singular.
+    """
+    problem = solution.problem
+    reference = problem.samples.features + problem.shift
+    features = solution.features(reference, problem.labels)
+    return _change(solution, reference, features, check=False)
+
+
+def _change(
+    solution: CrossEntropySolution,
+    reference: Float64[Tensor, "N d"],
+    features: Float64[Tensor, "N d"],
+    *,
+    check: bool,
+) -> Change:
+    moves = [_along(solution, reference, name, check=check) for name in HYPERPARAMETERS]
+    return _statistics_change(solution, features, moves)
+
+
 def _along(
-    solution: CrossEntropySolution, reference: Float64[Tensor, "N d"], name: str
+    solution: CrossEntropySolution, reference: Float64[Tensor, "N d"], name: str, *, check: bool
 ) -> tuple[Float64[Tensor, "K d"], Float64[Tensor, "N d"]]:
     """dW and dH along one hyper-parameter."""
     point, problem = solution.point, solution.problem
@@ -143,7 +164,7 @@ def _along(
     if name == "lambda_w":
         decay = (s.penalties > 0) * point.weight / problem.num_classes
     pull = gamma * (s.features @ w.mT) - kappa * (q @ (w @ w.mT))
-    moved, residuals = _respond(point, pull, explicit, decay)
+    moved, residuals = _respond(point, pull, explicit, decay, check=check)
     v = moved[0, :, : w.shape[1]]
     own = gamma * reference - kappa * (q @ w) - s.kappa * (q @ v + residuals @ w)
     return v, own
@@ -154,14 +175,19 @@ def _respond(
     pull: Logits,
     explicit: Float64[Tensor, "K p"],
     decay: Rows | None = None,
+    *,
+    check: bool = True,
 ) -> tuple[Rows, Logits]:
-    """(V, v) and q˙ for e˙ = pull and the explicit changes of ∇g; ValueError at a singular ∇²g."""
+    """(V, v) and q˙ for e˙ = pull and the explicit changes of ∇g.
+
+    ValueError at a singular ∇²g, if that is checked.
+    """
     forcing = point.residual_change(point.state.curve(pull))
     forcing = forcing + torch.nn.functional.pad(explicit, (0, point.samples.has_bias))
     forcing = point._freed(forcing if decay is None else forcing + decay)
     moved = solve_hessian(point, -forcing, 1e-13).solution
     missed = (forcing + point.hessian_vector_product(moved)).norm()
-    if not missed <= 1e-8 * forcing.norm():
+    if check and not missed <= 1e-8 * forcing.norm():
         raise ValueError(NOT_ISOLATED)
     return moved, point.state.curve(pull + point.shift(moved[0]))
 
