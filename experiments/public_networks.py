@@ -35,7 +35,8 @@ from experiments.public_features import (
 )
 from experiments.public_theory import depth, fits, vicinity
 from experiments.resume import is_finished, kept, manifest, runs_folder
-from perturb_nc.covariance_metrics import feature_ranks, held_out_nc1, vci
+from perturb_nc.covariance_metrics import held_out_nc1, vci
+from perturb_nc.feature_ranks import feature_ranks
 from perturb_nc.measure import JointStatistics
 from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network

@@ -231,16 +231,7 @@ def _fit(
     A layer out of reach counts as wrong by a factor e. Where all are, there is nothing to descend:
     other starts are tried, and without one that places a layer there is no fit.
     """
-    # A metric that is 0 (angles between two classes) or undefined says nothing.
-    others = [
-        m
-        for m in COMPARED
-        if m != stage.metric
-        and all(
-            math.isfinite(log_ratio(v, v)) for v in (getattr(stage.measured[n], m) for n in fit)
-        )
-    ]
-
+    others = _telling(stage, fit)
     nowhere: Places = dict.fromkeys(stage.names[1:])
     known: list[tuple[float, float, Places]] = []  # size of the residual, λ_W
 
@@ -284,6 +275,16 @@ def _fit(
         return math.exp(at), Status.MAX_STEPS, nowhere
     at_end = min(at - low, high - at) < _AT_END
     return math.exp(at), Status.AT_BOUND if at_end else Status.CONVERGED, nowhere
+
+
+def _telling(stage: Stage, fit: Sequence[str]) -> list[str]:
+    """The metrics compared, but the one that places: 0 (angles of two classes) says nothing."""
+
+    def tells(metric: str) -> bool:
+        values = [getattr(stage.measured[name], metric) for name in fit]
+        return all(math.isfinite(log_ratio(value, value)) for value in values)
+
+    return [metric for metric in COMPARED if metric != stage.metric and tells(metric)]
 
 
 def _checked(

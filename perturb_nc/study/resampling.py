@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from perturb_nc.sampling import SampleMoments, unbiased_square
+from perturb_nc.sample_moments import SampleMoments, unbiased_square
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.theory.clock import Clock, Progress
