@@ -73,7 +73,7 @@ def build_app(
         layers: name → class statistics, in order of depth; `LayerSamples` for cross-entropy.
         title: said at the head of the page.
         loss, bias: of the optimum, as for `Explorer`.
-        said: lines below it, on the network.
+        said: sentences below it, on the network.
     """
     explorer = Explorer(layers, loss=loss, bias=bias)
     app = dash.Dash(
@@ -233,7 +233,7 @@ def _layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
     ]
     return html.Div(
         [
-            html.Header([html.H1(title), html.P(size), *map(html.P, said)]),
+            html.Header([html.H1(title), html.P(size), html.P("; ".join(said))]),
             html.Main(
                 [
                     _controls(names),
