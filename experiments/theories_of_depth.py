@@ -55,7 +55,8 @@ class Config:
 
     files: tuple[str, ...] = SHIPPED
     metrics: tuple[str, ...] = ("nc1_span", "nc1")
-    again: tuple[str, ...] = ("equal_width/*.safetensors",)  # placed by the later metrics too
+    again: tuple[str, ...] = ("equal_width/*.safetensors",)  # placed by the later metrics too,
+    again_losses: tuple[str, ...] = ("mse",)  # and of those that are trained
     losses: tuple[str, ...] = ("mse", "cross_entropy")
     seeds: tuple[int, ...] = (0, 1, 2)
     blocks: int = 8
@@ -148,11 +149,13 @@ def shipped(path: Path, metric: str) -> dict[str, Any]:
 
 def records(config: Config, metric: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Of every network, from its file or made now."""
-    files = config.files if metric == config.metrics[0] else config.again
+    files, losses = config.again, config.again_losses
+    if metric == config.metrics[0]:
+        files, losses = config.files, config.losses
     for path in (p for pattern in files for p in sorted(RESULTS.glob(pattern))):
         name = f"{metric}-{path.parent.name}-{path.stem}.json"
         yield kept(folder / name, lambda _, path=path: shipped(path, metric))
-    for loss, batch_norm, seed in product(config.losses, (False, True), config.seeds):
+    for loss, batch_norm, seed in product(losses, (False, True), config.seeds):
         own = loss, batch_norm, seed
         name = f"{metric}-{name_of(*own)}.json"
         yield kept(folder / name, lambda _, own=own: trained(config, metric, *own))
