@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow wheel-test browser check figures digits experiments accelerator bench data docs command-pages clean
+.PHONY: help demo test test-slow endurance wheel-test browser check figures digits experiments accelerator bench bench-quick data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test: .venv/installed  ## the whole default test suite
 
 test-slow: .venv/installed  ## the checks that take minutes
 	$(BIN)/python -m pytest -q -m slow
+
+endurance: .venv/installed  ## kills, full disks, flipped bits, threads, hostile input (under 15 minutes)
+	$(BIN)/python -m pytest -q -m slow -n 2 tests/endurance
 
 wheel-test:  ## build wheel and sdist, install the wheel alone, use it from outside (minutes)
 	PYTHON=$(PYTHON) tests/packaging/check.sh
@@ -70,9 +73,12 @@ figures: .venv/installed  ## draw paper_figs/ from the committed results
 digits: .venv/installed  ## do figures and tables show the digits they did? make digits SINCE=COMMIT
 	$(BIN)/python docs/digits.py $(or $(SINCE),HEAD)
 
-bench: .venv/installed  ## time everything against peers (minutes); writes benchmarks/results/
+bench: .venv/installed  ## time everything against peers and the floor (minutes); writes docs/benchmarks.md
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@for name in flow optimum cross_entropy deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.page
+
+bench-quick: .venv/installed  ## the same at tiny sizes, in under two minutes; writes build/quick/benchmarks.md
+	$(BIN)/python -m benchmarks.page --quick
 
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and trained networks into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch

@@ -136,6 +136,9 @@ def _handler() -> "type[WSGIRequestHandler]":
                 finally:
                     room.release()
 
+        def log_error(self, *_: object) -> None:
+            """Nothing: what is no HTTP comes from others, and has its answer."""
+
     return Handler
 
 

@@ -118,8 +118,9 @@ def newton_direction(
 def _(
     point: ReducedPoint, relative: Float64[Tensor, "..."], clock: Clock | None = None
 ) -> HessianSolve:
-    size = point.weight.shape[-2] * point.weight.shape[-1]
-    if size < _LARGE or bool((point.gradient_norm > _NEAR).any()):
+    k, d = point.weight.shape[-2:]
+    many = k * d >= _LARGE and d <= 2 * k  # wide features have products that cost less
+    if not many or bool((point.gradient_norm > _NEAR).any()):
         return solve_hessian(point, -point.gradient, relative, clock)
     begun = solve_hessian(point, -point.gradient, relative, clock, most=_PLAIN)
     if bool((begun.bent | (begun.products < _PLAIN)).any()):

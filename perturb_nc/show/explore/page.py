@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def build_app(
     explorer = Explorer(layers, loss=loss, bias=bias)
     app = dash.Dash(
         __name__,
-        title=f"{title} · perturb-nc",
+        title=f"{escape(title)} · perturb-nc",  # dash writes it into the page as it is
         update_title="",  # no change of title while a move is computed
         assets_folder=str(_ASSETS),
         serve_locally=True,

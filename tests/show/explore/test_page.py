@@ -181,6 +181,11 @@ def test_the_callback_answers_a_move_with_its_number(layers):
     assert '<html lang="en">' in page
 
 
+def test_the_title_is_no_markup_of_the_page(layers):
+    app = build_app(layers, title="</title><script>alert(1)</script>")
+    assert "<script>alert" not in app.server.test_client().get("/").text
+
+
 @pytest.fixture
 def page(tmp_path):
     """A page on a served network, with what it asked for and complained about."""
