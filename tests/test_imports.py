@@ -26,7 +26,7 @@ GROUND = {  # what each module of it may import from the package
     "within_metrics": {"moments", "mean_geometry"},
     "frame_metrics": {"moments", "mean_geometry"},
     "duality_metrics": {"moments", "mean_geometry"},
-    "metrics": {"summary", "validation", "moments", "span_statistics"}
+    "metrics": {"summary", "validation", "moments", "mean_geometry", "span_statistics"}
     | {"within_metrics", "frame_metrics", "duality_metrics"},
     "metric_step": {"moments", "mean_geometry"},
     "within_tangents": {"moments", "mean_geometry", "metric_step"},
