@@ -62,6 +62,7 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.every_layer
 	$(BIN)/python -m experiments.equal_width
 	$(BIN)/python -m experiments.theories_of_depth
+	$(BIN)/python -m experiments.equi_separation
 	$(BIN)/python -m experiments.transfer
 	$(BIN)/python -m experiments.small_vicinity
 	$(BIN)/python -m experiments.cross_entropy

@@ -53,7 +53,7 @@ def layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
     ]
     return html.Div(
         [
-            html.Header([html.H1(title), html.P(size), *map(html.P, said)]),
+            html.Header([html.H1(title), html.P(size), html.P("; ".join(said))]),
             html.Div(id="sign", role="status"),
             html.Main(
                 [

@@ -47,7 +47,7 @@ def build_app(
         layers: name → class statistics, in order of depth; `LayerSamples` for cross-entropy.
         title: said at the head of the page.
         loss, bias: of the optimum, as for `Explorer`.
-        said: lines below it, on the network.
+        said: sentences below it, on the network.
     """
     explorer = Explorer(layers, loss=loss, bias=bias)
     app = dash.Dash(
