@@ -128,6 +128,16 @@ def test_every_figure_is_in_the_gallery_with_its_command():
         assert re.search(rf'/ "{experiment}(\.json)?"', script), (experiment, figure)
 
 
+def test_every_experiment_is_listed_with_its_question():
+    rows = re.findall(
+        r"^\| (`.*?) \|", read("experiments.md").partition("## All experiments")[2], re.M
+    )
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    files = (ROOT / "experiments").glob("*.py")
+    run = [path.stem for path in files if "\ndef main(" in path.read_text(encoding="utf8")]
+    assert sorted(listed) == sorted(run)
+
+
 def test_every_formula_lives_and_is_checked_where_the_page_says():
     page = read("mathematics.md")
     tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
