@@ -148,7 +148,7 @@ def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
 
 
 def with_bench(comparison: xr.Dataset, bench: xr.Dataset) -> xr.Dataset:
-    """A comparison with the bench of the same network beside it, in variables named "bench_...".
+    """A comparison with the bench of the same network beside it, in variables named `bench_…`.
 
     Args:
         comparison: of `compare_layers`.
