@@ -37,6 +37,7 @@ def table(result):
     lines = [
         f"Seed {seed}, {result['system']}, {result['cores']} cores, Python {result['python']}, "
         f"torch {result['torch']}: {minutes:.0f} minutes.",
+        *([result["note"]] if "note" in result else []),
         "",
         "| what was tried | attempts | how they ended | fell |",
         "|---|---|---|---|",
@@ -50,7 +51,7 @@ def table(result):
 def written(page, result):
     """The page with the table of a result."""
     before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(result)}\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n\n{table(result)}\n\n{END}{rest.split(END)[1]}"
 
 
 def main():
