@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import re
 import runpy
 import subprocess
@@ -243,3 +244,12 @@ def test_public_results_with_a_formula_name_their_source():
         if ((verb and formula) or metric) and not sourced:
             missing.append(f"{path.stem}.{name}")
     assert missing == []
+
+
+def test_reliability_says_what_the_committed_run_counted():
+    endurance = ROOT / "tests" / "endurance"
+    written = runpy.run_path(str(endurance / "figures.py"))["written"]
+    result = json.loads((endurance / "result.json").read_text("utf8"))
+    page = (DOCS / "reliability.md").read_text("utf8")
+    assert written(page, result) == page
+    assert not any(sum(part["falls"].values()) for part in result["parts"].values())
