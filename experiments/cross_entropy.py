@@ -338,6 +338,38 @@ def table(networks: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(networks: list[dict[str, Any]]) -> str:
+    """Markdown for the page: what each model says of ÑC1 and of growth, and where the fits end.
+
+    Errors of ÑC1 are medians of |log(predicted/measured)|; growth of tr Σ_B is the median itself.
+    """
+    models = ("unchanged", "shrinkage", *(f"{loss}, known" for loss in LOSSES))
+    fits = [f"{loss}, fit" for loss in LOSSES]
+    lines = [
+        "| network | ÑC1: unchanged | shrinkage | squared, known | cross-entropy, known | squared, "
+        "fit | cross-entropy, fit | growth: measured | squared, fit | cross-entropy, fit | λ_W at "
+        "a bound: squared | cross-entropy |",
+        f"|---|{'---|' * 11}",
+    ]
+    for network in networks:
+        pairs, rows = list(network["pairs"].values()), rows_of(network)
+        measured = [p["measured"] for p in pairs]
+        errors = ["–" for _ in (*models, *fits)]
+        for place, model in enumerate((*models, *fits)):
+            if model in rows:
+                sides = zip(rows[model], measured, strict=True)
+                errors[place] = f"{median(error(p, q, 'nc1_trace') for p, q in sides):.2f}"
+        growth = [
+            f"{median(p['growth'] for p in found):.2f}"
+            for found in (measured, *(rows[m] for m in fits))
+        ]
+        bounds = [
+            f"{sum('lambda_w' in p['at_bound'] for p in rows[m])} of {len(pairs)}" for m in fits
+        ]
+        lines.append(f"| {' | '.join([network['name'], *errors, *growth, *bounds])} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Command line."""
     chosen = options(__doc__, FOLDER, "one network of two blocks, few epochs and samples")
