@@ -60,6 +60,10 @@ def test_stand_ins_have_the_statistics_exactly():
     torch.testing.assert_close(own.statistics.within, statistics.within)
 
 
+def written_by(result):
+    return f"{cross_entropy.table(result['networks'])}\n{cross_entropy.two_table(result['two'])}"
+
+
 @pytest.mark.slow
 def test_the_quick_run_writes_its_table(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["cross_entropy", "--quick", "--output", str(tmp_path)])
@@ -67,13 +71,14 @@ def test_the_quick_run_writes_its_table(monkeypatch, tmp_path):
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf8"))
     assert [*result["networks"][0]["pairs"]] == ["blocks.0", "blocks.1"]
     text = (tmp_path / "table.md").read_text(encoding="utf8")
-    assert text == cross_entropy.table(result["networks"])
+    assert text == written_by(result)
 
 
 def test_the_committed_table_is_that_of_the_committed_result():
     result = json.loads((FOLDER / "result.json").read_text(encoding="utf8"))
     written = (FOLDER / "table.md").read_text(encoding="utf8")
-    assert cross_entropy.table(result["networks"]) == written
+    assert written_by(result) == written
     page = (ROOT / "docs" / "cross_entropy.md").read_text(encoding="utf8")
-    for line in cross_entropy.summary(result["networks"]).splitlines():
+    shown = cross_entropy.summary(result["networks"]) + cross_entropy.two_table(result["two"])
+    for line in shown.splitlines():
         assert line in page
