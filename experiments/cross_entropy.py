@@ -109,7 +109,7 @@ class Public:
 
     def trained(self, config: "Config", checkpoint: Path) -> tuple[nn.Module, Dataset, list[str]]:
         """The network, its data and the layers that are compared."""
-        data = public_inputs()
+        data = public_inputs(self.name)
         rows = slice(config.images or self.images)
         part = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
         return public_network(self.name), part, list(self.layers)
