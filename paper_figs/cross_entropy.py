@@ -48,7 +48,7 @@ def draw(result: dict[str, Any]) -> Figure:
             known = [p["squared"]["known"]["lambda_w"] for p in network["pairs"].values()]
             last.plot(known, [row] * len(known), "|", color=VERMILION, ms=11)
     last.set_xscale("log")
-    last.set_title("fitted λ_W (open: at a bound; bars: K·wd)", fontsize=9)
+    last.set_title("fitted λ_W (open: bound; bars: K·wd)", fontsize=8)
     axes[0].set_yticks(range(len(networks)), [n["name"] for n in networks], fontsize=8)
     axes[0].invert_yaxis()
     handles = [

@@ -8,6 +8,7 @@ from problems import near_collapse
 
 import perturb_nc as pnc
 from perturb_nc.cli import demo_run as demo
+from perturb_nc.layer_files import load_samples
 from perturb_nc.networks import TrainingConfig
 from perturb_nc.study import predict
 from perturb_nc.study.depth import PLACING
@@ -137,6 +138,32 @@ def test_predict_with_cross_entropy_is_minimize(run, tmp_path):
     code, _, err = run("predict", file, *options[:-1], "hinge")
     assert code == 2
     assert "loss must be one of squared, cross-entropy, got 'hinge'" in err
+
+
+def test_samples_kept_beside_the_statistics_serve_cross_entropy(run, tmp_path):
+    features, labels = torch.randn(40, 6, dtype=torch.float64), torch.arange(40) % 3
+    file, kept = tmp_path / "features.npz", tmp_path / "kept.safetensors"
+    np.savez(file, first=features.numpy(), second=2 * features.numpy(), labels=labels.numpy())
+    code, out, _ = run("stats", file, "--layers", "--samples", 12, "-o", kept)
+    assert code == 0
+    assert "N = 40, 12 samples kept" in out
+    assert list(pnc.load_layers(kept)) == ["first", "second"]
+    strengths = {"lambda_w": 0.4, "lambda_h": 0.1, "beta": 0.5}
+    options = ("--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5, "--loss", "cross-entropy")
+    code, out, _ = run("predict", kept, *options, "--bias", "--json")
+    own = load_samples(kept)["second"]
+    solution = pnc.minimize(pnc.CrossEntropyProblem(own.features, own.labels, **strengths))
+    assert json.loads(out)["second"]["objective"] == solution.objective
+    store = tmp_path / "sweep"
+    code, _, _ = run("sweep", kept, "--reference", "first", *options, "-o", store)
+    assert code == 0
+    code, _, err = run("stats", file, "--layers", "--samples", 41, "-o", kept)
+    assert (code, "samples must be <= 40, got 41" in err) == (2, True)
+    run("stats", file, "--layers", "-o", kept)
+    for command in ("predict", "sweep"):
+        code, _, err = run(command, kept, *options, *(("-o", store) if command == "sweep" else ()))
+        assert code == 2
+        assert "holds no samples, which the loss cross-entropy needs; keep some with" in err
 
 
 def test_spectrum(run):
