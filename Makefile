@@ -44,6 +44,8 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.low_rank_bias
 	$(BIN)/python -m experiments.trained_head
 	$(BIN)/python -m experiments.public_resnet
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hdf5]'
+	$(BIN)/python -m experiments.public_networks
 	$(BIN)/python -m experiments.depthwise_layerwise
 	$(BIN)/python -m experiments.weight_decay
 	$(BIN)/python -m experiments.weight_decay_paired

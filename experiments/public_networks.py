@@ -35,7 +35,8 @@ from experiments.public_features import (
 )
 from experiments.public_theory import depth, fits, vicinity
 from experiments.resume import is_finished, kept, manifest, runs_folder
-from perturb_nc.covariance_metrics import feature_ranks, held_out_nc1, vci
+from perturb_nc.covariance_metrics import held_out_nc1, vci
+from perturb_nc.feature_ranks import feature_ranks
 from perturb_nc.measure import JointStatistics
 from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network
@@ -49,12 +50,13 @@ WIDEST = 512  # of shipped statistics
 SAMPLED = {  # so many of each class, of these layers: the ends of stages, and the last stage
     "resnet56_cifar10": (200, ("stem", *(f"blocks.{i}" for i in (8, 9, *range(17, 27))))),
     "vgg16_cifar10": (100, ("blocks.9", "blocks.12", "blocks.13")),
-    "resnet18_cifar10": (100, ("blocks.5", "blocks.6", "blocks.7")),
     "cnn_cifar10": (100, ("blocks.5", "blocks.7")),
     "cnn_mnist": (100, ("blocks.1", "blocks.2")),
 }
 
 
+# The cheapest first; ResNet-18 has an experiment of its own.
+NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "vgg16_cifar10")
 LIMITED = {  # images of training and test where a CPU had no time for all
     "vgg16_cifar10": (7_500, 2_500),
     "cnn_cifar10": (20_000, 5_000),
@@ -271,13 +273,18 @@ def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
     """What the theory says, where there are layers of one width for it to speak of."""
     path = output / f"{name}.safetensors"
     layers, own = pnc.load_layers(path), joints(name, output)
-    asked = {}
+    found: dict[str, Any] = {"depth": {}}
+    for names in runs_of_one_width(layers):
+        stage = {layer: layers[layer] for layer in names}
+        key = f"{names[0]} to {names[-1]}"
+        file = parts / f"{name}-{key.replace(' ', '-')}.json"
+        found["depth"][key] = kept(file, lambda _, stage=stage: depth(stage, own, name))
     if own:
-        asked = {"depth": lambda _: depth(layers, own, name), "fits": lambda _: fits(layers)}
+        found["fits"] = kept(parts / f"{name}-fits.json", lambda _: fits(layers))
     *_, before, last = layers.values()
     if before.dim == last.dim:
-        asked["vicinity"] = lambda _: vicinity(path)
-    return {k: kept(parts / f"{name}-{k}.json", make) for k, make in asked.items()}
+        found["vicinity"] = kept(parts / f"{name}-vicinity.json", lambda _: vicinity(path))
+    return found
 
 
 def main() -> None:
@@ -286,7 +293,7 @@ def main() -> None:
     config = Config()
     if chosen.quick:
         config = Config(images=120, piece=60, batch_size=60, unpooled=60, theory=False)
-    for name in PUBLIC_NETWORKS:
+    for name in NETWORKS:
         path = chosen.output / f"{name}.json"
         if not is_finished(path, config):
             record = network(name, config, chosen.output)

@@ -1,18 +1,11 @@
-"""Draw the collapse of the networks that others trained, block by block, on training and test."""
+"""Draw the collapse of a ResNet-56 that others trained, block by block, on training and test."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from style import BLUE, GREEN, GREY, NC1_TRACE, ORANGE, RESULTS, VERMILION, read, write
 
-FOLDER = RESULTS / "public_networks"
-TITLES = {
-    "resnet56_cifar10": "ResNet-56",
-    "resnet18_cifar10": "ResNet-18",
-    "vgg16_cifar10": "VGG-16, batch norm",
-    "cnn_cifar10": "Keras CNN",
-    "cnn_mnist": "CNN, MNIST",
-}
+RESULT = RESULTS / "public_networks" / "resnet56_cifar10.json"
 
 
 def collapse(axis: Axes, layers: list[dict]) -> None:
@@ -39,30 +32,20 @@ def frame(axis: Axes, layers: list[dict]) -> None:
     axis.set_ylim(0)
 
 
-def draw(results: dict[str, dict]) -> Figure:
-    """A column for each network; a grey line where the width changes."""
-    figure = Figure(figsize=(3.4 * len(results), 5.6), layout="constrained")
-    axes = figure.subplots(2, len(results), squeeze=False, sharex="col")
-    for column, (name, result) in zip(axes.T, results.items(), strict=True):
-        layers, names = list(result["layers"].values()), list(result["layers"])
-        collapse(column[0], layers)
-        frame(column[1], layers)
-        accuracy = result["accuracy"]
-        column[0].set_title(
-            f"{TITLES[name]}: {accuracy['trained']:.4f} / {accuracy['test']:.3f}", fontsize=9
-        )
-        step = max(1, len(names) // 9)
-        column[1].set_xticks(
-            range(0, len(names), step), names[::step], rotation=60, ha="right", fontsize=7
-        )
-        for stage in result["straightness"]:
-            for axis in column:
-                axis.axvline(names.index(stage.split(" to ")[0]) - 0.5, color=GREY, lw=0.6, ls=":")
-    for row in axes:
-        row[0].legend(frameon=False, fontsize=7)
+def draw(result: dict) -> Figure:
+    """Variability on the left, class means on the right; a dotted line where the width changes."""
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    axes = figure.subplots(1, 2)
+    layers, names = list(result["layers"].values()), list(result["layers"])
+    collapse(axes[0], layers)
+    frame(axes[1], layers)
+    for axis in axes:
+        axis.set_xticks(range(0, len(names), 3), names[::3], rotation=60, ha="right", fontsize=7)
+        for stage in list(result["straightness"])[1:]:
+            axis.axvline(names.index(stage.split(" to ")[0]) - 0.5, color=GREY, lw=0.6, ls=":")
+        axis.legend(frameon=False, fontsize=8)
     return figure
 
 
 if __name__ == "__main__":
-    found = {name: FOLDER / f"{name}.json" for name in TITLES}
-    write(draw({name: read(path) for name, path in found.items() if path.is_file()}), __file__)
+    write(draw(read(RESULT)), __file__)

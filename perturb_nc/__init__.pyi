@@ -12,7 +12,8 @@ from .metrics import CollapseMetrics, collapse_metrics
 from .show.maps import plot_map
 from .show.plots import plot_comparison, plot_layers, plot_path
 from .show.report.page import write_report
-from .show.spectra import plot_spectrum, plot_vicinity
+from .show.spectra import plot_spectrum
+from .show.vicinity import plot_vicinity
 from .statistics import ClassStatistics, StatisticsBuilder
 from .study.alignment import align
 from .study.compare import compare_layers

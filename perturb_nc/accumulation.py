@@ -1,6 +1,6 @@
 """Sums over samples that come in batches, from several processes, or in chunks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -104,6 +104,23 @@ class Accumulation:
         all_reduce(total._class_scatter, ReduceOp.SUM, group)
         total._counts, total._means = counts, means
         return total
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums: counts (K,), means (K, d), scatter (d, d) and class_scatter (K,)."""
+        return {
+            "counts": self._counts,
+            "means": self._means,
+            "scatter": self._scatter,
+            "class_scatter": self._class_scatter,
+        }
+
+    @classmethod
+    def resumed(cls: type[Own], state: Mapping[str, Tensor]) -> Own:
+        """One with the sums of `state`, copied, for the same number of classes."""
+        own = cls(len(state["counts"]))
+        for name, value in state.items():
+            setattr(own, f"_{name}", value.clone())
+        return own
 
     def _reserve(self, num_classes: int, like: Float64[Tensor, "n d"]) -> None:
         """Room for num_classes classes, on the device and of the dimension of `like`."""

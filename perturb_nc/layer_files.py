@@ -15,6 +15,7 @@ from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
+from perturb_nc.validation import instance, named
 
 _FORMAT_KEY, _FORMAT = "format", "perturb_nc.ClassStatistics/1"
 _JOINT_FORMAT, _PAIRS = "perturb_nc.JointStatistics/1", "pairs"
@@ -47,10 +48,14 @@ def save_layers(
         ValueError: no layers, a dtype that is neither float64 nor float32, metadata that are not
             strings, or samples of other layers.
     """
+    named(layers, "layers", "ClassStatistics")
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
     if dtype not in (torch.float64, torch.float32):
         raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
+    for name, statistics in layers.items():
+        kinds = (ClassStatistics, SpanStatistics)
+        instance(statistics, kinds, f"layers[{name!r}]", "collect_statistics gives them")
     notes = _checked_notes(metadata)
     tensors = {
         f"{i}/{name}/{field}": _converted(getattr(statistics, field), dtype)

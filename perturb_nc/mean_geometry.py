@@ -8,6 +8,9 @@ from torch import Tensor
 
 from perturb_nc.moments import Moments, Scalar
 
+_MANY = 100  # classes, whose differences take longer than their Gram matrix
+_CANCELS = 1e-2  # what is left of a difference; more, and two digits are lost at most
+_NUMBERS = 2**21  # of differences at a time
 _RANK_CUTOFF = 1e-5  # some hundred units in the last place of float32
 
 
@@ -66,13 +69,33 @@ def pair_products(
     """(l_c - l_c')·(r_c - r_c') over pairs of rows.
 
     From the differences, class by class: |l_c|² + |l_c'|² - 2 l_c·l_c' would cancel for close rows.
+    Of many classes it is taken where it does not cancel, which reads the rows once.
     """
+    if left.ndim == 2 and len(left) > _MANY:
+        return _products_of_many(left, right)
     products = []
     for c in range(left.shape[-2] - 1):
         gap = left[..., c + 1 :, :] - left[..., c, None, :]
         other = gap if right is left else right[..., c + 1 :, :] - right[..., c, None, :]
         products.append((gap * other).sum(-1))
     return torch.cat(products, dim=-1)
+
+
+def _products_of_many(
+    left: Float64[Tensor, "K d"], right: Float64[Tensor, "K d"]
+) -> Float64[Tensor, " pairs"]:
+    """`pair_products` from Gram matrices, and from the differences of pairs of close rows."""
+    one, other = left - left.mean(0), right - right.mean(0)
+    inner, sizes = one @ other.mT, one.norm(dim=1) * other.norm(dim=1)
+    own = inner.diagonal()
+    i, j = torch.triu_indices(len(left), len(left), 1, device=left.device)
+    products = own[i] + own[j] - inner[i, j] - inner[j, i]
+    close = (products.abs() < _CANCELS * (sizes[i] + sizes[j])).nonzero()[:, 0]
+    for part in close.split(max(1, _NUMBERS // left.shape[1])):
+        a, b = i[part], j[part]
+        exact = ((left[a] - left[b]) * (right[a] - right[b])).sum(-1)
+        products = products.index_put((part,), exact)
+    return products
 
 
 def trace_between(statistics: Moments) -> Scalar:

@@ -11,6 +11,7 @@ from perturb_nc import mean_geometry as geometry
 from perturb_nc.moments import Covariance, Moments, Scalar, through, trace
 
 Rows = Float64[Tensor, "... K d"]
+ZERO = 1e-12  # a metric below this is rounding, and a distance has no derivative at 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,4 +110,15 @@ def unit_rows(rows: Rows, change: Rows) -> tuple[Rows, Rows]:
 
 
 def inner(left: Float64[Tensor, "... m n"], right: Float64[Tensor, "... m n"]) -> Scalar:
+    """⟨A, B⟩ = tr AᵀB."""
     return (left * right).sum((-2, -1))
+
+
+def variance_change(x: Float64[Tensor, "... n"], change: Float64[Tensor, "... n"]) -> Scalar:
+    """var(x)˙ = 2 mean((x - x̄)x˙)."""
+    return 2 * ((x - x.mean(-1, keepdim=True)) * change).mean(-1)
+
+
+def wide(values: Scalar) -> Float64[Tensor, "... 1 1"]:
+    """Numbers that multiply matrices."""
+    return values[..., None, None]

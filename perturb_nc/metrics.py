@@ -32,7 +32,7 @@ from perturb_nc.frame_metrics import (
 from perturb_nc.moments import Moments, Scalar
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.validation import ArrayLike, affordable, as_matrix
+from perturb_nc.validation import ArrayLike, affordable, as_matrix, instance
 from perturb_nc.within_metrics import (
     cdnv,
     directional_cdnv,
@@ -109,6 +109,7 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
     See Also:
         plot_layers: the metrics of several layers. sampling_intervals: how well they are known.
     """
+    instance(statistics, Moments, "statistics", "ClassStatistics.from_features(x, y) makes them")
     k, w = statistics.num_classes, None
     pairs = 40 * k**2  # bytes: five K×K matrices at a time
     affordable(pairs, f"metrics of {k} classes", "leave out classes", statistics.means.device)

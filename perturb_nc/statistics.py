@@ -1,6 +1,7 @@
 """Class statistics of features: all that the near-collapse model and the metrics depend on."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from perturb_nc.validation import (
     as_labels,
     check_populated,
     checked_features,
+    instance,
 )
 
 
@@ -79,7 +81,7 @@ class ClassStatistics(Moments, Summarised):
         """N."""
         return int(self.counts.sum())
 
-    @property
+    @cached_property
     def priors(self) -> Float64[Tensor, "K"]:
         """π_k = n_k / N."""
         return self.counts.double() / self.counts.sum()
@@ -118,6 +120,9 @@ def check_and_copy(moments: Any) -> None:
 
     With them a change of the tensors that were given changes nothing here.
     """
+    for name in ("counts", "means", "within", "class_variance"):
+        remedy = "of features and labels, ClassStatistics.from_features makes statistics"
+        instance(getattr(moments, name), torch.Tensor, name, remedy)
     if moments.counts.dtype != torch.int64 or moments.counts.ndim != 1:
         raise ValueError(
             f"counts must be integers (int64) of shape (K,), got {moments.counts.dtype} of shape "

@@ -1,6 +1,7 @@
 """Checks at the door: every message names the argument, the value and the remedy."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,23 @@ ArrayLike = Any
 """Tensors, NumPy arrays (memory-mapped ones too), nested sequences, pandas or xarray objects."""
 
 _CHUNK = 2**21  # numbers at a time: the float64 copy of a check stays at 16 MiB
+
+
+def instance(value: Any, kinds: Any, name: str, remedy: str) -> None:
+    """TypeError unless `value` is of one of these types."""
+    if not isinstance(value, kinds):
+        own = kinds if isinstance(kinds, tuple) else (kinds,)
+        wanted = " or ".join(kind.__name__ for kind in own)
+        raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}; {remedy}")
+
+
+def named(values: Any, name: str, of: str) -> None:
+    """TypeError unless `values` is a mapping, which says by name what each of its values is."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{name} must be a dictionary, name → {of}, got {type(values).__name__}; "
+            f"pass one as {{'name': ...}}"
+        )
 
 
 def as_tensor(value: ArrayLike, name: str) -> Tensor:
@@ -144,7 +162,11 @@ def as_labels(
     if len(y) != num_samples:
         raise ValueError(f"{name} must have one entry per sample: got {len(y)} for {num_samples}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"{name} must be integers 0..K-1, got {y.dtype}; convert them first")
+        remedy = "convert them first"
+        if y.is_floating_point() and y.isnan().any():
+            count = int(y.isnan().sum())
+            remedy = f"{count} are NaN, which is no class: leave these samples out, then convert"
+        raise ValueError(f"{name} must be integers 0..K-1, got {y.dtype}; {remedy}")
     y = y.long()
     if len(y):
         low, high = (int(v) for v in y.aminmax())

@@ -69,3 +69,36 @@ def generic():
     labels = torch.cat([torch.zeros(25), torch.arange(35) % 5]).long()
     features += 2 * torch.randn(5, 9, dtype=torch.float64)[labels]
     return features, labels, pnc.ClassStatistics.from_features(features, labels)
+
+
+@pytest.fixture
+def features(tmp_path):
+    """A file of features and labels."""
+    labels = np.arange(60) % 3
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(60, 5)) + 2 * np.eye(3, 5)[labels]
+    np.savez(tmp_path / "x.npz", features=x, labels=labels)
+    return tmp_path / "x.npz"
+
+
+@pytest.fixture
+def layer(features, run):
+    """A file of their class statistics."""
+    code, out, _ = run("stats", features, "-o", features.with_name("layer.safetensors"))
+    assert code == 0
+    assert "K = 3 classes, d = 5, N = 60" in out
+    return features.with_name("layer.safetensors")
+
+
+@pytest.fixture
+def network(layer):
+    """Layers that lie on a path, and a head of another dimension."""
+    import perturb_nc as pnc  # after the hook above
+
+    start = pnc.load_layers(layer)[""]
+    path = pnc.central_path_flow(start, lambda_w=0.1, lambda_h=0.05, times=[0.5, 1.0, 40.0])
+    layers = {"a": start} | {name: path.statistics(i) for i, name in enumerate("bcd")}
+    moments = (start.means[:, :3], start.within[:3, :3], start.class_variance)
+    layers["head"] = pnc.ClassStatistics(start.counts, *moments)
+    pnc.save_layers(layers, layer.with_name("network.safetensors"))
+    return layer.with_name("network.safetensors")

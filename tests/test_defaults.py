@@ -15,9 +15,9 @@ from perturb_nc.measure.reductions import random_projection
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.deep.anchored import AnchoredDeepProblem
 from perturb_nc.theory.deep.collapse import deep_collapse_optimum
+from perturb_nc.theory.deep.gradient_descent import gradient_descent
 from perturb_nc.theory.deep.minimize_anchored import minimize_anchored
 from perturb_nc.theory.deep.strongly_regular import strongly_regular_solution
-from perturb_nc.theory.deep.training import gradient_descent
 from perturb_nc.theory.deep.ufm import DeepUFM
 
 PACKAGE = Path(pnc.__file__).parent

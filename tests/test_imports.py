@@ -1,6 +1,7 @@
 """The house: imports point down only."""
 
 import ast
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -8,27 +9,7 @@ from pathlib import Path
 import perturb_nc
 
 PACKAGE = Path(perturb_nc.__file__).parent
-GROUND = {
-    "validation",
-    "accumulation",
-    "storage",
-    "moments",
-    "statistics",
-    "span_statistics",
-    "layer_samples",
-    "layer_files",
-}
-GROUND |= {"joint_statistics", "mean_geometry", "metrics", "metric_tangents", "sampling"}
-GROUND |= {"covariance_metrics", "kernel_alignment", "metric_step", "sample_metrics"}
-GROUND |= {
-    "layer_files",
-    "leftovers",
-    "summary",
-    "within_metrics",
-    "frame_metrics",
-    "duality_metrics",
-}
-LAYERS = {  # what each part may import from the package, beside itself
+GROUND = {  # what each module of it may import from the package
     "validation": set(),
     "leftovers": set(),
     "storage": {"leftovers", "validation"},
@@ -39,7 +20,7 @@ LAYERS = {  # what each part may import from the package, beside itself
     "span_statistics": {"summary", "validation", "moments", "statistics"},
     "joint_statistics": {"summary", "statistics"},
     "layer_samples": {"summary", "validation", "statistics"},
-    "layer_files": {"storage", "statistics", "span_statistics", "joint_statistics"}
+    "layer_files": {"validation", "storage", "statistics", "span_statistics", "joint_statistics"}
     | {"layer_samples"},
     "mean_geometry": {"moments"},
     "within_metrics": {"moments", "mean_geometry"},
@@ -48,23 +29,33 @@ LAYERS = {  # what each part may import from the package, beside itself
     "metrics": {"summary", "validation", "moments", "span_statistics"}
     | {"within_metrics", "frame_metrics", "duality_metrics"},
     "metric_step": {"moments", "mean_geometry"},
-    "metric_tangents": {"moments", "mean_geometry", "metric_step"},
+    "within_tangents": {"moments", "mean_geometry", "metric_step"},
+    "frame_tangents": {"moments", "mean_geometry", "metric_step"},
+    "duality_tangents": {"moments", "metric_step"},
+    "metric_tangents": {"moments", "metric_step"}
+    | {"within_tangents", "frame_tangents", "duality_tangents"},
     "covariance_metrics": {"moments", "mean_geometry", "statistics"},
-    "sampling": {"summary", "moments", "mean_geometry", "statistics", "span_statistics", "metrics"},
-    "kernel_alignment": {"moments", "statistics", "joint_statistics", "sampling"},
+    "feature_ranks": {"moments", "statistics"},
+    "sample_moments": {"moments", "mean_geometry", "statistics", "span_statistics"},
+    "sampling": {"summary", "moments", "mean_geometry", "statistics", "span_statistics", "metrics"}
+    | {"sample_moments"},
+    "kernel_alignment": {"moments", "statistics", "joint_statistics", "sample_moments"},
     "sample_metrics": {"validation", "statistics"},
-    "theory": GROUND,
-    "measure": GROUND,
-    "networks": GROUND | {"measure"},
-    "study": GROUND | {"theory", "measure"},
-    "show": GROUND | {"theory", "measure", "study"},
-    "cli": GROUND | {"theory", "measure", "networks", "study", "show"},
+}
+LAYERS = GROUND | {  # a room may import these, beside itself
+    "theory": set(GROUND),
+    "measure": set(GROUND),
+    "networks": set(GROUND) | {"measure"},
+    "study": set(GROUND) | {"theory", "measure"},
+    "show": set(GROUND) | {"theory", "measure", "study"},
+    "cli": set(GROUND) | {"theory", "measure", "networks", "study", "show"},
 }
 FACES = {"__init__": set(), "__main__": {"cli"}}  # names alone, in __init__.pyi, are imported later
 ALONE = {
     "cvxpy": {"theory/lifted.py"},
     "matplotlib": {
-        f"show/{name}.py" for name in ("panels", "plots", "maps", "spectra", "bench", "notebook")
+        f"show/{name}.py"
+        for name in ("bench", "maps", "notebook", "panels", "plots", "spectra", "vicinity")
     },
     "dash": {"show/explore/page.py", "show/explore/guard.py"},
     "plotly": {
@@ -115,3 +106,50 @@ def test_the_command_loads_what_a_command_needs_when_it_runs():
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def bodies():
+    """Every function of the package, and how many lines there are below its docstring."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                if body:
+                    name = f"{path.relative_to(PACKAGE)}: {node.name}"
+                    yield name, body[-1].end_lineno - body[0].lineno + 1
+
+
+def test_modules_and_functions_are_short():
+    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    lines = {p: len(p.read_text(encoding="utf8").splitlines()) for p in paths}
+    assert [str(path) for path, count in lines.items() if count > 350] == []
+    assert statistics.median(lines.values()) <= 130  # one concept a module; the aim is 120
+    assert [name for name, count in bodies() if count > 50] == []
+
+
+ELSEWHERE = {  # modules that one test file of another name covers
+    "__main__.py": "cli/test_main.py",
+    "cli/feature_files.py": "cli/test_stats.py",
+    "cli/scripts.py": "cli/test_measure.py",
+    "metric_step.py": "test_metric_tangents.py",
+    "within_tangents.py": "test_metric_tangents.py",
+    "frame_tangents.py": "test_metric_tangents.py",
+    "duality_tangents.py": "test_metric_tangents.py",
+    "networks/digit_cnn.py": "networks",
+    "show/bench_tables.py": "cli/test_bench.py",
+    "show/report": "show/report/test_page.py",  # the parts of one page
+    "theory/point.py": "theory/test_newton.py",  # a protocol
+    "theory/status.py": "test_docs.py",
+}
+
+
+def test_tests_mirror_the_package():
+    tests = Path(__file__).parent
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = path.relative_to(PACKAGE)
+        places = (own.as_posix(), own.parent.as_posix())
+        elsewhere = next((ELSEWHERE[place] for place in places if place in ELSEWHERE), None)
+        if own.name != "__init__.py":
+            test = tests / (elsewhere or own.with_name(f"test_{own.name}"))
+            assert test.exists(), f"write {test.relative_to(tests)}, or name its place in ELSEWHERE"
+    assert all((PACKAGE / place).exists() for place in ELSEWHERE)

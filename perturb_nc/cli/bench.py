@@ -1,5 +1,6 @@
 """The command `perturb-nc bench`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,13 +48,14 @@ def bench(
         raise ValueError(f"files must differ in name, which names their figures; got {names}")
     if joint is not None and len(files) > 1:
         raise ValueError(f"--joint is of one network, got {len(files)} files; give them one by one")
+    limit = seconds(time_limit)
     refuse_file(output)
     joints = {} if joint is None else load_joint(joint)
     networks = {name: layers_in(file) for name, file in zip(names, files, strict=True)}
     records: dict[str, Any] = {}
     for name, layers in networks.items():
         try:
-            found = benched(layers, name, metric=metric, joints=joints, time_limit=time_limit)
+            found = benched(layers, name, metric=metric, joints=joints, time_limit=limit)
             records[name] = bench_tables.record(found)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
@@ -70,11 +72,9 @@ def bench(
 
 
 def benched(
-    layers: "Layers", name: str, *, metric: str, joints: "Joints", time_limit: float | None
+    layers: "Layers", name: str, *, metric: str, joints: "Joints", time_limit: float
 ) -> "xr.Dataset":
     """`theories_of_depth`, with a bar."""
-    import math
-
     from perturb_nc.study.bench import theories_of_depth
 
     with progress_bar(f"{name}, bench") as update:
@@ -83,6 +83,13 @@ def benched(
             name=name,
             metric=metric,
             joints=joints,
-            time_limit=math.inf if time_limit is None else time_limit,
+            time_limit=time_limit,
             progress=update,
         )
+
+
+def seconds(time_limit: float | None) -> float:
+    """A time limit as it is given, infinite where none is."""
+    from perturb_nc.validation import positive
+
+    return math.inf if time_limit is None else positive(time_limit, "time_limit")

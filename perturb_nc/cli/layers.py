@@ -1,4 +1,4 @@
-"""The commands on layers: `perturb-nc stats`, `metrics` and `predict`."""
+"""The commands on layers: `perturb-nc metrics` and `predict`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,52 +27,6 @@ from perturb_nc.cli.arguments import (
 
 if TYPE_CHECKING:
     from perturb_nc.study.predict import LayerPrediction, NearPrediction
-
-
-def stats(
-    features: Annotated[Path, typer.Argument(help=".npz, .npy, .pt or .safetensors, (N, d)")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
-    labels: Annotated[
-        Path | None, typer.Option(help="file with the labels, when they are not in FEATURES")
-    ] = None,
-    features_key: Annotated[str, typer.Option(help="name of the features array")] = "features",
-    labels_key: Annotated[str, typer.Option(help="name of the labels array")] = "labels",
-    num_classes: Annotated[int | None, typer.Option(help="K, default: largest label + 1")] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(help="keep so many samples, class by class, for --loss cross-entropy later"),
-    ] = None,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="every array but the labels is a layer of that name")
-    ] = False,
-) -> None:
-    """Reduce your own features and labels to class statistics."""
-    from perturb_nc.layer_files import save_layers
-    from perturb_nc.layer_samples import LayerSamples, stratified
-    from perturb_nc.show import terminal
-    from perturb_nc.statistics import ClassStatistics
-    from perturb_nc.storage import read_arrays
-
-    refuse_overwriting(output, features, labels)
-    arrays = read_arrays(features)
-    if labels is None and list(arrays) == [""]:
-        raise ValueError(
-            f"{features} holds one unnamed array, so labels are missing; give --labels FILE"
-        )
-    y = pick(read_arrays(labels) if labels else arrays, labels_key, labels or features)
-    own = {name: x for name, x in arrays.items() if labels or name != labels_key}
-    found = own if layers else {"": pick(own, features_key, features)}
-    statistics = {n: ClassStatistics.from_features(x, y, num_classes) for n, x in found.items()}
-    kept = None
-    if samples is not None:
-        rows = stratified(y, samples)
-        kept = {name: LayerSamples(x, y).take(rows) for name, x in found.items()}
-    save_layers(statistics, output, {"source": features.name}, samples=kept)
-    first = next(iter(statistics.values()))
-    widths = ", ".join(dict.fromkeys(str(s.dim) for s in statistics.values()))
-    size = f"K = {first.num_classes} classes, d = {widths}, N = {first.num_samples}"
-    also = "" if samples is None else f", {samples} samples kept"
-    terminal.show(f"wrote {output}: {size}{also}")
 
 
 def metrics(

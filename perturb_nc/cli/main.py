@@ -12,9 +12,11 @@ from perturb_nc.cli.bench import bench
 from perturb_nc.cli.closed_forms import deep_ufm, spectrum
 from perturb_nc.cli.demo import demo
 from perturb_nc.cli.explore import explore
-from perturb_nc.cli.layers import metrics, predict, stats
+from perturb_nc.cli.layers import metrics, predict
+from perturb_nc.cli.measure import measure
 from perturb_nc.cli.path import depth, flow
 from perturb_nc.cli.report import report
+from perturb_nc.cli.stats import stats
 from perturb_nc.cli.streams import ending_like_ctrl_c, notes, speak_every_encoding
 from perturb_nc.cli.sweep import plot, sweep
 from perturb_nc.show.labels import printable
@@ -25,8 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (
-    demo, stats, metrics, predict, report, explore, sweep, plot, flow, depth, bench, spectrum,
-    deep_ufm,
+    demo, measure, stats, metrics, predict, report, explore, sweep, plot, flow, depth, bench,
+    spectrum, deep_ufm,
 ):  # fmt: skip
     app.command()(_command)
 

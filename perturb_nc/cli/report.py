@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturb_nc.cli.arguments import layers_for, name_of, progress_bar, statistics_file
-from perturb_nc.cli.bench import TimeLimit, benched
+from perturb_nc.cli.bench import TimeLimit, benched, seconds
 from perturb_nc.show.labels import printable
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def report(
         settings["pairs"] = False
     if time_limit is not None and not bench:
         raise ValueError("--time-limit is of the bench; give --bench too, or leave it out")
+    limit = seconds(time_limit)
     networks: dict[str, xr.Dataset | Statistics] = {}
     for file in [existing(statistics_file(run)) for run in runs]:
         name, network = _loaded(file, loss or "squared")
@@ -80,7 +81,7 @@ def report(
     if asked and not any(isinstance(network, tuple) for network in networks.values()):
         names = ", ".join(asked)
         raise ValueError(f"{names} must be left out: every RUN is a finished comparison")
-    within = partial(benched, metric=metric or PLACING, joints={}, time_limit=time_limit)
+    within = partial(benched, metric=metric or PLACING, joints={}, time_limit=limit)
     write_report(_compared(networks, settings, save, within if bench else None), output)
     print(printable(f"wrote {output}"))
 

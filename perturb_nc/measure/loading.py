@@ -69,7 +69,7 @@ def calls(
     own = own_samples(loader)
     place = Placement(model)
     checked = False
-    for batch in _opened(loader):
+    for batch in opened(loader):
         inputs, labels = pair_of(batch, unpack)
         args, kwargs = arguments_of(model, inputs)
         call = _call(place, args, kwargs, labels, num_classes)
@@ -115,7 +115,8 @@ def counts_at_hand(
     return torch.cat(labels).bincount(minlength=num_classes or 0) if labels else None
 
 
-def _opened(loader: Any) -> Iterable[Any]:
+def opened(loader: Any) -> Iterable[Any]:
+    """The batches of a loader of any kind, or TypeError."""
     if isinstance(loader, Dataset):
         return batches(loader, _BATCH_SIZE)
     if isinstance(loader, TorchDataset) and not isinstance(loader, IterableDataset):

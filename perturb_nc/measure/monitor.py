@@ -1,8 +1,9 @@
 """CollapseMonitor: the collapse of every layer, once per epoch, for any training loop."""
 
+import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,8 @@ from perturb_nc.measure.loading import Loader, is_read_once
 from perturb_nc.measure.modules import Layers, modules_by_name, named_layers, plain_model
 from perturb_nc.measure.processes import in_group, is_first, over_processes
 from perturb_nc.measure.reductions import Reduction
+from perturb_nc.measure.subsample import stratified
+from perturb_nc.measure.turns import Turn
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
@@ -56,6 +59,12 @@ class CollapseMonitor:
         weights: layer → module whose weight reads that layer's features, for the metrics of NC3,
             as {"blocks.5": "head"}. With at="input" every layer with a weight (m, d) reads its own.
         tensorboard: a SummaryWriter; gets "collapse/METRIC/LAYER".
+        log: called with `scalars()` of every measurement: `wandb.log`, or
+            `lambda values: mlflow.log_metrics(values, step=int(values["epoch"]))`.
+        every: measure at every so many calls, the first among them.
+        budget: per cent of the time that measuring may take: a call measures only where the last
+            measurement is no more than that of the time since.
+        per_class: measure on so many samples of each class (`stratified`), of each process.
         layers, at, reduce, num_classes, covariance, unpack: as for `collect_statistics`.
 
     Attributes:
@@ -77,6 +86,10 @@ class CollapseMonitor:
         path: str | Path | None = None,
         weights: Mapping[str, str] | None = None,
         tensorboard: ScalarWriter | None = None,
+        log: Callable[[dict[str, float]], Any] | None = None,
+        every: int = 1,
+        budget: float | None = None,
+        per_class: int | None = None,
         layers: Layers | None = None,
         at: str = "output",
         reduce: str | Reduction = "pool",
@@ -91,8 +104,11 @@ class CollapseMonitor:
                 "loader must be readable every epoch, and an iterator is used up by the first; "
                 "give a Dataset, a list or a DataLoader"
             )
+        if per_class is not None:
+            loader, unpack = stratified(loader, per_class, unpack=unpack), None
         self._model, self._loader = plain_model(model), loader
-        self._tensorboard = tensorboard
+        self._turn = Turn(every=every, budget=budget)
+        self._tensorboard, self._log = tensorboard, log
         self._weights = {n: self._module(n, name) for n, name in (weights or {}).items()}
         self._own_weights = at == "input"
         self._span = covariance == "span"
@@ -101,16 +117,18 @@ class CollapseMonitor:
             "num_classes": num_classes, "unpack": unpack,
         }  # fmt: skip
         self._file = None if path is None else EpochFile(Path(path))
-        self._called: float | None = None
         self.records: list[dict[str, Any]] = [] if self._file is None else self._file.read()
         self.statistics: Mapping[str, ClassStatistics | SpanStatistics] = {}
 
     @torch.inference_mode(False)
     def __call__(self, epoch: int, **scalars: Any) -> dict[str, CollapseMetrics]:
-        """Measure now; gives the metrics of every layer, and records them.
+        """Measure, where it is the turn of this call; gives the metrics of every layer.
 
         Args:
             scalars: numbers and texts to record beside, tensors with one number too.
+
+        Returns:
+            Layer → metrics, which are recorded too; empty where `every` or `budget` skip the call.
 
         Raises:
             ValueError: a scalar that is none, or has the name of what is recorded anyway.
@@ -122,6 +140,8 @@ class CollapseMonitor:
     ) -> dict[str, CollapseMetrics]:
         beside = {name: _scalar(name, value) for name, value in scalars.items()}
         epoch = int(_scalar("epoch", epoch))
+        if not self._turn.is_come(together=together):
+            return {}
         start = time.perf_counter()
         self.statistics = self._statistics(together)
         metrics = {
@@ -129,8 +149,7 @@ class CollapseMonitor:
             for name, statistics in self.statistics.items()
         }
         end = time.perf_counter()
-        share = None if self._called is None else (end - start) / (end - self._called)
-        self._called = end
+        share = self._turn.measured(start, end)
         values = {name: m.as_dict() for name, m in metrics.items()}
         record: dict[str, Any] = {"epoch": epoch, **beside, "seconds": end - start, "share": share}
         record["layers"] = values
@@ -138,6 +157,35 @@ class CollapseMonitor:
         if is_first():
             self._write(record)
         return metrics
+
+    @property
+    def share(self) -> float:
+        """Of all the time since the first measurement began, what measuring took."""
+        return self._turn.share
+
+    def scalars(self) -> dict[str, float]:
+        """The last record as one flat dictionary, for loggers: "collapse/METRIC/LAYER" → value.
+
+        Beside "epoch", the numbers that were passed by name, and "collapse/share" of time. Metrics
+        that are not defined are left out.
+        """
+        if not self.records:
+            return {}
+        record = self.records[-1]
+        values: dict[str, float] = {
+            name: value
+            for name, value in record.items()
+            if name not in _TAKEN and isinstance(value, int | float)
+        }
+        if record["share"] is not None:
+            values["collapse/share"] = record["share"]
+        for layer, metrics in record["layers"].items():
+            values |= {
+                f"collapse/{metric}/{layer}": value
+                for metric, value in metrics.items()
+                if value is not None and math.isfinite(value)
+            }
+        return values
 
     def _statistics(self, together: bool) -> Mapping[str, ClassStatistics | SpanStatistics]:
         if self._span:
@@ -157,6 +205,8 @@ class CollapseMonitor:
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
             self._file.append(record)
+        if self._log is not None:
+            self._log(self.scalars())
         if self._tensorboard is not None:
             for layer, of_layer in record["layers"].items():
                 for metric, value in of_layer.items():

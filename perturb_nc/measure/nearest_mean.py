@@ -12,9 +12,11 @@ from perturb_nc.measure.layers import walk_layers
 from perturb_nc.measure.loading import Loader
 from perturb_nc.measure.modules import Layers
 from perturb_nc.measure.reductions import Reduction
+from perturb_nc.moments import Moments
 from perturb_nc.sample_metrics import nearest_class_mean
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
+from perturb_nc.validation import instance, named
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +57,12 @@ def nearest_mean_scores(
     """
     if reduce == "all_tokens":
         raise ValueError("reduce must give one feature a sample here, got 'all_tokens'")
+    instance(model, nn.Module, "model", "the order is model, loader, statistics")
+    named(statistics, "statistics", "ClassStatistics")
+    if not statistics:
+        raise ValueError("statistics must hold at least one layer, got none")
+    for name, own in statistics.items():
+        instance(own, Moments, f"statistics[{name!r}]", "collect_statistics gives them")
     num_classes = next(iter(statistics.values())).num_classes
     nearest: dict[str, Tensor] = {}
     right: dict[str, int] = {}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from perturb_nc.show.labels import LABELS
 from perturb_nc.study.sweep_plan import DERIVED, STATUSES
+from perturb_nc.validation import instance
 
 MAPPED = tuple(name for name in DERIVED if name != "objective")
 _FINISHED = [STATUSES.index(name) for name in ("converged", "near_collapse")]
@@ -51,6 +52,7 @@ def plot_map(
     Raises:
         ValueError: a sweep that is not such a grid, or a metric without derivatives.
     """
+    instance(dataset, xr.Dataset, "dataset", "sweep gives one")
     grid = _checked(dataset, metric)
     available = grid["beta"].values
     middle = float(available[len(available) // 2])

@@ -12,7 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from perturb_nc.show.plots import plot_comparison, plot_path
-from perturb_nc.show.spectra import plot_spectrum, plot_vicinity
+from perturb_nc.show.spectra import plot_spectrum
+from perturb_nc.show.vicinity import plot_vicinity
 from perturb_nc.study.depth import DepthCalibration
 from perturb_nc.summary import picture
 from perturb_nc.theory.cross_entropy.collapse import CrossEntropySpectrum

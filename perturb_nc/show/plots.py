@@ -27,6 +27,7 @@ from perturb_nc.study.depth import DepthCalibration
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.theory.flow.cascade import Cascade, effective_complexity
 from perturb_nc.theory.flow.path import FlowPath, scaled_traces
+from perturb_nc.validation import instance, named
 
 TRACES = ("scaled_within_trace", "scaled_between_trace")
 _MEASURED, _OPTIMUM, _PATH = SIDES["measured"], SIDES["optimum"], SIDES["path"]
@@ -54,6 +55,7 @@ def plot_layers(
     See Also:
         plot_comparison: with the central path and rivals.
     """
+    named(layers, "layers", "ClassStatistics, CollapseMetrics or LayerPrediction")
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
     names, ends = list(layers), list(layers.values())
@@ -95,6 +97,7 @@ def plot_path(
     Raises:
         ValueError: not as many axes as metrics, traces of a cascade.
     """
+    instance(path, (FlowPath, Cascade), "path", "central_path_flow or cascade gives one")
     times, values, side = _along(path, metrics)
     axes = panels(metrics, ax)
     for axis, metric in zip(axes, metrics, strict=True):
@@ -130,6 +133,8 @@ def plot_comparison(
     Raises:
         ValueError: a metric or model that it does not hold, or not as many axes as metrics.
     """
+    remedy = "compare_layers or calibrate_depth gives one"
+    instance(comparison, (xr.Dataset, DepthCalibration), "comparison", remedy)
     names, sides = _sides(comparison, metrics)
     chosen = list(sides) if models is None else ["measured", *models]
     if unknown := [model for model in chosen if model not in sides]:

@@ -26,7 +26,7 @@ from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import nonnegative, positive
+from perturb_nc.validation import named, nonnegative, positive
 
 _LATE = "time_limit came first"
 
@@ -116,6 +116,7 @@ def compare_layers(
 
     Source: docs §4.2, 4.6.
     """
+    named(layers, "layers", "ClassStatistics")
     models = {
         layer: model_of(given, loss, bias=bias, name=f"layer {layer!r}")
         for layer, given in layers.items()

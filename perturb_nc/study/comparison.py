@@ -15,6 +15,7 @@ from perturb_nc.storage import existing, json_text, say_unchecked, write_json
 from perturb_nc.study.quantities import EIGENVALUES, QUANTITIES, log_ratio, quantities
 from perturb_nc.study.rivals import RIVALS, Stage
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.validation import instance
 
 MODELS = ("path", "pair", *RIVALS)
 TOP = 5  # eigenvalues of Σ_W that the errors count
@@ -123,8 +124,12 @@ def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
     Raises:
         ValueError: no comparisons.
     """
+    remedy = "pass a list of results of compare_layers"
+    instance(comparisons, Sequence, "comparisons", remedy)
     if not comparisons:
         raise ValueError("comparisons must hold at least one, got none")
+    for comparison in comparisons:
+        instance(comparison, xr.Dataset, "comparisons", remedy)
     rows, judged, held_out = [], [], []
     for comparison in comparisons:
         known = comparison["predicted"].sel(quantity="nc1_trace").notnull()
@@ -181,6 +186,7 @@ def bench_of(comparison: xr.Dataset) -> xr.Dataset | None:
 
 def save_comparison(comparison: xr.Dataset, path: str | Path) -> None:
     """Write a comparison and its digest as JSON, atomically."""
+    instance(comparison, xr.Dataset, "comparison", "compare_layers gives one")
     record = {"format": _FORMAT, **comparison.to_dict()}
     write_json(path, {**record, _DIGEST: _digest(record)})
 

@@ -19,7 +19,7 @@ from perturb_nc.theory.clock import Clock, OutOfTimeError, Progress
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import nonnegative, positive
+from perturb_nc.validation import named, nonnegative, positive
 
 CALIBRATING = ("nc1_trace", "nc1_span", "nc1", "cdnv")
 PLACING = "nc1_span"  # by default: docs/depth.md has the evidence
@@ -146,6 +146,7 @@ def calibrate_depth(
 
     Source: docs §4.6.
     """
+    named(layers, "layers", "ClassStatistics")
     for statistics in layers.values():
         check_full(statistics)
     names = _checked(layers, metric, start, fit)
@@ -230,16 +231,7 @@ def _fit(
     A layer out of reach counts as wrong by a factor e. Where all are, there is nothing to descend:
     other starts are tried, and without one that places a layer there is no fit.
     """
-    # A metric that is 0 (angles between two classes) or undefined says nothing.
-    others = [
-        m
-        for m in COMPARED
-        if m != stage.metric
-        and all(
-            math.isfinite(log_ratio(v, v)) for v in (getattr(stage.measured[n], m) for n in fit)
-        )
-    ]
-
+    others = _telling(stage, fit)
     nowhere: Places = dict.fromkeys(stage.names[1:])
     known: list[tuple[float, float, Places]] = []  # size of the residual, λ_W
 
@@ -283,6 +275,16 @@ def _fit(
         return math.exp(at), Status.MAX_STEPS, nowhere
     at_end = min(at - low, high - at) < _AT_END
     return math.exp(at), Status.AT_BOUND if at_end else Status.CONVERGED, nowhere
+
+
+def _telling(stage: Stage, fit: Sequence[str]) -> list[str]:
+    """The metrics compared, but the one that places: 0 (angles of two classes) says nothing."""
+
+    def tells(metric: str) -> bool:
+        values = [getattr(stage.measured[name], metric) for name in fit]
+        return all(math.isfinite(log_ratio(value, value)) for value in values)
+
+    return [metric for metric in COMPARED if metric != stage.metric and tells(metric)]
 
 
 def _checked(

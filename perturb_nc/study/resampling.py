@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from perturb_nc.sampling import SampleMoments, unbiased_square
+from perturb_nc.sample_moments import SampleMoments, unbiased_square
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.validation import ArrayLike, as_labels, checked_features
+from perturb_nc.validation import ArrayLike, as_labels, checked_features, named
 
 _BYTES = 32 * 2**20  # of K×K tables of samples left out
 _WORK = 1e12  # operations on them at most
@@ -60,6 +60,7 @@ def sampling_intervals(
 
     Source: Efron & Stein 1981, "The jackknife estimate of variance"; coverage: docs/numerical.md.
     """
+    named(features, "features", "(N, d)")
     if not features:
         raise ValueError("features must hold at least one layer, got none")
     if not 0 < level < 1:

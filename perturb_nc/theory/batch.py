@@ -12,10 +12,9 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.batch_points import Part, chunks, full_norm, metrics_at, points
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.compression import Compression, compress
+from perturb_nc.theory.compression import compress
 from perturb_nc.theory.descent import COUNTED, Descent, descend
 from perturb_nc.theory.minimize import starting_weight
-from perturb_nc.theory.point import Points
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import settings as all_settings
 from perturb_nc.theory.solution_batch import SolutionBatch
@@ -76,12 +75,13 @@ def minimize_batch(
         for rows in chunks(len(rest), space.statistics.dim):
             index = rest[rows]
             own = settings[index]
-            family = _family(space, own, bias)
-            found = descend(family, weight[rows], tol, max_steps, space.neglected, clock)
+            found = descend(
+                space.points(own, bias), weight[rows], tol, max_steps, space.neglected, clock
+            )
             counted.add(index, found)
             weight[rows] = found.weight
             point = space.at(found.weight, own, bias)
-            rough[rows] = (full_norm(space, point) > tol) & (space.basis is not None)
+            rough[rows] = (full_norm(space, point) > tol) & (not space.is_whole)
         if clock.expired():
             counted.end(rest[rough], Status.TIME_LIMIT)
             rough[:] = False
@@ -93,10 +93,6 @@ def minimize_batch(
         wider = space.grown(statistics, point)
         space, weight = wider, wider.compressed(space.lifted(point.weight))
     return _collect(statistics, settings, bias, parts, counted)
-
-
-def _family(space: Compression, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
-    return lambda index: lambda w: space.at(w, settings[index], bias)
 
 
 def _starts(

@@ -15,7 +15,7 @@ V also holds the K directions outside the Krylov space in which the features var
 saddle is left if anywhere outside of it, so that second-order conditions are those of all d.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float64
@@ -24,10 +24,13 @@ from torch import Tensor
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.arrays import random_normal, relative, total
 from perturb_nc.theory.diagonal import DiagonalPoint
+from perturb_nc.theory.point import Points
 from perturb_nc.theory.reduced import ReducedPoint
 
 _POLES, _ROUNDS = 3, 3
 _GROWTH = 2  # rounds
+_SINGLE = 6  # rounds for one setting
+_TURNED = 1024  # dimensions of which all eigenvectors are worth their while
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +38,27 @@ class Compression:
     """Statistics in the coordinates of V, and what they leave out.
 
     Attributes:
-        basis: V, (d, m); None where nothing is compressed.
-        statistics: of dimension m + 1 (of dimension d where nothing is compressed).
-        outside: (I - VVᵀ)Σ_W0V, (d, m); None where nothing is compressed.
+        basis: V, (d, m); None where the coordinates are those given.
+        statistics: of dimension m + 1 (of dimension d without a basis).
+        outside: (I - VVᵀ)Σ_W0V, (d, m); None where V is all of space.
         leak: its triangular factor, (m, m).
+        roots: σ → Cholesky factor of Σ_W0 + σI, kept for a space that grows.
     """
 
     basis: Float64[Tensor, "d m"] | None
     statistics: ClassStatistics
     outside: Float64[Tensor, "d m"] | None
     leak: Float64[Tensor, "r m"] | None
+    roots: dict[float, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of space."""
+        return self.outside is None
+
+    def points(self, settings: Float64[Tensor, "b 3"], bias: bool) -> Points:
+        """What `descend` asks for."""
+        return lambda index: lambda weight: self.at(weight, settings[index], bias)
 
     def at(
         self, weight: Float64[Tensor, "... K n"], settings: Float64[Tensor, "... 3"], bias: bool
@@ -77,11 +91,12 @@ class Compression:
         k, d = statistics.means.shape
         basis, poles = self.basis, _poles(point.hyperparameters, statistics)
         if 4 * (basis.shape[1] + _GROWTH * len(poles) * k) > 3 * d:
-            return uncompressed(statistics)
+            return turned(statistics)
         rows = _neglected(point) @ self.outside.mT
         rows = rows / total(rows.square()).sqrt()[:, None, None].clamp(min=1e-300)
         block = _main_directions(rows.flatten(0, 1), k)
-        return _on_basis(statistics, _continued(statistics, basis, block, poles.repeat(_GROWTH)))
+        poles = poles.repeat(_GROWTH)
+        return _on_basis(statistics, _continued(statistics, basis, block, poles, self.roots))
 
 
 def uncompressed(statistics: ClassStatistics) -> Compression:
@@ -89,14 +104,34 @@ def uncompressed(statistics: ClassStatistics) -> Compression:
     return Compression(None, statistics, None, None)
 
 
+def turned(statistics: ClassStatistics) -> Compression:
+    """All d dimensions along the eigenvectors of Σ_W0, where these cost little enough."""
+    if statistics.dim > _TURNED or not statistics.within.any():
+        return uncompressed(statistics)
+    basis = torch.linalg.eigh(statistics.within).eigenvectors
+    return replace(_on_basis(statistics, basis), outside=None, leak=None)
+
+
+def narrow(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "1 3"]) -> Compression:
+    """A subspace for one setting, without the directions in which features vary least."""
+    k, d = statistics.means.shape
+    if 2 * (_SINGLE + 1) * k > d:
+        return turned(statistics)
+    basis, roots = torch.linalg.qr(statistics.means.mT).Q, dict[float, Tensor]()
+    poles = _poles(hyperparameters, statistics)[:1].repeat(_SINGLE)
+    return replace(
+        _on_basis(statistics, _continued(statistics, basis, basis, poles, roots)), roots=roots
+    )
+
+
 def compress(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"]) -> Compression:
     """A subspace for settings (λ_W, λ_H, β); none where it would be most of space."""
     (k, d), within = statistics.means.shape, statistics.within
     if 2 * (_POLES * _ROUNDS + 2) * k > d:
-        return uncompressed(statistics)
+        return turned(statistics)
     poles = _poles(hyperparameters, statistics)
     basis = torch.linalg.qr(statistics.means.mT).Q
-    basis = _continued(statistics, basis, basis, poles.repeat(_ROUNDS))
+    basis = _continued(statistics, basis, basis, poles.repeat(_ROUNDS), {})
     # Least variance outside: project, lift what lies inside out of the way, take the smallest.
     image = within @ basis
     core = basis.mT @ image
@@ -126,14 +161,18 @@ def _continued(
     basis: Float64[Tensor, "d m"],
     block: Float64[Tensor, "d k"],
     poles: Float64[Tensor, "p"],
+    roots: dict[float, Tensor],
 ) -> Float64[Tensor, "d n"]:
     """The basis with (Σ_W0 + σI)⁻¹ of the last block, for pole after pole."""
-    identity = torch.diag(basis.new_ones(statistics.dim))
-    roots = {
-        p: torch.linalg.cholesky(statistics.within + p * identity) for p in set(poles.tolist())
-    }
     for pole in poles.tolist():
-        block = _orthonormal(torch.cholesky_solve(block, roots[pole]), basis)
+        if pole not in roots:
+            shifted = statistics.within.clone()
+            shifted.diagonal().add_(pole)
+            roots[pole] = torch.linalg.cholesky(shifted)
+        root = roots[pole]  # two triangular solves: cholesky_solve would copy it
+        block = torch.linalg.solve_triangular(root, block, upper=False)
+        block = torch.linalg.solve_triangular(root.mT, block, upper=True)
+        block = _orthonormal(block, basis)
         basis = torch.cat([basis, block], dim=1)
     return basis
 

@@ -66,8 +66,9 @@ class Descent:
         self.products[members] += judged.products
         return judged.direction
 
-    def forget(self, members: Int64[Tensor, "b"]) -> None:
+    def stepped(self, members: Int64[Tensor, "b"]) -> None:
         """Some members have moved on from where they were judged."""
+        self.steps[members] += 1
         self.lowest_curvature[members] = torch.nan
         self.curvature_tolerance[members] = torch.nan
 
@@ -79,6 +80,7 @@ def descend(
     max_steps: int,
     neglected: Neglected | None = None,
     clock: Clock | None = None,
+    judge: bool = True,
 ) -> Descent:
     """Newton steps from given weights, for B settings at once; those that have ended retire.
 
@@ -86,7 +88,8 @@ def descend(
     What is `neglected` of the gradient (see `perturb_nc.theory.compression`) is for a larger space:
     where it is above tol a gradient well below it is small enough, whatever its curvature.
     Elsewhere a member whose gradient is small, or which is stuck in rounding, retires if its
-    certificate shows that it is global, or no direction of negative curvature leads on.
+    certificate shows that it is global, or no direction of negative curvature leads on. Without
+    `judge` any stationary point will do.
     """
     found, clock = Descent.begun(weight), clock or Clock()
     live = torch.arange(len(weight), device=weight.device)
@@ -96,15 +99,12 @@ def descend(
     _check_scale(point.gradient_norm, point)
     point, _ = advised(point, points(live), ~stuck)
     while len(live):
-        enough = _enough(point, tol, neglected)
         # Steps that gain little may follow a valley of rotations.
-        slow = (found.steps[live] > 1) & (point.gradient_norm > 0.1 * previous[live])
+        slow = (found.steps[live] > 1) & (point.gradient_norm > 0.1 * previous[live]) & ~stuck
         previous[live] = point.gradient_norm
-        turning = (point.gradient_norm > enough) & slow & ~stuck
-        if turning.any():
-            point = realigned(partial(_members, points, live), point, turning)
-            enough = _enough(point, tol, neglected)
-        far, final = point.gradient_norm > enough, enough <= tol
+        own = partial(_members, points, live)
+        point, enough = _turned(own, point, slow, tol, neglected)
+        far, final = point.gradient_norm > enough, (enough <= tol) & judge
         found.weight[live] = point.weight
         clock.report(int(found.steps.max()), point.gradient_norm.max().item())
         open_ = (~far | stuck) & final  # stationary, and perhaps a saddle
@@ -121,37 +121,58 @@ def descend(
                 stuck = stuck & ~leapt
                 continue
         move, expand = _directions(point, live, far & ~stuck, open_, enough, clock, found)
-        _check_scale(move, point)
         moving = move.flatten(1).any(1)
-        found.end(live[far & ~moving], Status.STALLED)
-        late = moving & (found.steps[live] >= max_steps)
-        found.end(live[late], Status.MAX_STEPS)
-        if clock.expired():
-            found.end(live[open_ & ~moving], Status.TIME_LIMIT)
-        _judge_rest(found, points, live[late & ~open_ & final])
-        kept = moving & ~late
+        kept = moving & (found.steps[live] < max_steps)
+        _retire(found, live, far, moving, kept, open_, clock)
+        _judge_rest(found, points, live[moving & ~kept & ~open_ & final])
         live, far, final, stuck, open_ = (x[kept] for x in (live, far, final, stuck, open_))
         if not len(live):
             break
         if not kept.all():
             point = point.members(kept)
-        own = partial(_members, points, live)
-        trial, gained = line_search(own, point, move[kept], expand[kept])
-        found.forget(live[gained])
-        found.steps[live[gained]] += 1
+        trial, gained = line_search(
+            partial(_members, points, live), point, move[kept], expand[kept]
+        )
+        found.stepped(live[gained])
         # What no step improves may be a saddle; what left no saddle has ended.
         ended = ~gained & (open_ | ~final)
         found.end(live[ended & far], Status.STALLED)
-        stuck, point = ~gained, trial
-        if stuck.any():
-            best = torch.where(wide(gained), trial.weight, found.weight[live])
-            live, stuck = live[~ended], stuck[~ended]
-            point = points(live)(best[~ended])
+        best = torch.where(wide(gained), trial.weight, found.weight[live])
+        live, stuck = live[~ended], ~gained[~ended]
+        point = trial if gained.all() else points(live)(best[~ended])
     return found
+
+
+def _retire(
+    found: Descent,
+    live: Int64[Tensor, "b"],
+    far: Mask,
+    moving: Mask,
+    kept: Mask,
+    improvable: Mask,
+    clock: Clock,
+) -> None:
+    """What is said of the members that take no further step."""
+    found.end(live[far & ~moving], Status.STALLED)
+    found.end(live[moving & ~kept], Status.MAX_STEPS)
+    if clock.expired():
+        found.end(live[improvable & ~moving], Status.TIME_LIMIT)
 
 
 def _members(points: Points, live: Int64[Tensor, "b"], rows: Int64[Tensor, "r"]) -> Evaluate:
     return points(live[rows])
+
+
+def _turned(
+    points: Points, point: Point, wanted: Mask, tol: float, neglected: Neglected | None
+) -> tuple[Point, Float64[Tensor, "b"]]:
+    """The point, better aligned with H0 where its gradient is large, and the norm to reach."""
+    enough = _enough(point, tol, neglected)
+    wanted = wanted & (point.gradient_norm > enough)
+    if not wanted.any():
+        return point, enough
+    point = realigned(points, point, wanted)
+    return point, _enough(point, tol, neglected)
 
 
 def _judge_rest(found: Descent, points: Points, members: Int64[Tensor, "b"]) -> None:
@@ -208,4 +229,5 @@ def _directions(
     if improvable.any():
         move[improvable] = found.judge(live[improvable], part(improvable))
         expand[improvable] = True
+    _check_scale(move, point)
     return move, expand

@@ -20,6 +20,7 @@ from perturb_nc.theory.arrays import Mask, Rows, Square, total
 from perturb_nc.theory.reduced import ReducedPoint
 
 Coefficients = Float64[Tensor, "... K _"]  # of rows
+_CONDITION = 1e9  # up to which Woodbury's formula is trusted
 _SPREAD_OUTSIDE = 1e-6  # a share of tr Σ_W0 that may come from a difference
 
 
@@ -83,13 +84,21 @@ class DiagonalPoint(ReducedPoint):
 
     def precondition(self, rows: Rows) -> Rows:
         """V(S + (λ_W/K)I)⁻¹."""
+        if self._is_delicate:
+            return super().precondition(rows)
         scaled = rows * self._inverse
         return scaled - (scaled @ self._reach.mT) @ self._shift
 
     @property
     def usable(self) -> Mask:
         """Where S + (λ_W/K)I could be inverted."""
-        return self._shift.isfinite().all(-1).all(-1)
+        return super().usable if self._is_delicate else self._shift.isfinite().all(-1).all(-1)
+
+    @cached_property
+    def _is_delicate(self) -> bool:
+        """Whether the condition of S + (λ_W/K)I asks for a factorisation of the matrix itself."""
+        size = total(self._weighted_means * self.own_means) + self._shrunk.sum((-2, -1))
+        return bool((size > _CONDITION * self.ridge[..., 0, 0]).any())
 
     @cached_property
     def _overlap_in_reach(self) -> Coefficients:

@@ -10,7 +10,7 @@ from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import gradient_tangent
-from perturb_nc.validation import positive
+from perturb_nc.validation import instance, positive
 
 _TOLERANCE = 1e-12
 _STATIONARY = 1e-6  # a derivative at a point less stationary than this would mislead
@@ -66,6 +66,7 @@ def solve_isolated(
 
 def check_isolated(solution: Solution) -> None:
     """ValueError unless the optimum has derivatives, as far as that can be told at sight."""
+    instance(solution, Solution, "solution", "minimize(problem) gives one")
     if solution.status is not Status.CONVERGED:
         raise ValueError(f"solution must have converged; it {solution.status.value}")
     if solution.gradient_norm > _STATIONARY:

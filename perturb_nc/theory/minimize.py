@@ -10,11 +10,12 @@ from torch import Tensor
 
 from perturb_nc.theory.certificate import certify_point
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.descent import COUNTED, descend
-from perturb_nc.theory.point import Points
+from perturb_nc.theory.compression import Compression, narrow, uncompressed
+from perturb_nc.theory.descent import COUNTED, Descent, descend
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.solution import Solution, solution_at
-from perturb_nc.validation import ArrayLike, at_least, positive
+from perturb_nc.theory.status import Status
+from perturb_nc.validation import ArrayLike, at_least, instance, positive
 
 Rows = Float64[Tensor, "K d"]
 
@@ -36,8 +37,13 @@ def minimize(
     the certificate does not prove a stationary point global, and where rounding stops the steps, it
     is left along feature directions that are not used (which the certificate names), or along the
     negative curvature of its Hessian, whose lowest eigenvalue is judged before the result is
-    returned: densely for K·d <= 600, by a Lanczos process otherwise. One product costs O(Kd²), one
-    step d³/3 for the preconditioner; N does not enter.
+    returned: densely for K·d <= 600, by a Lanczos process otherwise.
+
+    Where features are much wider than there are classes the steps are taken on a space of some 7 K
+    dimensions that holds W (`perturb_nc.theory.compression`), which grows until the gradient in all
+    d dimensions is below tol: one factorisation, d³/3, and O(K²d) a product. What the certificate
+    does not prove global there goes on in all d dimensions, where a product costs O(Kd²) and a
+    step d³/3 for the preconditioner. N does not enter.
 
     Args:
         problem: what to minimise.
@@ -70,18 +76,48 @@ def minimize(
         minimize_batch: many settings at once. small_vicinity: closed forms near collapse.
         central_path_flow: the other prediction.
     """
+    instance(problem, NearCollapseProblem, "problem", "make one from statistics")
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     clock = Clock.of(time_limit, progress)
     if initial_weight is None:
-        start = starting_weight(problem)
+        settings = problem.regularization.as_tensor(problem.statistics.means)[None]
+        space = narrow(problem.statistics, settings)
+        weight = starting_weight(replace(problem, statistics=space.statistics))[None]
     else:
-        start = problem.checked_weight(initial_weight, "initial_weight")
-    point = problem.at(start)
-    point = replace(point, hyperparameters=point.hyperparameters[None])
-    family: Points = lambda _: lambda w: replace(point, weight=w)  # noqa: E731
-    found = descend(family, start[None], tol, max_steps, clock=clock)
-    counted = {name: getattr(found, name)[0].item() for name in COUNTED}
-    return solution_at(problem, found.weight[0], status=found.status[0], **counted)
+        space = uncompressed(problem.statistics)
+        weight = problem.checked_weight(initial_weight, "initial_weight")[None]
+    return _minimized(problem, space, weight, tol, max_steps, clock)
+
+
+def _minimized(
+    problem: NearCollapseProblem,
+    space: Compression,
+    weight: Float64[Tensor, "1 K n"],
+    tol: float,
+    max_steps: int,
+    clock: Clock,
+) -> Solution:
+    """The optimum from a weight in a space, and in wider ones where that one does not do."""
+    settings = problem.regularization.as_tensor(weight)[None]
+    counted, only = Descent.begun(weight), torch.zeros(1, dtype=torch.int64, device=weight.device)
+    while True:
+        left, whole = max_steps - int(counted.steps), space.is_whole
+        points = space.points(settings, problem.bias)
+        found = descend(points, weight, tol, left, space.neglected, clock, judge=whole)
+        counted.add(only, found)
+        numbers = {name: getattr(counted, name)[0].item() for name in COUNTED}
+        lifted = space.lifted(found.weight)
+        solution = solution_at(problem, lifted[0], status=counted.status[0], **numbers)
+        reached = solution.gradient_norm <= tol
+        # A turn of the coordinates changes rounding, and so what is below tol.
+        ended = whole and (reached or solution.status is not Status.CONVERGED)
+        if space.basis is None or ended or (reached and solution.certificate.is_global):
+            return solution
+        if reached or whole or not left or clock.expired():
+            space, weight = uncompressed(problem.statistics), lifted
+        else:
+            space = space.grown(problem.statistics, space.at(found.weight, settings, problem.bias))
+            weight = space.compressed(lifted)
 
 
 def starting_weight(problem: NearCollapseProblem) -> Rows:

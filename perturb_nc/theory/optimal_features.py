@@ -228,3 +228,10 @@ class OptimalFeatures(Summarised):
         """EH0ᵀ/N."""
         within = self.beta * (self.gain @ self._reference_rows)
         return self.residuals.mT @ (self.reference.priors[:, None] * self._anchors) + within
+
+    @cached_property
+    def anchor_cost(self) -> Scalar:
+        """βλ_H/(2c) |H0|²/N, the part of f that no W can change."""
+        size = self.reference.priors @ self.reference.means.square().sum(1)
+        size = size + self.reference.within.trace()
+        return (self.beta * self.lambda_h / (2 * self.c))[..., 0, 0] * size

@@ -21,13 +21,6 @@ class ReducedPoint(OptimalFeatures):
     """g at `weight`: value, gradient and products with the Hessian."""
 
     @cached_property
-    def anchor_cost(self) -> Scalar:
-        """βλ_H/(2c) |H0|²/N, the part of f that no W can change."""
-        size = self.reference.priors @ self.reference.means.square().sum(1)
-        size = size + self.reference.within.trace()
-        return (self.beta * self.lambda_h / (2 * self.c))[..., 0, 0] * size
-
-    @cached_property
     def excess(self) -> Scalar:
         """f - anchor_cost = ½ (|E|²/N + λ_W/K |W|² + c |H - (β/c)H0|²/N).
 

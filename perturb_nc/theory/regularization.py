@@ -52,8 +52,15 @@ def settings(
     """Many settings from three lists.
 
     Raises:
+        TypeError: a number for a list.
         ValueError: lists of different lengths or empty ones, and what `Regularization` refuses.
     """
+    for name, values in zip(HYPERPARAMETERS, (lambda_w, lambda_h, beta), strict=True):
+        if not hasattr(values, "__len__"):
+            raise TypeError(
+                f"{name} must be a list, one value for each setting, got {values!r}; "
+                f"pass [{values!r}], or use the verb for a single setting"
+            )
     lengths = (len(lambda_w), len(lambda_h), len(beta))
     if not lengths[0] == lengths[1] == lengths[2] > 0:
         raise ValueError(f"lambda_w, lambda_h and beta must have one length, got {lengths}")

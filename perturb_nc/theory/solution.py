@@ -46,7 +46,6 @@ class Solution(Summarised):
     problem: NearCollapseProblem
     weight: Rows
     bias: Float64[Tensor, "K"] | None
-    statistics: ClassStatistics
     objective: float
     gradient_norm: float
     steps: int
@@ -55,6 +54,12 @@ class Solution(Summarised):
     certificate: Certificate
     lowest_curvature: float = math.nan
     curvature_tolerance: float = math.nan
+
+    @cached_property
+    def statistics(self) -> ClassStatistics:
+        """Class statistics of H*; d×d matrices are formed when they are asked for."""
+        point = self.problem.at(self.weight)
+        return point.reference.moved(point.means, point.within)
 
     @cached_property
     def metrics(self) -> CollapseMetrics:
@@ -101,7 +106,6 @@ def solution_at(
         problem=problem,
         weight=weight,
         bias=point.bias if problem.bias else None,
-        statistics=point.reference.moved(point.means, point.within),
         objective=point.objective.item(),
         gradient_norm=point.gradient_norm.item(),
         status=status,

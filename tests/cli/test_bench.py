@@ -77,7 +77,7 @@ def test_report_and_explorer_show_the_bench(file, run, tmp_path, monkeypatch):
     explore = pytest.importorskip("perturb_nc.show.explore.page", reason="needs Dash")
     (tmp_path / "bench.json").write_text(json_text({"net": record(bench())}))
     heads = []
-    monkeypatch.setattr(explore, "build_app", lambda _, *, title, said: heads.extend(said) or 1 / 0)
+    monkeypatch.setattr(explore, "build_app", lambda *_, said, **rest: heads.extend(said) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("explore", file, "--bench", tmp_path / "bench.json", "--port", 0)
     assert heads[0].startswith("follows central_path (0.02)")

@@ -22,6 +22,7 @@ SHAPE = ("--num-classes", "4", "--dim", "10", "--samples-per-class", "10")
 # Command → what is read at BAD and arguments that would work if it were good. OUT does not exist.
 CASES = {
     "demo": [("checkpoint", ("-o", "BAD"))],
+    "measure": [("nothing", ("math:pi", "math:e", "-o", "OUT.safetensors"))],
     "stats": [
         ("features", ("BAD", "-o", "OUT")),
         ("features", ("X", "--labels", "BAD", "--labels-key", "targets", "-o", "OUT")),
@@ -35,6 +36,10 @@ CASES = {
     "depth": [
         ("statistics", ("BAD", *LAMBDAS, "-o", "OUT")),
         ("statistics", ("LAYERS", "BAD", *LAMBDAS, "-o", "OUT")),
+    ],
+    "bench": [
+        ("statistics", ("BAD", "--time-limit", "1e-9", "-o", "OUT")),
+        ("statistics", ("LAYERS", "--joint", "BAD", "--time-limit", "1e-9", "-o", "OUT")),
     ],
     "sweep": [
         ("statistics", ("BAD", *AXES, "-o", "OUT")),

@@ -180,3 +180,20 @@ def test_bad_arguments_are_named(tmp_path):
         CollapseMonitor(model, data, weights={"blocks.0": "blocks.0.activation"})
     with pytest.raises(ValueError, match=r"got 'fc' \(blocks.1\)"):
         CollapseMonitor(model, data, weights={"blocks.1": "fc"})
+
+
+def test_a_monitor_can_cost_less():
+    """Fewer epochs and fewer samples; what it told a logger is what it recorded."""
+    data, told = clusters(), []
+    monitor = CollapseMonitor(fresh(), data, every=2, per_class=4, log=told.append)
+    assert [bool(monitor(epoch, loss=0.5)) for epoch in (1, 2, 3)] == [True, False, True]
+    assert [record["epoch"] for record in monitor.records] == [1, 3]
+    assert {s.num_samples for s in monitor.statistics.values()} == {12}
+    assert told[-1] == monitor.scalars()
+    layer, metrics = next(iter(monitor.records[-1]["layers"].items()))
+    assert told[-1][f"collapse/nc1/{layer}"] == metrics["nc1"]
+    assert (told[-1]["epoch"], told[-1]["loss"]) == (3, 0.5)
+    assert 0 < told[-1]["collapse/share"] <= 1
+    assert 0 < monitor.share < 1
+    assert all(value == value for value in told[-1].values())  # none that is not defined
+    assert not CollapseMonitor(fresh(), data).scalars()

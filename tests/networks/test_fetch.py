@@ -1,90 +1,18 @@
 import gzip
 import hashlib
-import json
-import pickle
 import sys
 import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from image_files import write_mnist
 
 from perturb_nc.networks import fetch as fetch_module
 from perturb_nc.networks.data import channel_moments, load_dataset
 from perturb_nc.networks.fetch import fetch, fetch_network, main
-from perturb_nc.networks.formats import (
-    read_cifar10_batches,
-    read_cifar10_png,
-    read_idx,
-    read_idx_folder,
-)
+from perturb_nc.networks.formats import read_cifar10_png, read_idx
 from perturb_nc.networks.public import network_path
-
-RNG = np.random.default_rng(0)
-
-
-def random_images(n, *shape):
-    return RNG.integers(0, 256, (n, *shape), dtype=np.uint8)
-
-
-def write_idx(path, array):
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
-    write = gzip.open if path.suffix == ".gz" else open
-    with write(path, "wb") as file:
-        file.write(header + array.tobytes())
-
-
-def write_mnist(folder, *, suffix=""):
-    arrays = {
-        "train_images": random_images(40, 28, 28),
-        "train_labels": np.arange(40, dtype=np.uint8) % 10,
-        "test_images": random_images(10, 28, 28),
-        "test_labels": np.arange(10, dtype=np.uint8),
-    }
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", arrays[f"{split}_images"])
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", arrays[f"{split}_labels"])
-    return arrays
-
-
-def python2_batch(images, labels):
-    """A batch as Python 2 and old NumPy pickled it: byte strings, `numpy.core.multiarray`."""
-    n, d = images.shape
-    size = n.to_bytes(2, "little"), d.to_bytes(2, "little")
-    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01"
-    array += b"(M" + size[0] + b"M" + size[1] + b"tcnumpy\ndtype\n(U\x02u1K\x00K\x01tR"
-    array += b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-    array += b"T" + (n * d).to_bytes(4, "little") + images.tobytes() + b"tb"
-    numbers = b"(l" + b"".join(b"K" + bytes([label]) + b"a" for label in labels)
-    return b"\x80\x02}(U\x06labels" + numbers + b"U\x04data" + array + b"u."
-
-
-def write_cifar10(folder, *, per_batch=20):
-    images = random_images(6 * per_batch, 3, 32, 32)
-    labels = np.arange(6 * per_batch, dtype=np.uint8) % 10
-    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    for name, x, y in zip(names, np.split(images, 6), np.split(labels, 6), strict=True):
-        (folder / name).write_bytes(python2_batch(x.reshape(per_batch, -1), y))
-        Image.fromarray(x.transpose(0, 2, 3, 1).reshape(per_batch, 1024, 3)).save(
-            folder / f"{name}.png"
-        )
-    cut = 5 * per_batch
-    (folder / "train_lables.json").write_text(json.dumps(labels[:cut].tolist()))
-    (folder / "test_lables.json").write_text(json.dumps(labels[cut:].tolist()))
-    return {
-        "train_images": images[:cut],
-        "train_labels": labels[:cut],
-        "test_images": images[cut:],
-        "test_labels": labels[cut:],
-    }
-
-
-def assert_arrays(found, wanted):
-    assert found.keys() == wanted.keys()
-    for name, array in wanted.items():
-        assert found[name].dtype == np.uint8
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 @pytest.fixture
@@ -113,54 +41,6 @@ def tiny_mnist(monkeypatch, tmp_path):
     )
     monkeypatch.setitem(fetch_module._SOURCES, "mnist", facts)
     return folder, arrays
-
-
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_files_are_read_plain_or_gzipped(tmp_path, suffix):
-    wanted = write_mnist(tmp_path, suffix=suffix)
-    wanted = {k: v[:, None] if v.ndim == 3 else v for k, v in wanted.items()}
-    assert_arrays(read_idx_folder(tmp_path), wanted)
-
-
-def test_a_folder_without_idx_files_says_which_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
-        read_idx_folder(tmp_path)
-
-
-def test_broken_idx_files_are_refused(tmp_path):
-    path = tmp_path / "x-idx1-ubyte"
-    write_idx(path, np.arange(9, dtype=np.uint8))
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"\(9,\) bytes after its header, got 8"):
-        read_idx(path)
-    path.write_bytes(b"\x00\x00\x0d\x01")
-    with pytest.raises(ValueError, match="not an IDX file of unsigned bytes"):
-        read_idx(path)
-
-
-def test_cifar10_is_the_same_from_pickles_and_from_sheets(tmp_path):
-    wanted = write_cifar10(tmp_path)
-    assert_arrays(read_cifar10_batches(tmp_path), wanted)
-    assert_arrays(read_cifar10_png(tmp_path), wanted)
-
-
-def test_cifar10_batches_of_current_numpy_are_read_too(tmp_path):
-    wanted = write_cifar10(tmp_path)
-    batch = {b"data": wanted["test_images"].reshape(20, -1), b"labels": [0] * 20}
-    (tmp_path / "test_batch").write_bytes(pickle.dumps(batch, protocol=4))
-    np.testing.assert_array_equal(
-        read_cifar10_batches(tmp_path)["test_images"], wanted["test_images"]
-    )
-
-
-def test_a_pickle_that_asks_for_anything_but_arrays_is_not_run(tmp_path):
-    write_cifar10(tmp_path)
-    target = tmp_path / "was-run"
-    attack = b"cos\nsystem\n(S'touch " + str(target).encode() + b"'\ntR."
-    (tmp_path / "data_batch_3").write_bytes(attack)
-    with pytest.raises(ValueError, match=r"data_batch_3 is not a CIFAR-10 batch: .* os\.system"):
-        read_cifar10_batches(tmp_path)
-    assert not target.exists()
 
 
 def test_converted_files_are_what_load_dataset_reads(cache, tiny_mnist):

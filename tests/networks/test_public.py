@@ -162,7 +162,7 @@ def test_the_inputs_are_pixels_without_normalisation_or_standardised(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "known"), PUBLIC_NETWORKS.items())
 def test_the_networks_have_the_accuracy_that_is_known_of_them(name, known):
-    """Of 2,000 test images, within three standard errors."""
+    """Of 1,000 test images, within three standard errors."""
     paths = network_path(name), cache_dir() / f"{known.data}.npz"
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -172,8 +172,8 @@ def test_the_networks_have_the_accuracy_that_is_known_of_them(name, known):
     data = public_inputs(name, "test")
     model = public_network(name)
     with torch.no_grad():
-        outputs = torch.cat([model(x) for x in data.inputs[:2000].split(100)])
-    right = (outputs.argmax(1) == data.labels[:2000]).double().mean().item()
-    error = (known.test_accuracy * (1 - known.test_accuracy) / 2000) ** 0.5
+        outputs = torch.cat([model(x) for x in data.inputs[:1000].split(100)])
+    right = (outputs.argmax(1) == data.labels[:1000]).double().mean().item()
+    error = (known.test_accuracy * (1 - known.test_accuracy) / 1000) ** 0.5
     assert abs(right - known.test_accuracy) < 3 * error
     assert "torchvision" not in sys.modules

@@ -4,28 +4,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from own_networks import SETTING, anchored_chain, first_layer
 from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.show.report.tables import provenance
 from perturb_nc.study.compare import compare_layers
-from perturb_nc.study.comparison import (
-    MODELS,
-    error_table,
-    errors,
-    load_comparison,
-    save_comparison,
-)
+from perturb_nc.study.comparison import MODELS, error_table, errors
 from perturb_nc.study.misfit import misfit
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.study.rivals import RIVALS
 
 LAMBDA_W = 0.1
-SETTING = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 2.0}
-
-
-def first_layer(seed=1):
-    return random_problem(seed=seed, dim=8, num_classes=3, counts=(9, 5, 7)).reduced.statistics
 
 
 def rotated(statistics, seed):
@@ -33,15 +23,6 @@ def rotated(statistics, seed):
     q = torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q
     within = q @ statistics.within @ q.mT
     return statistics.moved(statistics.means @ q.mT, (within + within.mT) / 2)
-
-
-def chain(length, seed=1):
-    """Every layer is the optimum anchored to the one before."""
-    layers = {"layer.0": first_layer(seed)}
-    for i in range(1, length):
-        problem = pnc.NearCollapseProblem(layers[f"layer.{i - 1}"], **SETTING)
-        layers[f"layer.{i}"] = pnc.minimize(problem).statistics
-    return layers
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +38,7 @@ def on_the_path():
 
 @pytest.fixture(scope="module")
 def chained():
-    return compare_layers(chain(3), name="chain", lambda_w=LAMBDA_W)
+    return compare_layers(anchored_chain(3), name="chain", lambda_w=LAMBDA_W)
 
 
 def test_layers_on_a_path_are_predicted_by_it_and_not_by_the_rivals(on_the_path):
@@ -101,7 +82,7 @@ def test_measurements_and_simple_rivals_are_what_they_say(on_the_path):
 
 
 def test_a_chain_of_optima_gives_back_its_parameters(chained):
-    layers = chain(3)
+    layers = anchored_chain(3)
     for i, layer in enumerate(("layer.1", "layer.2")):
         assert chained["residual"].sel(layer=layer) < 1e-5
         assert chained["unchanged_residual"].sel(layer=layer) > 1e-2
@@ -120,7 +101,7 @@ def test_a_chain_of_optima_gives_back_its_parameters(chained):
 
 
 def test_parameters_of_one_network_predict_another(chained):
-    layers = chain(3, seed=4)
+    layers = anchored_chain(3, seed=4)
     table = compare_layers(layers, name="other", parameters=chained)
     assert table.attrs["parameters_from"] == "chain"
     assert table["held_out"].sel(model="pair").values.tolist() == [False, True, True]
@@ -137,7 +118,7 @@ def test_parameters_of_one_network_predict_another(chained):
 
 
 def test_optima_at_chosen_parameters_are_taken_as_they_are(chained):
-    layers = chain(3)
+    layers = anchored_chain(3)
     made = predict_layers(layers, **SETTING)
     table = compare_layers(layers, name="chosen", lambda_w=LAMBDA_W, predictions=made)
     assert table["fit_status"].values.tolist() == ["", "given", "given"]
@@ -151,14 +132,14 @@ def test_optima_at_chosen_parameters_are_taken_as_they_are(chained):
     for other, message in (
         ({"parameters": chained}, "predictions have parameters of their own"),
         ({"predictions": {}}, "'layer.0' is missing"),
-        ({"predictions": predict_layers(chain(3), **SETTING)}, "made from these layers"),
+        ({"predictions": predict_layers(anchored_chain(3), **SETTING)}, "made from these layers"),
     ):
         with pytest.raises(ValueError, match=message):
             compare_layers(layers, name="n", **{"predictions": made, **other})
 
 
 def test_layers_in_bases_of_their_own_are_aligned_before_a_pair_is_fitted(chained):
-    layers = {name: rotated(s, i) for i, (name, s) in enumerate(chain(2).items())}
+    layers = {name: rotated(s, i) for i, (name, s) in enumerate(anchored_chain(2).items())}
     aligned = compare_layers(layers, name="turned", lambda_w=LAMBDA_W, align_layers=True)
     raw = compare_layers(layers, name="turned", lambda_w=LAMBDA_W)
     # The means leave the basis open outside their span, so that Σ_W does not come back entirely.
@@ -193,38 +174,15 @@ def test_widths_are_compared_apart_and_every_hole_has_a_reason():
     assert error_table([table])["judged"].item() == 0
 
 
-def test_errors_and_their_table_by_hand(chained):
-    table = chained.copy(deep=True)
-    table["held_out"][:] = True
-    table["predicted"].loc["path", "layer.1", "nc1"] = 2 * table["measured"].loc["layer.1", "nc1"]
-    table["predicted"].loc["path", "layer.2", "nc1"] = table["measured"].loc["layer.2", "nc1"] / 4
-    table["measured"].loc["layer.1", "nc2_etf"] = 0.0
-    found = errors(table).sel(model="path")
-    expected = [np.nan, np.log(2), np.log(4)]
-    assert found.sel(quantity="nc1").values == pytest.approx(expected, nan_ok=True)
-    assert np.isnan(found.sel(layer="layer.1", quantity="nc2_etf"))
-    both = error_table([table, table])
-    assert both["network"].values.tolist() == ["chain", "chain"]
-    assert both.sel(model="path", quantity="nc1").values == pytest.approx(1.5 * np.log(2))
-    # A layer that one model does not predict counts for none.
-    table["predicted"].loc["path", "layer.2"] = np.nan
-    fewer = error_table([table])
-    assert fewer["judged"].item() == 1
-    alone = errors(table).sel(model="shrinkage", layer="layer.1", quantity="cdnv")
-    assert fewer.sel(model="shrinkage", quantity="cdnv").item() == pytest.approx(alone.item())
-    with pytest.raises(ValueError, match="comparisons must hold at least one"):
-        error_table([])
-
-
 def test_misfit_is_the_residual_of_the_fit():
-    before, after = chain(2).values()
+    before, after = anchored_chain(2).values()
     found = pnc.fit_regularization(before, rotated(after, 3), lambda_h=0.02, beta=2.0)
     again = misfit(found.solution.statistics, rotated(after, 3))
     assert again == pytest.approx(found.residual, rel=1e-12)
 
 
 def test_intervals_stand_beside_the_measurements():
-    layers = chain(2)
+    layers = anchored_chain(2)
     quantities = ["nc1", "cdnv"]
     given = xr.DataArray(
         [[[1.0, 2.0]], [[3.0, 4.0]]],
@@ -235,24 +193,6 @@ def test_intervals_stand_beside_the_measurements():
     kept = table["interval"]
     assert kept.sel(layer="layer.1", quantity="cdnv").values.tolist() == [2.0, 4.0]
     assert kept.sel(layer="layer.0").isnull().all()
-
-
-def test_a_file_gives_back_the_comparison(chained, tmp_path):
-    path = tmp_path / "chain.json"
-    save_comparison(chained, path)
-    found = load_comparison(path)
-    xr.testing.assert_identical(found, chained)
-    path.write_text(path.read_text()[:-100])
-    with pytest.raises(ValueError, match="holds no comparison"):
-        load_comparison(path)
-    path.write_text('{"format": "something"}')
-    with pytest.raises(ValueError, match="another format"):
-        load_comparison(path)
-    path.write_text("[1, 2]")
-    with pytest.raises(ValueError, match="holds no comparison"):
-        load_comparison(path)
-    with pytest.raises(FileNotFoundError, match="no file at"):
-        load_comparison(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +209,9 @@ def test_bad_arguments_are_named_before_any_work(chained, changes, message):
     if "parameters" in changes:
         changes["parameters"] = chained
     with pytest.raises(ValueError, match=message):
-        compare_layers(chain(2), name="n", **changes, progress=lambda *_: pytest.fail("worked"))
+        compare_layers(
+            anchored_chain(2), name="n", **changes, progress=lambda *_: pytest.fail("worked")
+        )
 
 
 def test_layers_that_do_not_belong_together_are_refused(chained):
@@ -283,7 +225,7 @@ def test_layers_that_do_not_belong_together_are_refused(chained):
     wide = random_problem(seed=2, dim=9, num_classes=3, counts=(9, 5, 7)).reduced.statistics
     apart = compare_layers({"layer.0": wide, "layer.1": first_layer()}, name="apart")
     with pytest.raises(ValueError, match="no λ_W of a path"):
-        compare_layers(chain(2), name="n", parameters=apart)
+        compare_layers(anchored_chain(2), name="n", parameters=apart)
 
 
 def test_a_comparison_says_where_samples_are_few():

@@ -8,15 +8,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from fits import TRUE, fast, logs, misfit_of, noisy_pair, optimum, sampled
 from problems import random_problem
 from scipy.optimize import minimize_scalar
 
 import perturb_nc as pnc
-from perturb_nc.study.misfit import Misfit
-from perturb_nc.study.models import model_of
 
-TRUE = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
-fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
 SOME = [(), *combinations(TRUE, 1), ("lambda_w", "beta")]
 
 
@@ -24,33 +21,9 @@ def statistics(seed=0, **shape):
     return random_problem(seed=seed, **shape).reduced.statistics
 
 
-def optimum(reference, bias=False, **changed):
-    problem = pnc.NearCollapseProblem(reference, **{**TRUE, **changed}, bias=bias)
-    return pnc.minimize(problem, tol=1e-12).statistics
-
-
-def misfit_for(reference, observed, fixed, bias=False):
-    return Misfit(model_of(reference, "squared", bias=bias), observed, fixed)
-
-
-def logs(fit):
-    return np.log([fit.lambda_w, fit.lambda_h, fit.beta])
-
-
 @pytest.fixture(scope="module")
 def noisy():
-    """A reference, and what the model predicts for it seen through noise."""
-    reference = statistics(dim=6, counts=(2000, 2000, 2000))
-    predicted = optimum(reference)
-    return reference, sampled(predicted, torch.Generator().manual_seed(1))
-
-
-def sampled(population, generator):
-    """Statistics of as many Gaussian features."""
-    labels = torch.repeat_interleave(torch.arange(population.num_classes), population.counts)
-    noise = torch.randn(len(labels), population.dim, generator=generator, dtype=torch.float64)
-    root = torch.linalg.cholesky(population.within)
-    return pnc.ClassStatistics.from_features(population.means[labels] + noise @ root.mT, labels)
+    return noisy_pair()
 
 
 @fast
@@ -88,17 +61,6 @@ def test_known_parameters_come_back_from_other_problems(bias, shape, true):
         assert getattr(fit, name) == pytest.approx(value, rel=1e-6)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_jacobian_is_central_differences(noisy, bias):
-    misfit, x, h = misfit_for(*noisy, {}, bias), np.log([0.03, 0.05, 0.8]), 1e-4
-    jacobian = misfit.jacobian(x)
-    for i, unit in enumerate(np.eye(3)):
-        expected = (misfit.residuals(x + h * unit) - misfit.residuals(x - h * unit)) / (2 * h)
-        error = np.linalg.norm(jacobian[:, i] - expected)
-        assert error < 1e-5 * np.linalg.norm(expected)
-        assert np.linalg.norm(1.01 * jacobian[:, i] - expected) > 1e-5 * np.linalg.norm(expected)
-
-
 @pytest.mark.slow
 def test_fits_in_two_threads_are_the_fits_of_one(noisy):
     def fit(_):
@@ -108,28 +70,6 @@ def test_fits_in_two_threads_are_the_fits_of_one(noisy):
     alone = fit(0)
     with ThreadPoolExecutor(2) as pool:
         assert all(found == alone for found in pool.map(fit, range(6)))
-
-
-def misfit_of(reference, observed, **values):
-    """The documented residual, from an optimum solved anew."""
-    s = optimum(reference, **values)
-    p = observed.priors
-    means = (p @ (s.means - observed.means).square().sum(1)) / (p @ observed.means.square().sum(1))
-    within = (s.within - observed.within).norm() / observed.within.norm()
-    return means.sqrt().item(), within.item()
-
-
-@fast
-def test_the_fit_is_the_least_residual_as_documented(noisy):
-    fit = pnc.fit_regularization(*noisy)
-    values = {name: getattr(fit, name) for name in TRUE}
-    means, within = misfit_of(*noisy, **values)
-    assert (fit.means_error, fit.within_error) == pytest.approx((means, within), rel=1e-8)
-    assert fit.residual == pytest.approx(math.hypot(means, within) / math.sqrt(2), rel=1e-8)
-    for name in TRUE:
-        for factor in (0.97, 1.03):
-            moved = misfit_of(*noisy, **{**values, name: factor * values[name]})
-            assert math.hypot(*moved) / math.sqrt(2) > fit.residual * (1 + 1e-7)
 
 
 @fast
@@ -170,26 +110,6 @@ def test_rotations_relabelling_and_scale_change_nothing_else(noisy):
         assert other.residual == pytest.approx(fit.residual, rel=1e-8)
         for name, error in fit.standard_error.items():
             assert other.standard_error[name] == pytest.approx(error, rel=1e-4)
-
-
-@fast
-def test_standard_errors_are_the_spread_of_the_linearised_fit(noisy):
-    reference = noisy[0]
-    population, generator = optimum(reference), torch.Generator().manual_seed(2)
-    exact = misfit_for(reference, population, {})
-    x = np.log(list(TRUE.values()))
-    inverse = np.linalg.pinv(exact.jacobian(x))
-    draws = [sampled(population, generator) for _ in range(400)]
-    noise = [
-        exact.scaled(s.means - population.means, s.within - population.within).numpy()
-        for s in draws
-    ]
-    spread = np.cov(inverse @ np.array(noise).T)
-    size = math.sqrt(np.mean(np.square(noise).sum(1)))
-    stated = exact.covariance(x, size * np.eye(len(noise[0]))[0])
-    np.testing.assert_allclose(np.sqrt(stated.diagonal() / spread.diagonal()), 1, atol=0.15)
-    a, b = (m / np.sqrt(np.outer(m.diagonal(), m.diagonal())) for m in (stated, spread))
-    np.testing.assert_allclose(a, b, atol=0.15)
 
 
 @pytest.mark.slow
@@ -272,39 +192,6 @@ def test_a_parameter_at_the_end_of_its_range_is_named(noisy):
     assert (fixed.lambda_w, fixed.beta) == pytest.approx((0.05, 0.5), rel=1e-6)
 
 
-@fast
-def test_interval_ends_where_the_misfit_has_risen_by_its_threshold(noisy):
-    given = {"lambda_w": 0.1, "lambda_h": 0.0}
-    fit = pnc.fit_regularization(*noisy, **given)
-    x, h = math.log(fit.beta), 1e-4
-    misfit = misfit_for(*noisy, given)
-    slope = (misfit.residuals(np.array([x + h])) - misfit.residuals(np.array([x - h]))) / (2 * h)
-    q = fit.covariance["beta"]["beta"] * (slope @ slope)
-    for level, z in ((0.95, 1.959964), (0.5, 0.674490)):
-        ends = fit.interval("beta", level=level)
-        assert ends[0] < fit.beta < ends[1]
-        for end in ends:
-            risen = sum(e**2 for e in misfit_of(*noisy, beta=end, **given)) / 2 - fit.residual**2
-            assert math.sqrt(risen / q) == pytest.approx(z, rel=0.02)
-    for end, sign in zip(fit.interval("beta"), (-1, 1), strict=True):  # a small error: a parabola
-        step = sign * 1.96 * fit.standard_error["beta"]
-        assert math.log(end / fit.beta) == pytest.approx(step, rel=0.1)
-
-
-@fast
-def test_interval_fits_the_other_parameters_anew(noisy):
-    fit = pnc.fit_regularization(*noisy)
-    low, high = fit.interval("lambda_w")
-    assert low < fit.lambda_w < high
-    again = pnc.fit_regularization(*noisy, lambda_w=high)
-    q = misfit_for(*noisy, {})
-    ratio = q.rise(logs(fit), q.residuals(logs(fit)))[0]
-    assert math.sqrt((again.residual**2 - fit.residual**2) / ratio) == pytest.approx(1.96, rel=0.02)
-    for name, message in (("nc1", "a fitted parameter"), ("beta", "level must be between 0 and 1")):
-        with pytest.raises(ValueError, match=message):
-            fit.interval(name, level=1.5)
-
-
 @pytest.mark.slow
 @fast
 def test_intervals_cover_where_standard_errors_do_not():
@@ -321,15 +208,6 @@ def test_intervals_cover_where_standard_errors_do_not():
         covered += [low <= v <= high for (low, high), v in zip(found, TRUE.values(), strict=True)]
     assert ends > 0
     assert (covered / draws > 0.85).all(), covered  # .95 ± .034
-
-
-@fast
-def test_covariance_is_symmetric_and_positive(noisy):
-    covariance = pnc.fit_regularization(*noisy, lambda_h=0.02).covariance
-    assert list(covariance) == ["lambda_w", "beta"]
-    matrix = np.array([[covariance[a][b] for b in covariance] for a in covariance])
-    np.testing.assert_allclose(matrix, matrix.T, rtol=1e-10)
-    assert np.linalg.eigvalsh(matrix)[0] > 0
 
 
 def test_a_fit_cut_short_says_so(noisy):

@@ -3,7 +3,7 @@ import torch
 from problems import random_problem
 
 import perturb_nc as pnc
-from perturb_nc.theory.compression import compress
+from perturb_nc.theory.compression import compress, narrow, turned
 
 
 def statistics(seed=0, **shape):
@@ -55,3 +55,36 @@ def test_a_subspace_grows_where_the_features_ask_for_it():
         assert single.objective == pytest.approx(float(found.objective[i]), rel=1e-12)
         point = found.solution(i).problem.at(found.weight(i))
         assert float(point.gradient_norm) <= 1.01e-10
+
+
+def test_all_dimensions_along_eigenvectors_neglect_nothing():
+    reference = statistics(seed=3, **WIDE)
+    space = turned(reference)
+    weight = torch.randn(2, *reference.means.shape, dtype=torch.float64)
+    row = torch.tensor([[0.05, 0.02, 0.1]] * 2, dtype=torch.float64)
+    point = space.at(space.compressed(weight), row, bias=True)
+    assert space.is_whole
+    assert not space.neglected(point).any()
+    torch.testing.assert_close(space.lifted(point.weight), weight)
+    for i in range(2):
+        problem = pnc.NearCollapseProblem(
+            reference, lambda_w=0.05, lambda_h=0.02, beta=0.1, bias=True
+        )
+        expected = problem.at(weight[i])
+        torch.testing.assert_close(point.objective[i], expected.objective, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            space.lifted(point.gradient[i]), expected.gradient, rtol=0, atol=1e-13
+        )
+
+
+def test_a_space_for_one_setting_has_one_pole_and_holds_the_weight():
+    reference = statistics(seed=3, **WIDE)
+    row = torch.tensor([[0.05, 0.02, 5.0]], dtype=torch.float64)
+    space = narrow(reference, row)
+    assert len(space.roots) == 1
+    assert space.basis.shape[1] == 7 * 3
+    weight = pnc.minimize(
+        pnc.NearCollapseProblem(reference, lambda_w=0.05, lambda_h=0.02, beta=5.0)
+    ).weight
+    left = weight - space.lifted(space.compressed(weight))
+    assert left.norm() < 1e-6 * weight.norm()

@@ -166,3 +166,22 @@ def test_bad_arguments_are_named():
         solution.features(torch.zeros(3, 5), [0, 1, 2])
     with pytest.raises(ValueError, match="labels must be < num_classes = 4, got 4"):
         solution.features(torch.zeros(3, 12), [0, 1, 4])
+
+
+@pytest.mark.parametrize(("noise", "proven"), [(0.1, True), (1.0, False)])
+def test_a_wide_problem_has_the_optimum_of_all_dimensions(noise, proven):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    features = noise * torch.randn(300, 80, generator=generator, dtype=torch.float64)
+    features[:, :3] += torch.eye(3, dtype=torch.float64)[labels]
+    reference = pnc.ClassStatistics.from_features(features, labels)
+    problem = pnc.NearCollapseProblem(reference, lambda_w=5e-3, lambda_h=5e-3, beta=1.0)
+    narrow = pnc.minimize(problem)
+    whole = pnc.minimize(problem, initial_weight=problem.central_path_weight())
+    for solution in (narrow, whole):
+        assert solution.status is pnc.Status.CONVERGED
+        assert solution.gradient_norm <= 1e-10
+        assert solution.certificate.is_global is proven
+        assert math.isnan(solution.lowest_curvature) is proven
+    assert narrow.objective == pytest.approx(whole.objective, rel=1e-13)
+    torch.testing.assert_close(narrow.weight, whole.weight, rtol=0, atol=1e-8)

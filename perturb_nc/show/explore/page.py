@@ -221,6 +221,16 @@ def _layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
     if explorer.loss != LOSSES[0]:
         size += f"; the optimum is that of {explorer.loss}, the path that of the squared loss"
     metrics = [_panel(metric, label.line) for metric, label in figures.METRICS.items()]
+    proof = [html.P(id="proof"), html.Dl(id="facts"), html.P(id="speed")]
+    compared = [
+        html.Div(html.Table(id="numbers"), className="wide", tabIndex=0),
+        html.P(_KEY, className="key"),
+        html.Div(metrics, className="panels"),
+    ]
+    spectra = [
+        _panel("spectrum", "Eigenvalues of the within-class covariance"),
+        _panel("weight", "Singular values of the weight"),
+    ]
     return html.Div(
         [
             html.Header([html.H1(title), html.P(size), *map(html.P, said)]),
@@ -228,36 +238,9 @@ def _layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
                 [
                     _controls(names),
                     html.Div(id="remarks", role="alert"),
-                    html.Section(
-                        [
-                            html.H2("Certificate of the optimum"),
-                            html.P(id="proof"),
-                            html.Dl(id="facts"),
-                            html.P(id="speed"),
-                        ]
-                    ),
-                    html.Section(
-                        [
-                            html.H2("Measured and predicted"),
-                            html.Div(html.Table(id="numbers"), className="wide", tabIndex=0),
-                            html.P(_KEY, className="key"),
-                            html.Div(metrics, className="panels"),
-                        ]
-                    ),
-                    html.Section(
-                        [
-                            html.H2("Spectra"),
-                            html.Div(
-                                [
-                                    _panel(
-                                        "spectrum", "Eigenvalues of the within-class covariance"
-                                    ),
-                                    _panel("weight", "Singular values of the weight"),
-                                ],
-                                className="panels large",
-                            ),
-                        ]
-                    ),
+                    _section("Certificate of the optimum", *proof),
+                    _section("Measured and predicted", *compared),
+                    _section("Spectra", html.Div(spectra, className="panels large")),
                 ]
             ),
             dcc.Store(
@@ -268,6 +251,10 @@ def _layout(explorer: Explorer, title: str, said: Sequence[str]) -> html.Div:
         ],
         id="page",
     )
+
+
+def _section(title: str, *parts: Any) -> html.Section:
+    return html.Section([html.H2(title), *parts])
 
 
 _KEY: list[Any] = [

@@ -27,6 +27,7 @@ from perturb_nc.show.report.drawing import DRAWN
 from perturb_nc.show.report.parts import Figure, Section, figures_in
 from perturb_nc.show.report.words import judged_errors
 from perturb_nc.storage import json_text, replacing
+from perturb_nc.validation import instance
 
 
 def write_report(
@@ -48,6 +49,10 @@ def write_report(
     Raises:
         ValueError: no comparison, or two of one name.
     """
+    remedy = "pass a list of results of compare_layers"
+    instance(comparisons, Sequence, "comparisons", remedy)
+    for comparison in comparisons:
+        instance(comparison, xr.Dataset, "comparisons", remedy)
     names = [str(comparison.attrs["name"]) for comparison in comparisons]
     if not names:
         raise ValueError("comparisons must hold at least one comparison, got none")

@@ -40,6 +40,11 @@ class CrossEntropySolution(Solution):
         """The problem at this weight and bias."""
         return self.problem.at(self.weight, self.bias)
 
+    @cached_property
+    def statistics(self) -> ClassStatistics:
+        """Class statistics of H*, exact in every class."""
+        return moved_statistics(self.problem, self.point)
+
     def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
         """Optimal features of given samples, (βh0 + Wᵀω(t - p))/c.
 
@@ -91,7 +96,6 @@ def minimize_cross_entropy(  # type: ignore[misc]  # a sibling, not a subclass
         problem=problem,
         weight=point.last_layer,
         bias=outer_bias(problem, point) if problem.bias else None,
-        statistics=moved_statistics(problem, point),
         objective=point.excess.item() + problem.anchor_cost,
         gradient_norm=point.gradient_norm.item(),
         status=found.status[0],

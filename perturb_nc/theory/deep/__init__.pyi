@@ -1,10 +1,13 @@
-from .anchored import AnchoredDeepProblem, AnchoredSolution
+from .anchored import AnchoredDeepProblem
+from .anchored_solution import AnchoredSolution
+from .batch import DeepTraining
 from .collapse import DeepCollapse, DeepPenalties, deep_collapse_optimum, deep_penalties
 from .contraction import anchored_contraction, measured_contraction
+from .gradient_descent import gradient_descent
 from .layer_collapse import LayerCollapse
+from .lbfgs import lbfgs
 from .minimize_anchored import minimize_anchored
 from .strongly_regular import StronglyRegular, strongly_regular_solution
-from .training import DeepTraining, gradient_descent, lbfgs
 from .ufm import DeepUFM
 
 __all__ = [

@@ -10,7 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.deep.anchored import AnchoredDeepProblem, AnchoredSolution, Weights
+from perturb_nc.theory.deep.anchored import AnchoredDeepProblem, Weights
+from perturb_nc.theory.deep.anchored_solution import AnchoredSolution
 from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, positive

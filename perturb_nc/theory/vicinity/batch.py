@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.collapse import simplex_etf
 from perturb_nc.theory.regularization import HYPERPARAMETERS
@@ -61,6 +61,7 @@ def small_vicinity_batch(
 
     Source: docs §4.7.
     """
+    check_full(statistics)
     frame = nearest_frame(statistics, bias)
     values = settings_of(lambda_w, lambda_h, beta, statistics.means.device)
     table = _Table(frame)

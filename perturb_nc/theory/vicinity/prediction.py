@@ -201,11 +201,8 @@ def small_vicinity(
         own = frame.of_classes(frame.mixed(*(part.value for part in scalars.means)))
         means = own + here.drift
         within = frame.filtered(*(part.value for part in scalars.attenuations))
-    remainder = {
-        "weight": _relative(here.weight, following.weight),
-        "means": _relative(means - here.drift, following.own_means),
-        "within": _relative(within, following.within),
-    }
+    moved = {"weight": here.weight, "means": means - here.drift, "within": within}
+    remainder = _remainder(moved, following)
     certificate = certify_point(here)
     return SmallVicinity(
         problem=problem,
@@ -242,6 +239,16 @@ def _distance(frame: NearestFrame, size: float) -> float:
     gap = frame.stretch - size * torch.diag(frame.stretch.new_ones(rank))
     within = frame.reference.num_classes * frame.reference.within.trace()
     return math.sqrt((gap.square().sum() + within) / rank) / size
+
+
+def _remainder(found: dict[str, Tensor], following: ReducedPoint) -> dict[str, float]:
+    """What the next order changes."""
+    better = {
+        "weight": following.weight,
+        "means": following.own_means,
+        "within": following.within,
+    }
+    return {name: _relative(value, better[name]) for name, value in found.items()}
 
 
 def _relative(value: Tensor, better: Tensor) -> float:

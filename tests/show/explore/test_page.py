@@ -2,27 +2,24 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from contextlib import closing
 
 import pytest
-from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.study.explorer import Explorer
 
 pytest.importorskip("dash", reason="needs the extra `explore`")
+from explored import START, network, request, shown, texts
+
 from perturb_nc.show.explore import figures
 from perturb_nc.show.explore.page import SCALES, build_app, predicted
 from perturb_nc.show.explore.page import shown as shown_of
 
-START = {name: scale.start for name, scale in SCALES.items()}
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
     "--no-sandbox",
@@ -33,13 +30,6 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-
-
-def network(dim):
-    dense = random_problem(seed=1, counts=(40, 60, 50), dim=dim)
-    start = pnc.ClassStatistics.from_features(0.15 * dense.reference.mT, dense.labels)
-    path = pnc.central_path_flow(start, lambda_w=0.1, lambda_h=0.0, times=[1.0, 3.0])
-    return {"one": start, "two": path.statistics(0), "three": path.statistics(1)}
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +46,6 @@ def explorer(layers):
 def file(layers, tmp_path):
     pnc.save_layers(layers, tmp_path / "net.safetensors")
     return tmp_path / "net.safetensors"
-
-
-def texts(component):
-    """All the text under a Dash component."""
-    if isinstance(component, list | tuple):
-        return " ".join(texts(part) for part in component)
-    if isinstance(component, str):
-        return component
-    return texts(getattr(component, "children", None) or [])
-
-
-def shown(explorer, layer, stops, *, exact=True):
-    return shown_of(explorer, layer, predicted(explorer, layer, stops, exact=exact))
 
 
 def words(explorer, layer="one", **stops):
@@ -184,19 +161,6 @@ def test_collapse_is_an_optimum_like_others(explorer):
     assert row[1] == row[4]
 
 
-def request(app, asked):
-    """The body of the request that the page makes for a move."""
-    (output,) = (key for key in app.callback_map if "figure-nc1.figure" in key)
-    outputs = [
-        dict(zip(("id", "property"), part.rsplit(".", 1), strict=True))
-        for part in output.strip(".").split("...")
-    ]
-    change = {"id": "asked", "property": "data", "value": asked}
-    return {
-        "output": output, "outputs": outputs, "inputs": [change], "changedPropIds": ["asked.data"],
-    }  # fmt: skip
-
-
 def test_the_callback_answers_a_move_with_its_number(layers):
     app = build_app(layers, title="net")
     client = app.server.test_client()
@@ -215,120 +179,6 @@ def test_the_callback_answers_a_move_with_its_number(layers):
         with client.get(source) as file:
             assert file.status_code == 200, source
     assert '<html lang="en">' in page
-
-
-@pytest.mark.filterwarnings("error")
-def test_posts_that_are_no_moves_are_refused(layers):
-    app = build_app(layers, title="net")
-    client, where = app.server.test_client(), "/_dash-update-component"
-    good = request(app, {"number": 7, "layer": "two", "stops": START, "exact": True})
-    rng, junk = random.Random(0), [None, -1, 10**9, "x", [], {}, [[1]], True, 1e400, "\u2028", 0.5]
-
-    def spots(value, path=()):
-        yield path
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items if isinstance(value, dict | list) else ():
-            yield from (
-                spots(item, (*path, key)) if isinstance(item, dict | list) else [(*path, key)]
-            )
-
-    places = list(spots(good))[1:]
-    for _ in range(200):
-        bad = json.loads(json.dumps(good))
-        *above, last = rng.choice(places)
-        part = bad
-        for key in above:
-            part = part[key]
-        if rng.random() < 0.3:
-            del part[last]
-        else:
-            part[last] = rng.choice(junk)
-        answer = client.post(where, json=bad)
-        assert answer.status_code in (200, 204, 400), bad
-    for body in (b"", b"{", b"[]", b"null", b"\xff", b"[" * 5000):
-        assert client.post(where, data=body, content_type="application/json").status_code in (
-            400,
-            413,
-        )
-    assert client.post(where, data=b"x" * 10**6).status_code == 413
-    assert client.post("/other", json=good).status_code == 400
-    assert client.post(where, json=good).status_code == 200
-
-
-def test_names_are_no_markup_of_plotly(layers):
-    name = '<a href="https://x.example">x</a>'
-    explorer = Explorer({name: layers["one"], "b": layers["two"]})
-    answer = shown(explorer, name, START)
-    assert "<a" not in json.dumps(answer[:7])
-    assert "&lt;a href" in json.dumps(answer[:7])
-
-
-class Server:
-    """In place of the server of werkzeug: says what it was given."""
-
-    given = None
-
-    def __init__(self, host, port, app, *, threaded, request_handler, fd):
-        with closing(socket.fromfd(fd, socket.AF_INET, socket.SOCK_STREAM)) as listener:
-            Server.given = (listener.getsockname(), app, threaded)
-
-    def serve_forever(self):
-        """Not at all."""
-
-    server_close = serve_forever
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr("werkzeug.serving.make_server", Server)
-    return Server
-
-
-def test_the_page_is_for_this_machine_unless_asked_otherwise(file, run, server, monkeypatch):
-    opened = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    code, out, err = run("explore", file, "--port", 0)
-    (host, port), app, threaded = server.given
-    assert (code, host, threaded, err) == (0, "127.0.0.1", True, "")
-    assert out == f"http://127.0.0.1:{port}/ (Ctrl-C stops it)\n"
-    assert not opened
-    client = app.test_client()
-    assert client.get("/", headers={"Host": f"127.0.0.1:{port}"}).status_code == 200
-    assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
-    code, _, err = run("explore", file, "--port", 0, "--host", "0.0.0.0", "--open")
-    assert code == 0
-    assert server.given[0][0] == "0.0.0.0"
-    assert err == "perturb-nc: other machines can reach this page, without a password\n"
-    assert len(opened) == 1
-    assert "exposes the page" in " ".join(run("explore", "--help")[1].replace("│", " ").split())
-
-
-def test_what_cannot_be_served_is_refused_before_anything_starts(file, run, server, tmp_path):
-    server.given = None
-    (tmp_path / "bad.safetensors").write_bytes(b"no")
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-        for arguments, message in (
-            ((file, "--port", port), f"cannot listen on 127.0.0.1, port {port}: Address already"),
-            ((file, "--port", 70000), "port must be 0..65535, got 70000"),
-            ((file, "--host", "192.0.2.1", "--port", 0), "cannot listen on 192.0.2.1"),
-            ((tmp_path / "none.safetensors",), "none.safetensors"),
-            ((tmp_path / "bad.safetensors",), "could not be read as a safetensors file"),
-        ):
-            code, out, err = run("explore", *arguments)
-            assert (code, out) == (2, "")
-            assert err.startswith("perturb-nc: ")
-            assert len(err.splitlines()) == 1
-            assert message in err
-    assert server.given is None
-
-
-def test_without_dash_the_command_names_what_to_install(file, run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "dash", None)
-    monkeypatch.delitem(sys.modules, "perturb_nc.show.explore.page")
-    code, out, err = run("explore", file)
-    assert (code, out) == (2, "")
-    assert err == "perturb-nc: the page needs Dash: pip install 'perturb-nc[explore]'\n"
 
 
 @pytest.fixture

@@ -8,17 +8,6 @@ from perturb_nc.theory.deep.contraction import measured_contraction
 from perturb_nc.theory.status import Status
 
 
-def test_one_layer_is_the_near_collapse_model():
-    dense, problem = anchored(1)
-    found = pnc.deep.minimize_anchored(problem)
-    single = pnc.minimize(pnc.NearCollapseProblem(dense.reduced.statistics, **PARAMETERS))
-    assert found.objective == pytest.approx(single.objective, abs=1e-14)
-    torch.testing.assert_close(found.statistics.means, single.statistics.means)
-    contraction = pnc.deep.anchored_contraction(depth=1, **PARAMETERS)
-    spectrum = pnc.near_collapse_spectrum(num_classes=3, dim=5, samples_per_class=4, **PARAMETERS)
-    assert min(abs(spectrum.eigenvalues - contraction)) < 1e-14
-
-
 @pytest.mark.parametrize("depth", [2, 3])
 @pytest.mark.parametrize("counts", [None, (3, 6, 9, 4)])
 def test_the_reduction_agrees_with_descent_on_all_features(depth, counts):

@@ -1,55 +1,15 @@
 """Closed forms near collapse against the solver: what is left falls with the order claimed."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 import torch
 from problems import near_collapse
+from vicinities import cases, remainders, slopes, solved
 
 import perturb_nc as pnc
 from perturb_nc.theory.vicinity import prediction
-from perturb_nc.theory.vicinity.coefficients import Mixture, coefficients
-
-CASES = {
-    "plain": {},
-    "bias": {"bias": True},
-    "imbalanced": {"uneven": 1.0},
-    "imbalanced, bias": {"uneven": 1.0, "bias": True},
-    "two classes": {"num_classes": 2, "dim": 5},
-    "two classes, bias": {"num_classes": 2, "dim": 5, "bias": True},
-    "no dimension to spare": {"dim": 4},
-    "no dimension to spare, bias": {"dim": 3, "bias": True},
-    "strong decay": {"lambda_w": 1.4, "lambda_h": 0.3},
-}
-cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-
-
-def solved(statistics, setting, bias):
-    problem = pnc.NearCollapseProblem(statistics, **setting, bias=bias)
-    return pnc.minimize(problem, tol=1e-13)
-
-
-def remainders(case, steps, order=1):
-    """Errors of weight, means, Σ_W (and bias) for every step."""
-    rows = []
-    for step in steps:
-        statistics, setting, bias = near_collapse(step, **case)
-        found = prediction.small_vicinity(statistics, **setting, bias=bias, order=order)
-        exact = solved(statistics, setting, bias)
-        errors = [
-            found.weight - exact.weight,
-            found.statistics.means - exact.statistics.means,
-            found.statistics.within - exact.statistics.within,
-        ]
-        errors += [found.bias - exact.bias] if bias else []
-        rows.append([error.norm().item() for error in errors])
-    return np.array(rows)
-
-
-def slopes(errors, steps):
-    return np.diff(np.log(errors), axis=0) / np.diff(np.log(steps))[:, None]
 
 
 @cases
@@ -67,30 +27,6 @@ def test_every_order_more_gains_one(bias, order):
     errors = remainders({"bias": bias, "uneven": 1.0}, steps, order)
     expected = [order + 1, order + 1, order + 2]  # Σ_W is exact for the weight, which is small
     np.testing.assert_allclose(slopes(errors, steps)[0, :3], expected, atol=0.05)
-
-
-def bent(scalars, part):
-    """Coefficients with one of them 1 % larger."""
-    group, _, name = part.rpartition(".")
-    if not group:
-        return dataclasses.replace(scalars, **{name: 1.01 * getattr(scalars, name)})
-    mixture = getattr(scalars, group)
-    changed = mixture._replace(**{name: 1.01 * getattr(mixture, name)})
-    return dataclasses.replace(scalars, **{group: changed})
-
-
-FIRST = [f"{group}.{name}" for group in ("means", "weight") for name in Mixture._fields]
-SECOND = ["symmetric", "rotation", "off_span"]
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("part", [*FIRST, "gamma_in", "gamma_out", *SECOND])
-def test_a_one_percent_mutation_of_any_coefficient_is_seen(part, bias, monkeypatch):
-    order = 2 if part in SECOND else 1
-    monkeypatch.setattr(prediction, "coefficients", lambda *a: bent(coefficients(*a), part))
-    steps = np.array([2e-5, 1e-5]) if order == 1 else np.array([2e-4, 1e-4])
-    errors = remainders({"bias": bias, "uneven": 1.0}, steps, order)[:, : 4 - order]
-    assert slopes(errors, steps).min() < order + 0.6
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -121,39 +57,6 @@ def test_derivative_in_the_features_is_the_linear_response(bias):
     )
     slope = (weight_ahead - weight_behind) / 2e-4
     torch.testing.assert_close(slope, response.weight(direction), rtol=0, atol=1e-6)
-
-
-def test_attenuations_are_eigenvalues_of_the_response():
-    statistics, setting, _ = near_collapse(0.01)
-    found = prediction.small_vicinity(statistics, **setting)
-    spectrum = pnc.near_collapse_spectrum(num_classes=4, dim=9, samples_per_class=5, **setting)
-    scalars = coefficients(*(torch.tensor(v, dtype=torch.float64) for v in setting.values()), 4)
-    own = [found.gamma_in, found.gamma_out, 1.0, scalars.means.stretch.value.item()]
-    np.testing.assert_allclose(own, spectrum.eigenvalues, rtol=1e-14)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_limits_of_beta(bias):
-    statistics, setting, _ = near_collapse(0.03, bias=bias)
-    held = prediction.small_vicinity(statistics, **{**setting, "beta": 1e9}, bias=bias).statistics
-    torch.testing.assert_close(held.means, statistics.means, rtol=0, atol=1e-7)
-    torch.testing.assert_close(held.within, statistics.within, rtol=0, atol=1e-7)
-    free = prediction.small_vicinity(statistics, **{**setting, "beta": 1e-9}, bias=bias)
-    own = free.statistics.means - free.statistics.means.mean(0) * bias
-    torch.testing.assert_close(own, free.size * free.frame, rtol=0, atol=1e-7)
-    assert free.statistics.within.abs().max() < 1e-15
-
-
-def test_towards_c0_equal_one_the_optimum_vanishes():
-    statistics, setting, _ = near_collapse(0.01, lambda_h=0.9999 / 0.3)
-    weak = {**setting, "beta": 1e-3}
-    found = prediction.small_vicinity(statistics, **weak)
-    assert found.size == pytest.approx(
-        math.sqrt((1 - math.sqrt(0.9999)) * math.sqrt(0.3 / setting["lambda_h"]))
-    )
-    assert not found.is_small  # the distance is large against means that vanish
-    with pytest.raises(ValueError, match=r"lambda_w \* lambda_h must be < 1, got 1; from 1 on"):
-        prediction.small_vicinity(statistics, lambda_w=0.5, lambda_h=2.0, beta=1.0)
 
 
 @cases
@@ -232,88 +135,3 @@ def test_an_order_that_diverges_is_refused_by_name():
     statistics, setting, _ = near_collapse(0.51, num_classes=6, dim=8, **setting)
     with pytest.raises(ValueError, match=r"order must be lower here, got 60: .* use minimize"):
         prediction.small_vicinity(statistics, **setting, order=60)
-
-
-def test_frame_size_and_distance():
-    statistics, setting, _ = near_collapse(0.05, bias=True)
-    found = prediction.small_vicinity(statistics, **setting, bias=True)
-    identity = torch.eye(4, dtype=torch.float64)
-    torch.testing.assert_close(found.frame @ found.frame.mT, identity - 0.25)
-    centred = statistics.centered_means
-    nuclear = torch.linalg.svdvals(centred).sum()  # of all frames the nearest has this overlap
-    torch.testing.assert_close((centred * found.frame).sum(), nuclear)
-    gap = (centred - found.size * found.frame).square().sum() / 4 + statistics.within.trace()
-    assert found.distance == pytest.approx(math.sqrt(gap / (found.size**2 * 3 / 4)))
-    expected = pnc.collapse_metrics(found.statistics, found.weight).as_dict()
-    assert found.metrics.as_dict() == pytest.approx(expected, nan_ok=True)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_refuses_what_has_no_nearest_frame():
-    statistics, setting, _ = near_collapse(0.01)
-    for change, message in (
-        ({"lambda_h": 0.0}, "lambda_h must be > 0, got 0.0"),
-        ({"beta": 0.0}, "beta must be > 0, got 0.0"),
-        ({"order": 0}, "order must be >= 1, got 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            prediction.small_vicinity(statistics, **{**setting, **change})
-    centred = dataclasses.replace(statistics, means=statistics.centered_means)
-    with pytest.raises(ValueError, match=r"linearly independent, got .* or bias=True"):
-        prediction.small_vicinity(centred, **setting)
-    flat = dataclasses.replace(
-        statistics, means=statistics.means[:, :3], within=statistics.within[:3, :3]
-    )
-    with pytest.raises(ValueError, match=r"statistics must have dim >= 4 .* got 3"):
-        prediction.small_vicinity(flat, **setting)
-    assert prediction.small_vicinity(flat, **setting, bias=True).frame.shape == (4, 3)
-    found = prediction.small_vicinity(statistics, **setting)
-    with pytest.raises(ValueError, match="reference_features must have dimension 9, got 3"):
-        found.features(torch.zeros(2, 3), [0, 1])
-
-
-@cases
-def test_derivatives_against_central_differences(case):
-    statistics, setting, bias = near_collapse(0.02, **case)
-    found = prediction.small_vicinity(statistics, **setting, bias=bias).derivatives
-    for name, value in setting.items():
-        step = 1e-5 * value
-        ahead, behind = (
-            prediction.small_vicinity(statistics, **{**setting, name: value + change}, bias=bias)
-            for change in (step, -step)
-        )
-
-        def close(derivative, upper, lower, step=step):
-            difference = (upper - lower) / (2 * step)
-            torch.testing.assert_close(derivative, difference, rtol=1e-6, atol=1e-8)
-
-        close(found.weight[name], ahead.weight, behind.weight)
-        close(found.means[name], ahead.statistics.means, behind.statistics.means)
-        close(found.within[name], ahead.statistics.within, behind.statistics.within)
-        upper, lower = ahead.metrics.as_dict(), behind.metrics.as_dict()
-        for metric, derivative in found.metrics[name].items():
-            if math.isfinite(derivative):
-                difference = (upper[metric] - lower[metric]) / (2 * step)
-                assert derivative == pytest.approx(difference, rel=1e-5, abs=1e-7), metric
-        assert math.isfinite(found.metrics[name]["nc1"])
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_derivatives_against_those_of_the_optimum(bias):
-    steps, gaps = np.array([4e-3, 2e-3]), []
-    for step in steps:
-        statistics, setting, _ = near_collapse(step, bias=bias, uneven=1.0)
-        found = prediction.small_vicinity(statistics, **setting, bias=bias).derivatives
-        exact = pnc.hyperparameter_response(solved(statistics, setting, bias))
-        row = [
-            (getattr(found, part)[name] - getattr(exact, part)[name]).norm().item()
-            for part in ("weight", "means", "within")
-            for name in setting
-        ]
-        row += [abs(found.objective[name] - exact.objective[name]) for name in setting]
-        gaps.append(row)
-    # λ_W and λ_H move √ρ, and with it the distance whose square is left out: one order less.
-    found = slopes(np.array(gaps), steps)[0, :9].reshape(3, 3)
-    np.testing.assert_allclose(found[:, :2], 1, atol=0.15)
-    np.testing.assert_allclose(found[:, 2], 2, atol=0.05)
-    assert slopes(np.array(gaps), steps)[0, 9:].min() > 1.9

@@ -1,0 +1,1 @@
+"""The monitor and the statistics in the tools that people train with; each module needs its own."""

@@ -1,0 +1,128 @@
+"""Swapped and absurd arguments: every verb names the argument, what it got and the remedy."""
+
+import math
+
+import pytest
+import torch
+
+import perturb_nc as pnc
+
+X = torch.randn(24, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(24) % 3
+STATISTICS = pnc.ClassStatistics.from_features(X, Y)
+MODEL, LOADER = torch.nn.Linear(5, 3), [(X, Y)]
+PARAMETERS = {"lambda_w": 0.1, "lambda_h": 0.1, "beta": 1.0}
+NAMES = r"must be a dictionary, name → .*, got {}; pass one as"
+
+
+def nameless(argument, kind):
+    return argument + " " + NAMES.format(kind)
+
+
+CALLS = {
+    "intervals": (lambda: pnc.sampling_intervals(X, Y), nameless("features", "Tensor")),
+    "intervals, swapped": (
+        lambda: pnc.sampling_intervals(Y, {"a": X}),
+        nameless("features", "Tensor"),
+    ),
+    "scores without statistics": (
+        lambda: pnc.nearest_mean_scores(MODEL, LOADER, STATISTICS),
+        nameless("statistics", "ClassStatistics"),
+    ),
+    "scores, swapped": (
+        lambda: pnc.nearest_mean_scores(LOADER, MODEL, {"": STATISTICS}),
+        "model must be Module, got list; the order is model, loader, statistics",
+    ),
+    "scores, statistics first": (
+        lambda: pnc.nearest_mean_scores(MODEL, {"": STATISTICS}, LOADER),
+        nameless("statistics", "list"),
+    ),
+    "scores of features": (
+        lambda: pnc.nearest_mean_scores(MODEL, LOADER, {"": X}),
+        r"statistics\[''\] must be Moments, got Tensor; collect_statistics gives them",
+    ),
+    "calibration": (lambda: pnc.calibrate_depth([STATISTICS] * 2), nameless("layers", "list")),
+    "comparison": (
+        lambda: pnc.compare_layers(STATISTICS, name="n"),
+        nameless("layers", "ClassStatistics"),
+    ),
+    "saved layers": (
+        lambda: pnc.save_layers("file", {"a": STATISTICS}),
+        nameless("layers", "str"),
+    ),
+    "saved features": (
+        lambda: pnc.save_layers({"a": X}, "file"),
+        r"layers\['a'\] must be ClassStatistics or SpanStatistics, got Tensor; collect_statistics",
+    ),
+    "metrics": (lambda: pnc.collapse_metrics(X, Y), "statistics must be Moments, got Tensor"),
+    "optimum": (
+        lambda: pnc.minimize(STATISTICS),
+        "problem must be NearCollapseProblem, got ClassStatistics; make one from statistics",
+    ),
+    "certificate": (
+        lambda: pnc.certify(STATISTICS, X),
+        "problem must be NearCollapseProblem, got ClassStatistics",
+    ),
+    "response": (
+        lambda: pnc.linear_response(X, Y, STATISTICS),
+        r"solution must be Solution, got Tensor; minimize\(problem\) gives one",
+    ),
+    "derivatives": (
+        lambda: pnc.hyperparameter_response(STATISTICS),
+        "solution must be Solution, got ClassStatistics",
+    ),
+    "vicinities": (
+        lambda: pnc.small_vicinity_batch(X, **PARAMETERS),
+        "statistics must be ClassStatistics with the whole Σ_W, got Tensor",
+    ),
+    "batch of one": (
+        lambda: pnc.minimize_batch(STATISTICS, **PARAMETERS),
+        r"lambda_w must be a list, one value for each setting, got 0\.1; pass \[0\.1\]",
+    ),
+    "statistics of samples": (
+        lambda: pnc.ClassStatistics(None, X, X, Y),
+        "counts must be Tensor, got NoneType; of features and labels, ClassStatistics.from",
+    ),
+    "table of errors": (
+        lambda: pnc.error_table(STATISTICS),
+        "comparisons must be Sequence, got ClassStatistics; pass a list of results",
+    ),
+    "saved comparison": (
+        lambda: pnc.save_comparison(STATISTICS, "file"),
+        "comparison must be Dataset, got ClassStatistics; compare_layers gives one",
+    ),
+    "report": (
+        lambda: pnc.write_report([STATISTICS], "file"),
+        "comparisons must be Dataset, got ClassStatistics; pass a list",
+    ),
+    "picture of layers": (
+        lambda: pnc.plot_layers(STATISTICS),
+        nameless("layers", "ClassStatistics"),
+    ),
+    "picture of a path": (lambda: pnc.plot_path(X), "path must be FlowPath or Cascade, got Tensor"),
+    "picture of a comparison": (
+        lambda: pnc.plot_comparison(X),
+        "comparison must be Dataset or DepthCalibration, got Tensor",
+    ),
+    "map": (lambda: pnc.plot_map(X), "dataset must be Dataset, got Tensor; sweep gives one"),
+    "picture of a spectrum": (lambda: pnc.plot_spectrum(X), "spectrum must be .*, got Tensor"),
+    "picture of vicinities": (lambda: pnc.plot_vicinity(X), "vicinity must be SmallVicinity"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_kind_of_argument_is_named(name):
+    call, message = CALLS[name]
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_labels_that_are_nan_are_to_be_left_out():
+    labels = Y.double()
+    labels[::6] = math.nan
+    message = "got torch.float64; 4 are NaN, which is no class: leave these samples out, then"
+    with pytest.raises(ValueError, match=message):
+        pnc.ClassStatistics.from_features(X, labels)
+    with pytest.raises(ValueError, match=r"got torch\.float64; convert them first"):
+        pnc.ClassStatistics.from_features(X, Y.double())
