@@ -141,7 +141,7 @@ def test_samples_kept_beside_the_statistics_serve_cross_entropy(run, tmp_path):
     np.savez(file, first=features.numpy(), second=2 * features.numpy(), labels=labels.numpy())
     code, out, _ = run("stats", file, "--layers", "--samples", 12, "-o", kept)
     assert code == 0
-    assert "N = 40, 12 samples kept" in out
+    assert "2 layers, 12 samples kept" in out
     assert list(pnc.load_layers(kept)) == ["first", "second"]
     strengths = {"lambda_w": 0.4, "lambda_h": 0.1, "beta": 0.5}
     options = ("--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5, "--loss", "cross-entropy")
