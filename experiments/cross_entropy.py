@@ -8,8 +8,8 @@ of the classes, under the squared loss and under cross-entropy, with a bias and 
 - known: λ_W is K times the weight decay, in the units of the scaled features; β is set by NC1, and
   all else is predicted. Not for public networks, whose weight decay is not known.
 - fit: λ_W and β from class means and Σ_W (`fit_regularization`): what the model can explain.
-- two: of the last pair of some networks, λ_W on a grid and β so that NC1 agrees, with the least error of ÑC1. The
-  growth of the features does not enter, as it does in the fit.
+- two: of the last pair of some networks, λ_W on a grid and β so that NC1 agrees, with the least
+  error of ÑC1. The growth of the features does not enter, as it does in the fit.
 
 Rivals: H0 as it is (sees nothing), and Σ_W0 times a factor that is set by NC1.
 
