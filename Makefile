@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow wheel-test browser check figures digits experiments accelerator bench data docs command-pages clean
+.PHONY: help demo test test-slow endurance wheel-test browser pages check figures digits experiments accelerator bench bench-quick data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ test: .venv/installed  ## the whole default test suite
 test-slow: .venv/installed  ## the checks that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
+endurance: .venv/installed  ## kills, full disks, flipped bits, threads, hostile input (under 15 minutes)
+	$(BIN)/python -m pytest -q -m slow -n 2 tests/endurance
+
 wheel-test:  ## build wheel and sdist, install the wheel alone, use it from outside (minutes)
 	PYTHON=$(PYTHON) tests/packaging/check.sh
 
@@ -29,6 +32,9 @@ browser:  ## Debian's chromium for the tests in a browser, where it is missing a
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update \
 	&& DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
 	|| echo "no chromium: the tests in a browser will be skipped"
+
+pages: .venv/installed browser  ## report and explorer in a browser; screenshots in build/screens (minutes)
+	SCREENS=build/screens $(BIN)/python -m pytest -q -m slow tests/show/test_whole_pages.py
 
 check: .venv/installed  ## linter, formatter, type checker
 	$(BIN)/ruff check .
@@ -44,7 +50,6 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.low_rank_bias
 	$(BIN)/python -m experiments.trained_head
 	$(BIN)/python -m experiments.public_resnet
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hdf5]'
 	$(BIN)/python -m experiments.public_networks
 	$(BIN)/python -m experiments.depthwise_layerwise
 	$(BIN)/python -m experiments.weight_decay
@@ -56,6 +61,7 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.every_layer
 	$(BIN)/python -m experiments.equal_width
 	$(BIN)/python -m experiments.theories_of_depth
+	$(BIN)/python -m experiments.equi_separation
 	$(BIN)/python -m experiments.transfer
 	$(BIN)/python -m experiments.small_vicinity
 	$(BIN)/python -m experiments.cross_entropy
@@ -69,9 +75,12 @@ figures: .venv/installed  ## draw paper_figs/ from the committed results
 digits: .venv/installed  ## do figures and tables show the digits they did? make digits SINCE=COMMIT
 	$(BIN)/python docs/digits.py $(or $(SINCE),HEAD)
 
-bench: .venv/installed  ## time everything against peers (minutes); writes benchmarks/results/
+bench: .venv/installed  ## time everything against peers and the floor (minutes); writes docs/benchmarks.md
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@for name in flow optimum cross_entropy deep_ufm extraction explore; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.page
+
+bench-quick: .venv/installed  ## the same at tiny sizes, in under two minutes; writes build/quick/benchmarks.md
+	$(BIN)/python -m benchmarks.page --quick
 
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and trained networks into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch

@@ -1,6 +1,7 @@
 """What a benchmark ran on, and the command line that all of them have."""
 
 import argparse
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,14 @@ Result = dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
-    """CPU, threads and versions."""
+    """CPU, what else it is doing (the load of the last minute), threads and versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

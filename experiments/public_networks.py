@@ -47,6 +47,7 @@ from perturb_nc.study.straight_line import all_pairs, straightness
 
 FOLDER = RESULTS / "public_networks"
 WIDEST = 512  # of shipped statistics
+WIDEST_STAGE = 256  # of theories of depth: wider ones take an hour
 SAMPLED = {  # so many of each class, of these layers: the ends of stages, and the last stage
     "resnet56_cifar10": (200, ("stem", *(f"blocks.{i}" for i in (8, 9, *range(17, 27))))),
     "vgg16_cifar10": (100, ("blocks.9", "blocks.12", "blocks.13")),
@@ -57,9 +58,9 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
 
 # The cheapest first; ResNet-18 has an experiment of its own.
 NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "vgg16_cifar10")
-LIMITED = {  # images of training and test where a CPU had no time for all
-    "vgg16_cifar10": (7_500, 2_500),
-    "cnn_cifar10": (20_000, 5_000),
+LIMITED = {  # images of training, of test and unpooled, where a CPU had no time for more
+    "vgg16_cifar10": (5_000, 2_500, 1_000),
+    "cnn_cifar10": (20_000, 5_000, 5_000),
 }
 
 
@@ -125,14 +126,21 @@ def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[st
         yield name, Layer(x, labels, trained, held_out, tested), x_test
 
 
+def limits(name: str, config: Config) -> tuple[int | None, int | None, int]:
+    """How many images of training, of test, and unpooled."""
+    if config.images:
+        return config.images, config.images, config.unpooled
+    return LIMITED.get(name, (None, None, config.unpooled))
+
+
 def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
     sizes = {"piece": config.piece, "batch_size": config.batch_size}
-    limits = (config.images,) * 2 if config.images else LIMITED.get(name, (None, None))
+    most, most_test, _ = limits(name, config)
     train, test = (
         features(name, split, output / "pieces", images=limit, **sizes)
-        for split, limit in zip(("train", "test"), limits, strict=True)
+        for split, limit in (("train", most), ("test", most_test))
     )
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
     test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
@@ -246,7 +254,7 @@ def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStati
 def unpooled(name: str, config: Config) -> dict[str, Any]:
     """Metrics of the blocks without pooling, of the first training images."""
     model, data = public_network(name), public_inputs(name)
-    rows = slice(config.unpooled)
+    rows = slice(limits(name, config)[2])
     data = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
     found = pnc.collect_statistics(
         model,
@@ -274,7 +282,8 @@ def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
     path = output / f"{name}.safetensors"
     layers, own = pnc.load_layers(path), joints(name, output)
     found: dict[str, Any] = {"depth": {}}
-    for names in runs_of_one_width(layers):
+    narrow = {layer: s for layer, s in layers.items() if s.dim <= WIDEST_STAGE}
+    for names in runs_of_one_width(narrow):
         stage = {layer: layers[layer] for layer in names}
         key = f"{names[0]} to {names[-1]}"
         file = parts / f"{name}-{key.replace(' ', '-')}.json"

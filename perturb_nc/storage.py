@@ -239,9 +239,15 @@ def _parsing(path: Path, kind: str) -> Iterator[None]:
 def json_text(record: Any, *, indent: int | None = 1) -> str:
     """A record of dicts, lists, numbers and strings as standard JSON; NaN and ±inf become null.
 
-    One line with indent None.
+    One line with indent None. Whatever could command a terminal, or end or turn its lines, is
+    escaped.
     """
-    return json.dumps(_plain(record), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(record), indent=indent, ensure_ascii=False, allow_nan=False)
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+# Those that JSON leaves as they are: C1 and DEL, ends of lines, directions of writing.
+_COMMANDS = re.compile("[\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 def write_json(path: str | Path, record: Any) -> None:

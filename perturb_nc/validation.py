@@ -41,11 +41,7 @@ def as_tensor(value: ArrayLike, name: str) -> Tensor:
 
     Raises TypeError for what are no numbers, ValueError for a masked array with masked entries.
     """
-    if np.ma.is_masked(value):
-        raise ValueError(
-            f"{name} must not be masked, got {np.ma.count_masked(value)} masked entries; drop such "
-            "samples, or fill them on purpose with numpy.ma.filled"
-        )
+    check_unmasked(value, name)
     try:
         if isinstance(value, Tensor):
             if value.layout is not torch.strided:
@@ -59,6 +55,21 @@ def as_tensor(value: ArrayLike, name: str) -> Tensor:
         raise TypeError(
             f"{name} must be an array of numbers, got {type(value).__name__}: {error}"
         ) from error
+
+
+def check_unmasked(value: ArrayLike, name: str) -> None:
+    """ValueError for masked entries, of an array or a list of arrays: NumPy forgets the mask."""
+    if masked := _count_masked(value):
+        raise ValueError(
+            f"{name} must not be masked, got {masked} masked entries; drop such samples, or fill "
+            "them on purpose with numpy.ma.filled"
+        )
+
+
+def _count_masked(value: ArrayLike) -> int:
+    if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float):
+        return sum(map(_count_masked, value))
+    return int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:

@@ -5,6 +5,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+import typer
 from beartype import BeartypeConf, beartype
 
 hypothesis.settings.register_profile("fixed", derandomize=True)
@@ -27,11 +28,20 @@ def unchecked(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command as the console script does; returns (exit code, stdout, stderr)."""
-
+@pytest.fixture(scope="session")
+def commands():
+    """The commands as click has them: building them takes twenty milliseconds."""
     from perturb_nc.cli import main as cli  # after the hook above
+
+    return typer.main.get_command(cli.app)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, commands):
+    """Run the command as the console script does; returns (exit code, stdout, stderr)."""
+    from perturb_nc.cli import main as cli
+
+    monkeypatch.setattr(cli, "app", commands)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["perturb-nc", *map(str, arguments)])

@@ -82,6 +82,11 @@ def test_lists_are_float64_whatever_the_default(default, monkeypatch):
     ("features", "error", "message"),
     [
         (
+            [np.ma.masked_array(row, mask=row > 2) for row in X],
+            ValueError,
+            "must not be masked, got .* numpy.ma.filled",
+        ),
+        (
             np.ma.masked_array(X, mask=X > 2),
             ValueError,
             "must not be masked, got .* numpy.ma.filled",

@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     torch.set_num_threads(1 if device.type == "cpu" else torch.get_num_threads())
     deadline = time.monotonic() + options.seconds
-    state = options.state / "tiny" if options.tiny else options.state
+    state = options.state / ("tiny" if options.tiny else "runs")  # never the folder of the results
     for folder in (output, state):
         folder.mkdir(parents=True, exist_ok=True)
     setting = Setting(device, options.tiny, output, state, deadline)

@@ -136,14 +136,20 @@ def measured(
     pnc.save_layers(run.statistics, Path(f"{output}.safetensors"), notes, dtype=torch.float32)
     write_tensors(Path(f"{output}-samples.safetensors"), read_tensors(samples)[0], notes)
     write_tensors(Path(f"{output}-cross.safetensors"), cross(model, images, run.statistics), notes)
-    samples.unlink()
-    Path(f"{setting.state / name}.pt").unlink()
-    return {
+    record = {
         **run.record(model, images, data(setting, "test")),
         "train_accuracy": accuracy(model, images),
         "training": asdict(config),
         "sampled_epochs": sorted(epochs),
     }
+    forget(setting, name)
+    return record
+
+
+def forget(setting: Setting, name: str) -> None:
+    """Remove the checkpoint and the metrics of a run that is finished."""
+    for path in setting.state.glob(f"{name}*"):
+        path.unlink()
 
 
 def cross(
@@ -187,8 +193,9 @@ def decay(loss: str, which: str, seed: int, setting: Setting, name: str) -> dict
     )  # fmt: skip
     path = setting.output / f"{name}.safetensors"
     pnc.save_layers(run.statistics, path, dtype=torch.float32)
-    Path(f"{setting.state / name}.pt").unlink()
-    return {"loss": loss, "decay": which, **run.record(model, images, data(setting, "test"))}
+    record = {"loss": loss, "decay": which, **run.record(model, images, data(setting, "test"))}
+    forget(setting, name)
+    return record
 
 
 def pieces(kinds: Sequence[str], seeds: Sequence[int]) -> list[Piece]:

@@ -213,8 +213,15 @@ def _alike(parts: Sequence[Sequence[str]]) -> int:
 
 
 def literal(text: str) -> str:
-    """A name as text of a matplotlib figure, where dollars would enclose mathematics."""
-    return text.replace("$", r"\$")
+    """A name as text of a matplotlib figure, where dollars would enclose mathematics.
+
+    One that would leave no room for the figure keeps its end.
+    """
+    short = text if len(text) <= _LONGEST else "…" + text[1 - _LONGEST :]
+    return short.replace("$", r"\$")
+
+
+_LONGEST = 40
 
 
 def printable(text: str) -> str:

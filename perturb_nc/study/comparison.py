@@ -148,7 +148,7 @@ def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
 
 
 def with_bench(comparison: xr.Dataset, bench: xr.Dataset) -> xr.Dataset:
-    """A comparison with the bench of the same network beside it, in variables named "bench_...".
+    """A comparison with the bench of the same network beside it, in variables named `bench_…`.
 
     Args:
         comparison: of `compare_layers`.
@@ -218,7 +218,9 @@ def load_comparison(path: str | Path) -> xr.Dataset:
 
 
 def _digest(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json_text(record, indent=None).encode("utf8")).hexdigest()
+    # Of the text without escapes, which older versions did not write.
+    text = json.dumps(json.loads(json_text(record, indent=None)), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf8")).hexdigest()
 
 
 def _check_layout(table: xr.Dataset) -> None:

@@ -18,7 +18,7 @@ def load_whole(path: Path, lazy: xr.Dataset) -> tuple[xr.Dataset, int]:
     """
     bad: list[Part] = []
     missing: list[Part] = []
-    loaded = xr.Dataset(coords=lazy.coords, attrs=lazy.attrs).load()
+    whole: dict[str, xr.DataArray] = {}
     for name, variable in lazy.data_vars.items():
         parts = list(_parts(variable))
         try:
@@ -28,10 +28,11 @@ def load_whole(path: Path, lazy: xr.Dataset) -> tuple[xr.Dataset, int]:
         except Exception:  # of zarr, numcodecs, blosc: whatever a flipped bit makes them say
             values, unreadable = _piece_by_piece(variable, [part for _, part in parts])
             bad += unreadable
-        loaded[name] = values
+        whole[str(name)] = values
         if variable.encoding.get("filters"):  # else chunks of nothing but fill values are left out
             there = {entry.name for entry in (path / str(name)).iterdir()}
             missing += [part for key, part in parts if key not in there]
+    loaded = xr.Dataset(whole, lazy.coords, lazy.attrs).load()
     status = loaded["status"]
     gone = np.zeros(status.shape, bool)
     for part in bad:

@@ -17,7 +17,14 @@ from perturb_nc.layer_files import layer_sha256
 from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics
 from perturb_nc.study.models import Layer, only_squared, statistics_of
 from perturb_nc.theory.regularization import HYPERPARAMETERS
-from perturb_nc.validation import ArrayLike, affordable, at_least, nonnegative, positive
+from perturb_nc.validation import (
+    ArrayLike,
+    affordable,
+    at_least,
+    check_unmasked,
+    nonnegative,
+    positive,
+)
 
 Region = dict[str, slice]
 METRICS = tuple(field.name for field in fields(CollapseMetrics))
@@ -195,6 +202,7 @@ def empty_dataset(layer: Layer, plan: SweepPlan) -> xr.Dataset:
 
 
 def _axis(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    check_unmasked(values, name)
     try:
         axis = np.atleast_1d(np.asarray(values, dtype=np.float64))
     except (TypeError, ValueError):

@@ -11,8 +11,14 @@ means that carries the rest of tr Σ_W0. What that neglects of the gradient, wit
 `theory.optimal_features` β²/c · FV · VᵀΣ_W0(I - VVᵀ), is known at every point. Where it is too
 large V grows by the main directions of its Newton step.
 
-V also holds the K directions outside the Krylov space in which the features vary least: there a
-saddle is left if anywhere outside of it, so that second-order conditions are those of all d.
+V also holds the K directions outside the Krylov space in which the features vary least. For a
+weight in V whose leak is 0 the Hessian falls into that of V and, for every eigenvector q of Σ_W0
+outside with eigenvalue s and every direction u of classes, u qᵀ, with γ = β/c
+
+    cγ²s G - EEᵀ/(cN) + (λ_W/K) I      relative to      γ²s + λ_W/K.
+
+cG <= 1, so that where this has a negative eigenvalue at all it has its lowest at the least s: a
+saddle is left in V if anywhere, and second-order conditions are those of all d.
 """
 
 from dataclasses import dataclass, field, replace

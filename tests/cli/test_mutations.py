@@ -1,4 +1,7 @@
-"""Mutated files work or are refused, and files that lie about their size take no memory."""
+"""Mutated files work or are refused, and files that lie about their size take no memory.
+
+Some of each kind; tests/endurance has thousands.
+"""
 
 import contextlib
 import io
@@ -19,7 +22,7 @@ from hypothesis import strategies as st
 from perturb_nc.show.maps import plot_maps
 from perturb_nc.study.sweep_store import open_sweep
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
 MODEL = ("--lambda-w", "0.1", "--lambda-h", "0.05", "--beta", "1")
 
 

@@ -35,6 +35,7 @@ def test_names_do_not_command_the_terminal(statistics, run, tmp_path):
         ("depth", file, "--lambda-w", 0.1, *out),
         ("flow", file, *model, "--reference", "none", *out),
         ("sweep", file, *model, "--beta", 1, *out),
+        ("metrics", file, "--json"),
     ):
         code, written, err = run(*words)
         assert code == (2 if "none" in words or words[0] == "sweep" else 0)

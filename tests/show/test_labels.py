@@ -2,7 +2,7 @@
 
 import pytest
 
-from perturb_nc.show.labels import short_names
+from perturb_nc.show.labels import literal, short_names
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,9 @@ def test_names_are_shortened_and_stay_different(names, short):
     assert len(set(found)) == len(set(names))
     if short is not None:
         assert found == short
+
+
+def test_names_in_figures_are_no_mathematics_and_leave_room():
+    assert literal("a $b$") == r"a \$b\$"
+    assert literal("n" * 40) == "n" * 40
+    assert literal("n" * 5000 + "end") == "…" + "n" * 36 + "end"

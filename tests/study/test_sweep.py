@@ -157,6 +157,7 @@ def test_an_error_in_a_worker_stops_the_rest(statistics, tmp_path):
     assert [future.cancelled() for future in Failing.submitted] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_dataset(statistics, tmp_path):
     distributed = pytest.importorskip("distributed")
     here = pnc.sweep(statistics, **GRID, chunk=6)

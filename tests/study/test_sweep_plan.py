@@ -51,6 +51,7 @@ def test_variables_say_what_they_are(statistics, grid):
         ({"lambda_h": [-1.0]}, "lambda_h must be >= 0, got -1.0"),
         ({"beta": [float("nan")]}, "beta must be finite, got nan"),
         ({"beta": []}, "beta must be a number or a non-empty list"),
+        ({"beta": np.ma.masked_array([1.0, 2.0], mask=[0, 1])}, "beta must not be masked, got 1"),
         ({"beta": "many"}, "beta must be a number or a list of them, got 'many'"),
         ({"beta": [1.0, 1.0]}, "beta must hold distinct values"),
         ({"lambda_h": [0.0, 1.0], "beta": [0.0, 1.0]}, "lambda_h and beta must not both be 0"),

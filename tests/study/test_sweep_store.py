@@ -70,7 +70,10 @@ def test_a_store_of_another_sweep_is_refused(statistics, tmp_path):
         open_sweep(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("seed", range(4))
+SLOW = [pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("seed", [0, *SLOW])
 def test_a_sweep_cut_off_in_any_write_resumes(statistics, tmp_path, monkeypatch, seed):
     arguments = {"lambda_w": [0.01, 0.1, 1.0], "lambda_h": 0.1, "beta": 1.0, "chunk": 1}
     arguments |= {"flow_times": [1.0], "store": tmp_path / "sweep.zarr"}
@@ -112,6 +115,7 @@ def test_a_first_write_cut_off_leaves_nothing_half_there(tmp_path, monkeypatch, 
     assert not caplog.text
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_identical_dataset(statistics, tmp_path):
     axes = {"lambda_w": torch.logspace(-3, 0, 5), "lambda_h": [1e-3, 0.1], "beta": [0.3, 1.0, 5.0]}
     whole = pnc.sweep(statistics, **axes, chunk=3, store=tmp_path / "whole.zarr")

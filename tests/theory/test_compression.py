@@ -1,9 +1,13 @@
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
-from problems import random_problem
+from problems import batch_point, random_problem
 
 import perturb_nc as pnc
 from perturb_nc.theory.compression import compress, narrow, turned
+from perturb_nc.theory.curvature import lowest_curvature
 
 
 def statistics(seed=0, **shape):
@@ -88,3 +92,39 @@ def test_a_space_for_one_setting_has_one_pole_and_holds_the_weight():
     ).weight
     left = weight - space.lifted(space.compressed(weight))
     assert left.norm() < 1e-6 * weight.norm()
+
+
+def outside_curvature(point, variances):
+    """Lowest curvature along u qᵀ for every variance s of features along q, outside of V."""
+    c, ridge = point.c, point.ridge
+    shrunk = (point.beta / c) ** 2 * variances[:, None, None]
+    identity = torch.eye(point.weight.shape[-2], dtype=torch.float64)
+    blocks = c * shrunk * point.gain - point.residual_moment / c + ridge * identity
+    return torch.linalg.eigvalsh(blocks / (shrunk + ridge))[..., 0]
+
+
+@pytest.mark.parametrize("lambda_w", [1e-4, 1e-2, 1.0])
+def test_the_hessian_outside_a_subspace_in_closed_form(lambda_w):
+    """Where Σ_W0 leaves V invariant nothing leaks, and the closed form is all there is."""
+    k, d, inside = 3, 70, 20
+    generator = torch.Generator().manual_seed(1)
+    normal = partial(torch.randn, generator=generator, dtype=torch.float64)
+    core, variances = normal(inside, inside), normal(d - inside).square()
+    means = torch.nn.functional.pad(normal(k, inside), (0, d - inside))
+    within = torch.block_diag(core @ core.mT / inside, variances.diag())
+    own = pnc.ClassStatistics(
+        torch.full((k,), 40), means, within, within.trace().expand(k).contiguous()
+    )
+    problem = pnc.NearCollapseProblem(own, lambda_w=lambda_w, lambda_h=0.02, beta=0.7)
+    weight = torch.nn.functional.pad(normal(k, inside), (0, d - inside))
+    weight = weight * problem.central_path_weight().norm() / weight.norm()
+    whole = lowest_curvature(batch_point(problem, weight)).lowest.item()
+    cut = pnc.ClassStatistics(
+        own.counts, means[:, :inside], within[:inside, :inside].contiguous(), own.class_variance
+    )
+    point = batch_point(replace(problem, statistics=cut), weight[:, :inside])
+    inner = lowest_curvature(point).lowest.item()
+    outer = outside_curvature(point, variances)
+    assert whole == pytest.approx(min(inner, outer.min().item()), rel=1e-3)
+    if outer.min() < 0:
+        assert outer.argmin() == variances.argmin()

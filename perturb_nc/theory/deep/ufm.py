@@ -7,7 +7,6 @@ a layer; a run alone gives what it gives in a batch.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
@@ -152,7 +151,7 @@ class DeepUFM(nn.Module):
 
 def _per_run(value: float | ArrayLike, shape: tuple[int, ...], name: str) -> Tensor:
     # By way of NumPy: torch would round a Python float to float32 first.
-    x = as_tensor(value if torch.is_tensor(value) else np.asarray(value, float), name).double()
+    x = as_tensor(value, name).double()
     try:
         full = x.expand(shape).clone()
     except RuntimeError:
