@@ -11,11 +11,16 @@ import torch
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
-<<<<<<< HEAD
-from benchmarks import cross_entropy, extraction, flow, optimum, optimum_peers, peers  # noqa: E402
-=======
-from benchmarks import extraction, floor, flow, optimum, optimum_peers, page, peers  # noqa: E402
->>>>>>> main
+from benchmarks import (  # noqa: E402
+    cross_entropy,
+    extraction,
+    floor,
+    flow,
+    optimum,
+    optimum_peers,
+    page,
+    peers,
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +152,6 @@ def test_moves_of_the_page_are_timed_by_slider(tmp_path, monkeypatch):
     assert (tmp_path / "explore.md").read_text(encoding="utf8").count("| drag |") == 1
 
 
-<<<<<<< HEAD
 def test_cross_entropy_goes_as_far_as_its_peer():
     result = cross_entropy.run(cross_entropy.QUICK)
     (row,) = result["cases"]
@@ -155,7 +159,8 @@ def test_cross_entropy_goes_as_far_as_its_peer():
     assert row["gradient_norm"] <= cross_entropy.QUICK.tolerance
     assert row["seconds_as_far_as_lbfgs"] > 0
     assert "times as long" in cross_entropy.as_markdown(result)
-=======
+
+
 def test_the_floor_counts_what_was_done():
     own = replace(floor.QUICK, optima=((64, 3, "near collapse"),), repetitions=1, samples=300)
     row = floor.optimum_row(*own.optima[0], own)
@@ -178,4 +183,3 @@ def test_one_page_has_every_result_and_says_what_is_missing(tmp_path):
 def test_a_benchmark_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr(page.sys, "executable", "/bin/false")
     assert page.run("flow", quick=True) == "ended with exit status 1"
->>>>>>> main
