@@ -79,6 +79,6 @@ def test_the_committed_table_is_that_of_the_committed_result():
     written = (FOLDER / "table.md").read_text(encoding="utf8")
     assert written_by(result) == written
     page = (ROOT / "docs" / "cross_entropy.md").read_text(encoding="utf8")
-    shown = cross_entropy.summary(result["networks"]) + cross_entropy.two_table(result["two"])
-    for line in shown.splitlines():
-        assert line in page
+    shown = cross_entropy.summary(result["networks"]).splitlines()
+    shown += cross_entropy.two_table(result["two"]).splitlines()[2:]  # the page has its own words
+    assert [line for line in shown if line not in page] == []
