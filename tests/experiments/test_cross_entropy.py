@@ -28,6 +28,7 @@ def layers():
     return pnc.LayerSamples(x, labels), pnc.LayerSamples(h, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_pair_made_by_the_model_is_found_and_predicted():
     before, after = layers()

@@ -161,10 +161,12 @@ def test_bad_arguments_are_named():
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"bias": False, "label_smoothing": 0.1},
-        {"bias_decay": True, "class_weights": (1.0, 2.0, 0.5)},
-        {"beta": 0.0, "lambda_h": 0.05},
+        pytest.param(
+            {"bias_decay": True, "class_weights": (1.0, 2.0, 0.5)}, marks=pytest.mark.slow
+        ),
+        pytest.param({"beta": 0.0, "lambda_h": 0.05}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
