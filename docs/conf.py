@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -51,14 +52,56 @@ nitpick_ignore_regex = [
     ("py:class", r"perturb_nc\.(.*\.)?_.*"),
     # Names of types that stand for what they say, and classes of the inside.
     ("py:class", r"nn\..*|Loader|Layers|Reduction"),
-    ("py:class", r"perturb_nc\..*\.(Kind|Jet|Mixture|NearestFrame|Samples|Targets)"),
-    ("py:class", r"perturb_nc\..*\.(CrossEntropyPoint|Regularization)"),
+    ("py:class", r"perturb_nc\..*\.(Kind|Jet|Mixture|NearestFrame|Samples|Targets|Part|Own|Point)"),
+    (
+        "py:class",
+        r"perturb_nc\..*\.(CrossEntropyPoint|Regularization|Accumulation|Covariance|Model)",
+    ),
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
 # Links to what has no page.
 _FILES = re.compile(r"\]\(((?:\.\./)+(?:(?:benchmarks|experiments)/[^)]+|CONTRIBUTING\.md))\)")
+# "Tirer et al. 2023", "Wu & Papyan 2024", "Chan, Golub & LeVeque (1983)".
+_CITED = re.compile(
+    r"(?P<first>[A-ZÀ-Ž][\w'-]+)(?:(?:, [A-ZÀ-Ž][\w'-]+)*,? (?:&|and) [A-ZÀ-Ž][\w'-]+| et al\.)?"
+    r" (?P<open>\()?(?P<year>(?:19|20)\d\d)(?(open)\))(?!\w)"
+)
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
+
+
+def plain(word: str) -> str:
+    """A name without accents, those of LaTeX too, in small letters."""
+    letters = unicodedata.normalize("NFD", re.sub(r"\{\\\W?(\w)\}", r"\1", word))
+    return "".join(c for c in letters if not unicodedata.combining(c)).lower()
+
+
+def references(bibliography: str) -> dict[tuple[str, str], str]:
+    """(first author, year) of every entry → its key."""
+    found = {}
+    for entry in re.split(r"^@\w+", bibliography, flags=re.MULTILINE)[1:]:
+        fields = dict(re.findall(r"^  (\w+) = \{(.*)\}", entry, re.MULTILINE))
+        first = fields["author"].split(" and ")[0].split(",")[0]
+        place = plain(first.split()[-1]), fields["year"]
+        assert place not in found, f"two entries for {place}"
+        found[place] = entry[1 : entry.index(",")]
+    return found
+
+
+REFERENCES = references((Path(__file__).parent / "references.bib").read_text(encoding="utf8"))
+
+
+def cited(text: str) -> list[tuple[str, str]]:
+    """Every paper that a docstring names, and its key; KeyError where the bibliography lacks it."""
+    return [(m[0], REFERENCES[plain(m["first"]), m["year"]]) for m in _CITED.finditer(text)]
+
+
+def linked(line: str) -> str:
+    """A line with its papers as links to the bibliography."""
+    for name, key in cited(line):
+        role = "t" if name.endswith(")") else "alp"
+        line = line.replace(name, f":cite:{role}:`{key}`")
+    return line
 
 
 def displayed(lines: list[str]) -> list[str]:
@@ -77,7 +120,7 @@ def displayed(lines: list[str]) -> list[str]:
         if not literal:
             # Outside of `code`, where a backslash would show.
             parts = re.split(r"(`[^`]*`)", line)
-            parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+            parts[::2] = [linked(part.replace("|", r"\|")) for part in parts[::2]]
             line = "".join(parts)
         result.append(line)
         before = line

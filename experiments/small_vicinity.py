@@ -5,31 +5,36 @@ Two questions, both answered against the exact optimum of (1):
 - error by distance: features H0 are moved along √ρ·frame + t (H0 - √ρ·frame), statistics with them;
   relative errors of weight, means and Σ_W for order 0 (the collapsed optimum, filtered covariance
   0), 1, 2 and 3. On random features and on the last layers of some shipped networks.
-- real layers, as they are (t = 1): the last but one layer of each shipped network is H0, its last
-  layer what is to be predicted.
+- real layers, as they are (t = 1): the last but one layer of each shipped network, and of the
+  residual MLPs of `theories_of_depth`, is H0, its last layer what is to be predicted. In the model
+  without a bias and in that with one.
 
 What a prediction is allowed to see: H0; the network's weight decay, where it is in the file's name
-(λ_W = K·wd), else λ_W = .05; the class means of H0, whose size sets λ_H (√ρ = mean singular value);
+(λ_W = K·wd), else λ_W = .05; the class means of H0, whose size sets λ_H (√ρ = mean singular value,
+of the centred ones with a bias);
 and NC1 of the last layer, which sets β on a grid by the closed form. So NC1 is fitted; ÑC1 and NC2
 of the last layer are predicted.
 """
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import perturb_nc as pnc
+from experiments import theories_of_depth
 from experiments.command import RESULTS, SHIPPED, options
-from experiments.resume import is_finished, manifest
+from experiments.resume import is_finished, kept, manifest, runs_folder
 from perturb_nc.storage import write_json
 
 METRICS = ("nc1", "nc1_trace", "nc2_etf")
 ORDERS = (1, 2, 3)
 PARTS = ("weight", "means", "within")
+FOLDER = RESULTS / "small_vicinity"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Config:
     )
     distances: tuple[float, ...] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
     betas: tuple[float, ...] = tuple(10 ** (i / 20 - 3) for i in range(101))
+    trained: theories_of_depth.Config = field(default_factory=theories_of_depth.Config)
     default_lambda_w: float = 0.05
     beta: float = 1.0  # of the errors by distance
 
@@ -54,9 +60,13 @@ def moved(s: pnc.ClassStatistics, anchor: torch.Tensor, t: float) -> pnc.ClassSt
     return s.moved(anchor + t * (s.means - anchor), t**2 * s.within)
 
 
-def matched_lambda_h(s: pnc.ClassStatistics, lambda_w: float) -> float:
-    """λ_H at which √ρ is the mean singular value of the class means: √ρ² = (1-c0)√(λ_W/λ_H)."""
-    size = torch.linalg.svdvals(s.means).mean().item() ** 2
+def matched_lambda_h(s: pnc.ClassStatistics, lambda_w: float, *, bias: bool = False) -> float:
+    """λ_H at which √ρ is the mean singular value of the class means: √ρ² = (1-c0)√(λ_W/λ_H).
+
+    With a bias that of the centred ones, of which one is 0 and does not count.
+    """
+    means = s.centered_means if bias else s.means
+    size = torch.linalg.svdvals(means)[: s.num_classes - bias].mean().item() ** 2
     low, high = -60.0, -math.log(lambda_w)
     for _ in range(100):
         middle = 0.5 * (low + high)
@@ -110,33 +120,47 @@ def _parts(found: Any) -> tuple[torch.Tensor, ...]:
     return found.weight, found.statistics.means, found.statistics.within
 
 
-def real_layer(path: Path, config: Config) -> dict[str, Any]:
+def real_layer(path: Path, config: Config, *, bias: bool = False) -> dict[str, Any]:
     """The last layer of a network predicted from the one before, to first order and exactly."""
-    layers = list(pnc.load_layers(path).items())
-    (before, h0), (after, last) = layers[-2:]
-    if h0.means.shape != last.means.shape:  # a head: the features that it reads are the last
-        (before, h0), (after, last) = layers[-3:-1]
+    layers = pnc.load_layers(path)
     decay = re.search(r"-head([\d.]+\d)", path.stem) or re.search(r"-wd([\d.]+\d)", path.stem)
-    known = decay is not None
-    lambda_w = h0.num_classes * float(decay[1]) if decay else config.default_lambda_w
-    h = matched_lambda_h(h0, lambda_w)
+    wd = float(decay[1]) if decay else None
+    return last_layer(layers, f"{path.parent.name}/{path.stem}", wd, config, bias=bias)
+
+
+def last_layer(
+    layers: dict[str, pnc.ClassStatistics],
+    name: str,
+    decay: float | None,
+    config: Config,
+    *,
+    bias: bool,
+) -> dict[str, Any]:
+    """The same of layers; `decay` is that of the head, if it is known."""
+    (before, h0), (after, last) = list(layers.items())[-2:]
+    if h0.means.shape != last.means.shape:  # a head: the features that it reads are the last
+        (before, h0), (after, last) = list(layers.items())[-3:-1]
+    lambda_w = config.default_lambda_w if decay is None else h0.num_classes * decay
+    h = matched_lambda_h(h0, lambda_w, bias=bias)
     measured = pnc.collapse_metrics(last)
-    batch = pnc.small_vicinity_batch(h0, lambda_w=lambda_w, lambda_h=h, beta=list(config.betas))
+    betas = list(config.betas)
+    batch = pnc.small_vicinity_batch(h0, lambda_w=lambda_w, lambda_h=h, beta=betas, bias=bias)
     misfit = (batch.metrics["nc1"].log() - math.log(measured.nc1)).abs()
     best = misfit.nan_to_num(math.inf).argmin()  # far from collapse two orders of NC1 can be < 0
     setting = {"lambda_w": lambda_w, "lambda_h": h, "beta": config.betas[int(best)]}
-    first = pnc.small_vicinity(h0, **setting)
-    exact = pnc.minimize(pnc.NearCollapseProblem(h0, **setting))
+    first = pnc.small_vicinity(h0, **setting, bias=bias)
+    exact = pnc.minimize(pnc.NearCollapseProblem(h0, **setting, bias=bias))
     optimum = pnc.collapse_metrics(exact.statistics, exact.weight)
     sides = {
         "before": pnc.collapse_metrics(h0), "measured": measured,
         "first order": first.metrics, "optimum": optimum,
     }  # fmt: skip
     return {
-        "network": f"{path.parent.name}/{path.stem}",
+        "network": name,
         "layers": [before, after],
+        "bias": bias,
         "setting": setting,
-        "decay_known": known,
+        "decay_known": decay is not None,
         "metrics": {n: {m: getattr(of, m) for m in METRICS} for n, of in sides.items()},
         "distance": first.distance,
         "remainder": first.remainder,
@@ -147,18 +171,47 @@ def real_layer(path: Path, config: Config) -> dict[str, Any]:
     }
 
 
+def trained(config: Config, loss: str, batch_norm: bool, seed: int) -> list[dict[str, Any]]:
+    """`last_layer` of a residual MLP that is trained for it, without a bias and with one."""
+    joints, _ = theories_of_depth.network(config.trained, loss, batch_norm, seed)
+    layers = theories_of_depth.layers_of(joints)
+    name = theories_of_depth.name_of(loss, batch_norm, seed)
+    decay = config.trained.weight_decay
+    return [last_layer(layers, name, decay, config, bias=bias) for bias in (False, True)]
+
+
+def rows_of(config: Config, folder: Path) -> list[dict[str, Any]]:
+    """Of every network, from its file or trained now."""
+    rows = []
+    for path in (p for pattern in config.files for p in sorted(RESULTS.glob(pattern))):
+
+        def make(_: Path, path: Path = path) -> list[dict[str, Any]]:
+            return [real_layer(path, config, bias=bias) for bias in (False, True)]
+
+        rows += kept(folder / f"{path.parent.name}-{path.stem}.json", make)
+    of = config.trained
+    for own in product(of.losses, (False, True), of.seeds):
+        name = theories_of_depth.name_of(*own)
+        rows += kept(folder / f"{name}.json", lambda _, own=own: trained(config, *own))
+    return rows
+
+
 def turning_points(config: Config) -> dict[str, Any]:
-    """Sign of |∂_H| - |∂_W| of ÑC1 over (λ_W, λ_H) for some β; NC1 and NC2 do not depend on β."""
+    """|∂_H| - |∂_W| of ÑC1 over (λ_W, λ_H) for some β; NC1 and NC2 do not depend on β."""
     axis = [10 ** (i / 10 - 4) for i in range(51)]
     w, h = torch.meshgrid(*[torch.tensor(axis, dtype=torch.float64)] * 2, indexing="ij")
     found = {}
     for beta in (0.01, 0.1, 1.0):
         for outside in (0.0, 0.5):
             turn = pnc.theory.stronger_decay(lambda_w=w, lambda_h=h, beta=beta, outside=outside)
-            found[f"{beta:g}, {outside:g}"] = turn["nc1_trace"].sign().tolist()
+            found[f"{beta:g}, {outside:g}"] = _rounded(turn["nc1_trace"])
     everywhere = pnc.theory.stronger_decay(lambda_w=w, lambda_h=h, beta=1.0)
-    signs = {name: everywhere[name].sign().tolist() for name in ("nc1", "nc2_etf")}
-    return {"axis": axis, "nc1_trace": found, **signs}
+    always = {name: _rounded(everywhere[name]) for name in ("nc1", "nc2_etf")}
+    return {"axis": axis, "nc1_trace": found, **always}
+
+
+def _rounded(values: torch.Tensor) -> list[list[float]]:
+    return [[float(f"{v:.4g}") for v in row] for row in values.tolist()]
 
 
 def random_features() -> pnc.ClassStatistics:
@@ -172,7 +225,18 @@ def random_features() -> pnc.ClassStatistics:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: H0 / measured / first order / optimum of each metric, and whether it is small."""
-    head = ("network", "λ_W", "β", "NC1", "ÑC1", "NC2", "remainder W, M, Σ_W", "r", "status")
+    head = (
+        "network",
+        "bias",
+        "λ_W",
+        "β",
+        "NC1",
+        "ÑC1",
+        "NC2",
+        "remainder W, M, Σ_W",
+        "r",
+        "status",
+    )
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [" / ".join(_short(side[m]) for side in row["metrics"].values()) for m in METRICS]
@@ -180,7 +244,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         name = row["network"].removesuffix("-seed0")
         setting = [_short(row["setting"][p]) for p in ("lambda_w", "beta")]
         remainder = ", ".join(_short(v) for v in row["remainder"].values())
-        cells = [name, setting[0] + star, setting[1], *cells, remainder]
+        bias = "yes" if row["bias"] else "no"
+        cells = [name, bias, setting[0] + star, setting[1], *cells, remainder]
         cells += [_short(row["spectral_ratio"]), row["status"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -192,29 +257,24 @@ def _short(value: float) -> str:
 
 def main() -> None:
     """Command line."""
-    chosen = options(__doc__, RESULTS / "small_vicinity.json", "one network, two distances")
+    chosen = options(__doc__, FOLDER, "two networks, two distances")
     config = Config()
     if chosen.quick:
         one = "depth_calibration/digits-res-bn-wd0.001"
-        config = replace(config, files=(f"{one}.safetensors",), moved=(one,), distances=(0.01, 0.1))
-    if is_finished(chosen.output, config):
+        few = theories_of_depth.Config(losses=("mse",), seeds=(0,), blocks=2, epochs=2, samples=200)
+        config = replace(
+            config, files=(f"{one}.safetensors",), moved=(one,), distances=(0.01, 0.1), trained=few
+        )
+    if is_finished(chosen.output / "result.json", config):
         return
+    rows = rows_of(config, runs_folder(chosen.output, config))
     starts = {"random": random_features()}
     for name in config.moved:
         layers = pnc.load_layers(RESULTS / f"{name}.safetensors")
         starts[name] = [s for s in layers.values() if s.dim >= 2 * s.num_classes][-1]
     distance = {name: errors_by_distance(s, config) for name, s in starts.items()}
-    files = [path for pattern in config.files for path in sorted(RESULTS.glob(pattern))]
-    rows = [real_layer(path, config) for path in files]
-    write_json(
-        chosen.output,
-        {
-            "manifest": manifest(config),
-            "distance": distance,
-            "layers": rows,
-            "turning": turning_points(config),
-        },
-    )
+    result = {"distance": distance, "layers": rows, "turning": turning_points(config)}
+    write_json(chosen.output / "result.json", {"manifest": manifest(config), **result})
     print(table(rows))
 
 

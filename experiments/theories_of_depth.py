@@ -1,9 +1,10 @@
 """Every theory of depth on every network whose layers are shipped, and on residual MLPs.
 
 Each layer is left out in its turn (`perturb_nc.study.theories_of_depth`), placed by NC1 in the span
-of the class means. Shipped are the class statistics under experiments/results/; the residual MLPs
-(digits, squared loss and cross-entropy, with and without batch norm, three seeds each) are trained
-here, for their joint statistics and their straightness. One dataset holds all predictions.
+of the class means; some networks once more, placed by NC1. Shipped are the class statistics under
+experiments/results/; the residual MLPs (digits, squared loss and cross-entropy, with and without
+batch norm, three seeds each) are trained here, for their joint statistics and their straightness.
+One dataset for each placing metric holds all predictions.
 """
 
 import re
@@ -27,13 +28,24 @@ from perturb_nc.storage import replacing, write_json
 from perturb_nc.study import (
     all_pairs,
     bench_table,
+    separation_law,
     standings,
     straightness,
+    straightness_of_means,
     theories_of_depth,
 )
-from perturb_nc.study.bench import IN_SPAN, OUT_OF_SPAN
+from perturb_nc.study.bench import BLOCKS
+from perturb_nc.study.rivals import stages
+from perturb_nc.study.theories import THEORIES
+from perturb_nc.study.verdict import block_errors
 
-SUMMED = ("nc1", "nc2_etf", "nc2_equiangular", "nc1_trace", "cdnv", "top_eigenvalues")
+SUMMED = {
+    "in_span": ("nc1", "nc1_span", "directional_cdnv", "span_eigenvalues", "nc2_etf",
+                "nc2_equiangular", "discrimination"),
+    "out_of_span": ("nc1_trace", "cdnv", "top_eigenvalues"),
+}  # fmt: skip
+TITLES = {"in_span": "in the span", "out_of_span": "with what is outside it"}
+Joints = dict[tuple[str, str], Any]
 FOLDER = RESULTS / "theories_of_depth"
 
 
@@ -42,7 +54,9 @@ class Config:
     """The networks: where the shipped ones are, and what is trained."""
 
     files: tuple[str, ...] = SHIPPED
-    metric: str = "nc1_span"
+    metrics: tuple[str, ...] = ("nc1_span", "nc1")
+    again: tuple[str, ...] = ("equal_width/*.safetensors",)  # placed by the later metrics too,
+    again_losses: tuple[str, ...] = ("mse",)  # and of those that are trained
     losses: tuple[str, ...] = ("mse", "cross_entropy")
     seeds: tuple[int, ...] = (0, 1, 2)
     blocks: int = 8
@@ -52,8 +66,8 @@ class Config:
     samples: int | None = None
 
 
-def trained(config: Config, loss: str, batch_norm: bool, seed: int) -> dict[str, Any]:
-    """Bench and straightness of a residual MLP of 64 features."""
+def network(config: Config, loss: str, batch_norm: bool, seed: int) -> tuple[Joints, float]:
+    """Joint statistics of all pairs of layers of a residual MLP, and its train accuracy."""
     data = data_for("digits", config.samples)
     torch.manual_seed(seed)
     model = ResidualMLP(
@@ -72,12 +86,23 @@ def trained(config: Config, loss: str, batch_norm: bool, seed: int) -> dict[str,
     history = train(model, data, training)
     names = ["embed", *(f"blocks.{i}" for i in range(config.blocks))]
     joints = joint_statistics(model, batches(data, 1024), all_pairs(names))
-    layers = {names[0]: joints[names[0], names[1]].first}
-    layers |= {name: joints[names[0], name].last for name in names[1:]}
+    return joints, history[-1].accuracy
+
+
+def layers_of(joints: Joints) -> dict[str, pnc.ClassStatistics]:
+    """The layers of joint statistics of all pairs, in order of depth."""
+    start, _ = next(iter(joints))
+    layers = {start: next(iter(joints.values())).first}
+    return layers | {last: both.last for (first, last), both in joints.items() if first == start}
+
+
+def trained(config: Config, metric: str, loss: str, batch_norm: bool, seed: int) -> dict[str, Any]:
+    """Bench and straightness of a network that is trained for it."""
+    joints, accuracy = network(config, loss, batch_norm, seed)
     straight = straightness(joints)
-    return {
-        "bench": bench(layers, name_of(loss, batch_norm, seed), config, joints),
-        "train_accuracy": history[-1].accuracy,
+    found = bench(layers_of(joints), name_of(loss, batch_norm, seed), metric, joints)
+    return found | {
+        "train_accuracy": accuracy,
         "straightness": {
             "line_shape": straight.line_shape,
             "path_ratio": straight.path_ratio,
@@ -92,31 +117,48 @@ def name_of(loss: str, batch_norm: bool, seed: int) -> str:
     return f"res8{'-bn' if batch_norm else ''}{'-ce' if loss == 'cross_entropy' else ''}-seed{seed}"
 
 
-def bench(layers: Any, name: str, config: Config, joints: Any = None) -> dict[str, Any]:
-    """The dataset of a network, as a dictionary, to six digits."""
-    table = theories_of_depth(layers, name=name, metric=config.metric, joints=joints)
+def bench(
+    layers: dict[str, pnc.ClassStatistics], name: str, metric: str, joints: Joints | None = None
+) -> dict[str, Any]:
+    """The dataset of a network, as a dictionary, to six digits; and what its stages are like."""
+    table = theories_of_depth(layers, name=name, metric=metric, joints=joints)
     for variable, values in table.data_vars.items():
         digits = [float(f"{v:.6g}") for v in values.values.ravel()]
         table[variable] = (values.dims, np.reshape(digits, values.shape))
-    found: dict[str, Any] = table.to_dict()
-    return found
+    long = [stage for stage in stages(layers, metric) if not stage.is_alone]
+    return {"network": name, "bench": table.to_dict(), "stages": [laws(s.layers) for s in long]}
 
 
-def shipped(path: Path, config: Config) -> dict[str, Any]:
+def laws(layers: dict[str, pnc.ClassStatistics]) -> dict[str, Any]:
+    """The law of equi-separation of a stage, and how straight its class means go."""
+    law = separation_law([pnc.collapse_metrics(s).nc1_parker for s in layers.values()])
+    return {
+        "layers": list(layers),
+        "rate": law.rate,
+        "correlation": law.correlation,
+        "curvature": law.curvature,
+        "line_shape_of_means": straightness_of_means(layers).line_shape,
+    }
+
+
+def shipped(path: Path, metric: str) -> dict[str, Any]:
     """Bench of a network from its file."""
-    layers = pnc.load_layers(path)
     name = f"{path.parent.name}/{path.stem.removesuffix('-seed0')}"
-    return {"bench": bench(layers, name, config)}
+    return bench(pnc.load_layers(path), name, metric)
 
 
-def records(config: Config, folder: Path) -> Iterator[dict[str, Any]]:
+def records(config: Config, metric: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Of every network, from its file or made now."""
-    for path in (p for pattern in config.files for p in sorted(RESULTS.glob(pattern))):
-        name = f"{path.parent.name}-{path.stem}.json"
-        yield kept(folder / name, lambda _, path=path: shipped(path, config))
-    for loss, batch_norm, seed in product(config.losses, (False, True), config.seeds):
+    files, losses = config.again, config.again_losses
+    if metric == config.metrics[0]:
+        files, losses = config.files, config.losses
+    for path in (p for pattern in files for p in sorted(RESULTS.glob(pattern))):
+        name = f"{metric}-{path.parent.name}-{path.stem}.json"
+        yield kept(folder / name, lambda _, path=path: shipped(path, metric))
+    for loss, batch_norm, seed in product(losses, (False, True), config.seeds):
         own = loss, batch_norm, seed
-        yield kept(folder / f"{name_of(*own)}.json", lambda _, own=own: trained(config, *own))
+        name = f"{metric}-{name_of(*own)}.json"
+        yield kept(folder / name, lambda _, own=own: trained(config, metric, *own))
 
 
 def kind_of(network: str) -> str:
@@ -136,13 +178,11 @@ def loaded(record: dict[str, Any]) -> xr.Dataset:
 def markdown(table: xr.Dataset) -> str:
     """Median errors by network and theory, the least of each in bold."""
     lines = []
-    for kind, block in (("in the span", IN_SPAN), ("with what is outside it", OUT_OF_SPAN)):
-        names = [name for name in block if name in table["quantity"]]
-        lines += [f"Median error {kind}, of {', '.join(names)}", ""]
-        theories = table["model"].values.tolist()
-        lines += [f"| network | judged | {' | '.join(theories)} |"]
-        lines += ["|---|---|" + "---|" * len(theories)]
-        error = table["error"].sel(quantity=names).median("quantity", skipna=True)
+    for block, names in BLOCKS.items():
+        lines += [f"Median error {TITLES[block]}, of {', '.join(names)}", ""]
+        lines += [f"| network | judged | {' | '.join(THEORIES)} |"]
+        lines += ["|---|---|" + "---|" * len(THEORIES)]
+        error = block_errors(table).sel(block=block)
         for network in table["network"].values:
             row = error.sel(network=network).values
             cells = ["–" if np.isnan(v) else f"{v:.3f}" for v in row]
@@ -155,21 +195,25 @@ def markdown(table: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-def summary(table: xr.Dataset) -> str:
-    """By kind of network: median errors of each theory, and on how many networks it is best.
+def summary(table: xr.Dataset, metric: str) -> str:
+    """By kind of network and block: what a theory sees, its errors, and where it is best.
 
     A cell is "median best+shared/judged", where best is alone and shared within 10 % of the least.
+    The metric that places the layers is judged for none.
     """
     kinds = xr.DataArray([kind_of(str(n)) for n in table["network"].values], dims="network")
     lines = []
-    for kind in dict.fromkeys(kinds.values.tolist()):
+    for kind, block in product(dict.fromkeys(kinds.values.tolist()), SUMMED):
         own = table.sel(network=kinds == kind)
         found = standings(own)
-        lines += [f"| {kind} ({own.sizes['network']}) | {' | '.join(SUMMED)} |"]
-        lines += ["|---|" + "---|" * len(SUMMED)]
-        for theory in table["model"].values:
+        quantities = [q for q in SUMMED[block] if q != metric]
+        lines += [
+            f"| {kind} ({own.sizes['network']}), {TITLES[block]} | {' | '.join(quantities)} |",
+            "|---|" + "---|" * len(quantities),
+        ]
+        for theory in THEORIES:
             cells = []
-            for quantity in SUMMED:
+            for quantity in quantities:
                 at = found.sel(model=theory, quantity=quantity)
                 best, shared, of = (int(at[n]) for n in ("best", "shared", "of"))
                 cells.append(f"{float(at['median']):.3f} {best}+{shared}/{of}" if of else "–")
@@ -178,32 +222,35 @@ def summary(table: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+def gathered(config: Config, metric: str, folder: Path) -> dict[str, Any]:
+    """Every network with layers placed by one metric."""
+    found = list(records(config, metric, folder))
+    benches = [loaded(record["bench"]) for record in found]
+    return {
+        "bench": xr.concat(benches, dim="layer", combine_attrs="override").to_dict(),
+        "networks": [{k: v for k, v in record.items() if k != "bench"} for record in found],
+    }
+
+
 def main() -> None:
     """Command line."""
     chosen = options(__doc__, FOLDER, "one shipped network and four of a few epochs")
     config = Config()
     if chosen.quick:
         few = ("equal_width/*cross_entropy*.safetensors",)
-        config = Config(files=few, seeds=(0,), blocks=2, epochs=2, samples=200)
+        config = Config(
+            files=few, metrics=("nc1_span",), seeds=(0,), blocks=2, epochs=2, samples=200
+        )
     if is_finished(chosen.output / "result.json", config):
         return
-    found = list(records(config, runs_folder(chosen.output, config)))
-    benches = [loaded(record["bench"]) for record in found]
-    own = [record for record in found if "straightness" in record]
-    result = {
-        "manifest": manifest(config),
-        "bench": xr.concat(benches, dim="layer", combine_attrs="override").to_dict(),
-        "trained": [
-            {k: v for k, v in record.items() if k != "bench"}
-            | {"network": record["bench"]["coords"]["network"]["data"][0]}
-            for record in own
-        ],
-    }
-    write_json(chosen.output / "result.json", result)
-    text = markdown(bench_table(benches))
-    with replacing(chosen.output / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf8")
-    print(text)
+    folder = runs_folder(chosen.output, config)
+    placed = {metric: gathered(config, metric, folder) for metric in config.metrics}
+    write_json(chosen.output / "result.json", {"manifest": manifest(config), "placed": placed})
+    for metric, found in placed.items():
+        text = markdown(bench_table([loaded(found["bench"])]))
+        with replacing(chosen.output / f"table_{metric}.md") as temporary:
+            temporary.write_text(text, encoding="utf8")
+        print(text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from style import (
     write,
 )
 
-RESULT = RESULTS / "small_vicinity.json"
+RESULT = RESULTS / "small_vicinity" / "result.json"
 PARTS = {"weight": "weight", "means": "class means", "within": r"$\Sigma_W$"}
 COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE)
 ORDERS = {0: ":", 1: "-", 2: "--", 3: "-."}
@@ -47,8 +47,9 @@ def draw(result: dict) -> Figure:
     curves = {f"β = {b}": (turning["nc1_trace"][f"{b}, 0.5"], c) for b, c in BETAS.items()}
     _turns(below[1], turning, curves, f"{NC1_TRACE}, half of it off the span", "β = 0.1")
     below[2].set_axis_off()
+    _key(below[2])
     always = f"NC1, and {NC1_TRACE} with all variability\nin the span of the class means:\n"
-    below[2].text(0.05, 0.5, always + r"$\lambda_W$ moves them more everywhere.", fontsize=10)
+    below[2].text(0.05, 0.25, always + r"$\lambda_W$ moves them more everywhere.", fontsize=10)
     return figure
 
 
@@ -75,9 +76,14 @@ def _turns(axis: Axes, turning: dict, curves: dict, title: str, shaded: str) -> 
     axis.set_xlabel(r"$\lambda_W$")
     axis.set_ylabel(r"$\lambda_H$")
     axis.set_title(f"{title}\nshaded ({shaded}): $\\lambda_H$ moves it more", fontsize=9)
-    handles = [Line2D([], [], color=c, label=n) for n, (_, c) in curves.items()]
+
+
+def _key(axis: Axes) -> None:
+    """What the curves of both panels are, beside them: there is no room on them."""
+    handles = [Line2D([], [], color=BLACK, label="d: any β")]
+    handles += [Line2D([], [], color=c, label=f"e: β = {b}") for b, c in BETAS.items()]
     handles.append(Line2D([], [], color=GREY, ls="--", label=r"$\lambda_W\lambda_H = 1$"))
-    axis.legend(handles=handles, frameon=False, fontsize=8, loc="lower left")
+    axis.legend(handles=handles, frameon=False, fontsize=9, loc="upper left")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,12 @@ from experiments.theories_of_depth import kind_of, loaded
 from perturb_nc.study import bench_table
 
 RESULT = RESULTS / "theories_of_depth" / "result.json"
-PANELS = {"nc1": "NC1 (in the span)", "nc2_etf": "NC2 (in the span)", "nc1_trace": "ÑC1"}
+PANELS = {
+    "nc1": "NC1 (in the span)",
+    "directional_cdnv": "directional CDNV (in the span)",
+    "nc2_etf": "NC2 (in the span)",
+    "nc1_trace": "ÑC1",
+}
 COLORS = {
     "residual, squared loss": VERMILION,
     "residual, cross-entropy": BLUE,
@@ -21,10 +26,10 @@ COLORS = {
 
 def draw(result: dict) -> Figure:
     """One row a theory, one point a network, a bar at the median; left is better."""
-    error = bench_table([loaded(result["bench"])])["error"]
+    error = bench_table([loaded(result["placed"]["nc1_span"]["bench"])])["error"]
     theories = error["model"].values.tolist()
     kinds = np.array([kind_of(str(n)) for n in error["network"].values])
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    figure = Figure(figsize=(14, 5.5), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
     for axis, (quantity, title) in zip(axes, PANELS.items(), strict=True):
         for row, theory in enumerate(theories):

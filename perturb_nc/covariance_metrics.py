@@ -50,7 +50,8 @@ def span_spectrum(statistics: Moments) -> Float64[Tensor, "... r"]:
 
     min(d, K - 1) of them, 0 in directions that the class means do not span. P is the projection on
     the span of the centred class means, cut off as in `nc1`: the part of `within_spectrum` that a
-    last layer of the model reads. NaN when all class means agree. O(Kd²), for `SpanStatistics` too.
+    last layer of the model reads (docs §5). NaN when all class means agree. O(Kd²), for
+    `SpanStatistics` too.
     """
     a = contrasts(statistics)
     x, agree = pseudo_inverse(a, statistics)

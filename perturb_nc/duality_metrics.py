@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from perturb_nc.mean_geometry import trace_between, unit
+from perturb_nc.mean_geometry import undefined, unit
 from perturb_nc.moments import Moments, Scalar
 
 Weight = Float[Tensor, "... m d"]
@@ -71,10 +71,6 @@ def dnc3(statistics: Moments, weight: Weight) -> Scalar:
     # |w - (w·m)m| is |w| sin∠ without a division by |w| or a cancelling √(1 - cos²).
     residuals = weight - (weight * nearest).sum(-1, keepdim=True) * nearest
     return residuals.norm(dim=-1).sum(-1) / weight.norm(dim=-1).sum(-1)
-
-
-def undefined(statistics: Moments) -> Scalar:
-    return torch.full_like(trace_between(statistics), math.nan)
 
 
 def _rank(matrix: Float[Tensor, "... m n"]) -> Int64[Tensor, "..."]:

@@ -113,3 +113,8 @@ def log_nearness(statistics: Moments) -> Float64[Tensor, "... pairs"]:
 def unit(matrix: Float[Tensor, "... m n"]) -> Float[Tensor, "... m n"]:
     """A matrix over its Frobenius norm."""
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
+
+
+def undefined(statistics: Moments) -> Scalar:
+    """NaN, for each feature set of a batch."""
+    return torch.full_like(trace_between(statistics), math.nan)

@@ -17,7 +17,6 @@ from perturb_nc.duality_metrics import (
     nc3_alignment,
     nc3_duality,
     nc3_uniformity,
-    undefined,
 )
 from perturb_nc.frame_metrics import (
     discrimination,
@@ -29,6 +28,7 @@ from perturb_nc.frame_metrics import (
     nc2_of,
     nc2_uniformity,
 )
+from perturb_nc.mean_geometry import undefined
 from perturb_nc.moments import Moments, Scalar
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.summary import Summarised

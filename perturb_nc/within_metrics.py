@@ -34,7 +34,8 @@ def nc1_span(statistics: Moments) -> Scalar:
     """tr(PΣ_W) / tr Σ_B with P the projection on the span of the centred class means.
 
     ÑC1 without the variability that no last layer of the model reads: outside this span the central
-    path leaves deviations to weight decay alone, and networks do with them as they please.
+    path leaves deviations to weight decay alone, and networks do with them as they please. See
+    docs §5.
     """
     a = contrasts(statistics)
     inverse, agree = pseudo_inverse(a, statistics)
@@ -78,6 +79,6 @@ def within_share(statistics: Moments) -> Scalar:
 
 
 def within_spectrum(statistics: Moments) -> Float64[Tensor, "... d"]:
-    """Eigenvalues of Σ_W / tr Σ_B, largest first; their sum is nc1_trace."""
+    """Eigenvalues of Σ_W / tr Σ_B, largest first; their sum is nc1_trace (docs §5)."""
     values = torch.linalg.eigvalsh(statistics.within).flip(-1)
     return values / trace_between(statistics)[..., None]

@@ -128,6 +128,16 @@ def test_every_figure_is_in_the_gallery_with_its_command():
         assert re.search(rf'/ "{experiment}(\.json)?"', script), (experiment, figure)
 
 
+def test_every_experiment_is_listed_with_its_question():
+    rows = re.findall(
+        r"^\| (`.*?) \|", read("experiments.md").partition("## All experiments")[2], re.M
+    )
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    files = (ROOT / "experiments").glob("*.py")
+    run = [path.stem for path in files if "\ndef main(" in path.read_text(encoding="utf8")]
+    assert sorted(listed) == sorted(run)
+
+
 def test_every_formula_lives_and_is_checked_where_the_page_says():
     page = read("mathematics.md")
     tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
@@ -198,3 +208,38 @@ def test_the_verbs_to_choose_from_are_public():
     named = set(re.findall(r"`(\w+)`", table))
     assert len(named) > 10
     assert named - set(pnc.__all__) == set()
+
+
+def docstrings():
+    """Every docstring of the package, with its place."""
+    for path in sorted((ROOT / "perturb_nc").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                yield path, getattr(node, "name", path.stem), ast.get_docstring(node) or ""
+
+
+def test_papers_that_docstrings_cite_are_in_the_bibliography():
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    found = set()
+    for path, name, text in docstrings():
+        try:
+            found |= {key for _, key in conf["cited"](text)}
+        except KeyError as missing:
+            pytest.fail(f"{path}: {name} cites {missing}, which references.bib does not hold")
+    assert len(found) > 30
+    line = conf["linked"]("Chan, Golub & LeVeque (1983), as Tirer et al. 2023, Theorem 4.1, did")
+    said = ":cite:t:`chan1983algorithms`, as :cite:alp:`tirer2023perturbation`, Theorem 4.1, did"
+    assert line == said
+
+
+def test_public_results_with_a_formula_name_their_source():
+    metrics = ("within_metrics", "frame_metrics", "duality_metrics", "covariance_metrics")
+    missing = []
+    for path, name, text in docstrings():
+        formula = re.search(r"^ {4}\S.*[=≥≤].*$", text.partition("Args:")[0], re.MULTILINE)
+        verb = name in pnc.__all__ and name[0].islower() and name not in ("deep", "networks")
+        metric = path.stem in metrics and name[0] != "_" and name != path.stem
+        sourced = re.search(r"(19|20)\d\d|docs §|Source:", text)
+        if ((verb and formula) or metric) and not sourced:
+            missing.append(f"{path.stem}.{name}")
+    assert missing == []

@@ -39,16 +39,14 @@ def _way(stage: xr.Dataset) -> dict[str, Any]:
 
 def sentences(record: Mapping[str, Any]) -> list[str]:
     """Which theory a network follows, and how straight it is."""
-    rows, follows = record["theories"], record["follows"]
-    said = []
-    if follows:
-        named = ", ".join(f"{n} ({number(rows[n]['in_span'])})" for n in follows)
-        said.append(f"follows {named}: median |log error| in the span of the class means")
-    else:
-        said.append("follows none: no theory predicts half of the layers")
+    said = ["follows none: no theory predicts half of the layers"]
+    if record["follows"]:
+        follows = _named(record, "follows")
+        said = [f"follows {follows}: median |log error| in the span of the class means"]
+    if record["features"] and record["features"] != record["follows"]:
+        said.append(f"nearest that says what becomes of features: {_named(record, 'features')}")
     if record["nearer"]:
-        named = ", ".join(f"{n} ({number(rows[n]['in_span'])})" for n in record["nearer"])
-        said.append(f"nearer, without any theory: {named}")
+        said.append(f"nearer, without any theory: {_named(record, 'nearer')}")
     for way in record["ways"]:
         far = int(np.nanargmax(way["off_line"]))
         said.append(
@@ -59,6 +57,12 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     if record["status"] == "TIME_LIMIT":
         said.append("stopped at the time limit: path and chain do not predict all layers")
     return said
+
+
+def _named(record: Mapping[str, Any], which: str) -> str:
+    """Theories with their errors in the span."""
+    rows = record["theories"]
+    return ", ".join(f"{name} ({number(rows[name]['in_span'])})" for name in record[which])
 
 
 def parts(record: Mapping[str, Any], *, title: str) -> list[Table | str]:

@@ -66,7 +66,7 @@ class Stage(Summarised):
         """
         unseen = set(hidden)
         seen = {n: s for n, s in self.layers.items() if n not in unseen}
-        view = Stage(
+        return Stage(
             seen,
             self.metric,
             joint=None if self.names[-1] in unseen else self.joint,
@@ -75,20 +75,23 @@ class Stage(Summarised):
             memory=self.memory,
             clock=self.clock,
         )
-        # What has been measured once is not measured again.
-        view.__dict__["measured"] = {name: self.measured[name] for name in seen}
-        view.__dict__["spectra"] = {name: self.spectra[name] for name in seen}
-        return view
 
     @cached_property
     def measured(self) -> dict[str, CollapseMetrics]:
         """Metrics of every layer."""
-        return {name: collapse_metrics(s) for name, s in self.layers.items()}
+        return {name: self._once(collapse_metrics, name) for name in self.layers}
 
     @cached_property
     def spectra(self) -> dict[str, Vector]:
         """Largest eigenvalues of Σ_W / tr Σ_B of every layer, in all and in the span."""
-        return {name: top_spectra(s) for name, s in self.layers.items()}
+        return {name: self._once(top_spectra, name) for name in self.layers}
+
+    def _once(self, measure: Callable[[ClassStatistics], Any], name: str) -> Any:
+        """What has been measured once, here or in a view, is not measured again."""
+        key = measure.__name__, name
+        if key not in self.memory:
+            self.memory[key] = measure(self.layers[name])
+        return self.memory[key]
 
     def value(self, name: str) -> float:
         """The placing metric of a layer."""

@@ -47,12 +47,15 @@ class Theory:
         places: what it is told of a hidden layer itself: "" (nothing), "metric" (the placing one)
             or "means" (how far they are on their way).
         is_naive: whether it says nothing of why.
+        is_curve: whether it draws each metric through its own values at other layers, rather than
+            to say what becomes of the features.
     """
 
     predict: Callable[[Stage], Prediction]
     sees: str
     places: str = ""
     is_naive: bool = False
+    is_curve: bool = False
 
 
 def central_path(stage: Stage) -> Prediction:
@@ -193,9 +196,11 @@ THEORIES: dict[str, Theory] = {
     "straight_line_placed": Theory(
         straight_line_placed, "first and last layer with their cross-covariance", "metric"
     ),
-    "equi_separation": Theory(equi_separation, "the same metric at all other layers"),
-    "load_curve": Theory(load_curve, "the same metric at all other layers"),
-    "deep_linear": Theory(deep_linear, "ÑC1 and discrimination at all other layers"),
+    "equi_separation": Theory(
+        equi_separation, "the same metric at all other layers", is_curve=True
+    ),
+    "load_curve": Theory(load_curve, "the same metric at all other layers", is_curve=True),
+    "deep_linear": Theory(deep_linear, "ÑC1 and discrimination at all other layers", is_curve=True),
     "shrinkage": Theory(shrinkage, "first layer", "metric", is_naive=True),
     "interpolation": Theory(
         interpolation, "the same metric at the first and the last layer", is_naive=True

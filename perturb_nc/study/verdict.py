@@ -56,7 +56,9 @@ class Verdict(Tabular):
         metric: that placed its layers, and is not judged.
         follows: the theory with the least error in the span of the class means, with those within
             10 % of it; () where none predicts half of the layers.
-        nearer: the naive rivals that are nearer than these.
+        features: the same of the theories that say what becomes of the features, which no curve
+            through a metric's own values does.
+        nearer: the naive rivals that are nearer than what it follows.
         theories: theory or rival → how it stands.
         judged, layers: numbers of layers judged (those that all predict), and left out in turn.
     """
@@ -64,6 +66,7 @@ class Verdict(Tabular):
     network: str
     metric: str
     follows: tuple[str, ...]
+    features: tuple[str, ...]
     nearer: tuple[str, ...]
     theories: dict[str, Standing]
     judged: int
@@ -119,10 +122,9 @@ def verdicts(benches: Sequence[xr.Dataset]) -> list[Verdict]:
                 )
                 for name in bench["model"].values.tolist()
             }
-            follows, nearer = _best(standings)
             numbers = int(at["judged"]), int(at["layers"])
             metric = str(bench.attrs["metric"])
-            found.append(Verdict(network, metric, follows, nearer, standings, *numbers))
+            found.append(Verdict(network, metric, *_best(standings), standings, *numbers))
     return found
 
 
@@ -139,14 +141,22 @@ def block_errors(table: xr.Dataset) -> xr.DataArray:
     return xr.concat(found, dim="block").assign_coords(block=list(BLOCKS))
 
 
-def _best(standings: dict[str, Standing]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The theories with the least error in the span, and the naive rivals that are nearer."""
+Names = tuple[str, ...]
+
+
+def _best(standings: dict[str, Standing]) -> tuple[Names, Names, Names]:
+    """`follows`, `features` and `nearer` of a verdict."""
     known = {n: s.in_span for n, s in standings.items() if not math.isnan(s.in_span)}
     theories = {name: error for name, error in known.items() if not THEORIES[name].is_naive}
+    own = {name: error for name, error in theories.items() if not THEORIES[name].is_curve}
     least = min(theories.values(), default=math.inf)
-    follows = tuple(name for name, error in theories.items() if error <= (1 + TIE) * least)
     nearer = tuple(n for n, error in known.items() if THEORIES[n].is_naive and error < least)
-    return follows, nearer
+    return _leading(theories), _leading(own), nearer
+
+
+def _leading(errors: dict[str, float]) -> Names:
+    least = min(errors.values(), default=math.inf)
+    return tuple(name for name, error in errors.items() if error <= (1 + TIE) * least)
 
 
 def _worst(error: xr.DataArray) -> Failure | None:

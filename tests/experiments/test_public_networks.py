@@ -1,5 +1,6 @@
 """The measurement of networks that others trained, on a narrow stand-in, and what was committed."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -102,3 +103,16 @@ def test_the_statistics_of_resnet56_are_those_that_were_measured_elsewhere():
     for (first, last), both in joints.items():
         assert torch.equal(both.first.means, layers[first].means)
         assert torch.equal(both.last.within, layers[last].within)
+
+
+@pytest.mark.parametrize("name", public_networks.NETWORKS)
+def test_the_committed_statistics_have_the_committed_metrics(name):
+    path = public_networks.FOLDER / f"{name}.json"
+    record = json.loads(path.read_text(encoding="utf8"))
+    for layer, s in pnc.load_layers(path.with_suffix(".safetensors")).items():
+        assert s.num_samples == record["images"]["trained"]
+        found, wanted = pnc.collapse_metrics(s), record["layers"][layer]["trained"]
+        for metric in ("nc1_trace", "nc2_etf", "cdnv"):
+            assert getattr(found, metric) == pytest.approx(wanted[metric], rel=1e-3), layer
+    known = PUBLIC_NETWORKS[name].test_accuracy
+    assert record["accuracy"]["test"] == pytest.approx(known, abs=0.005)

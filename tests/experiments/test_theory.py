@@ -15,12 +15,13 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 from experiments import (  # noqa: E402
     equal_width,
+    equi_separation,
     small_vicinity,
     theories_of_depth,
     transfer,
     weight_decay_theory,
 )
-from perturb_nc.study import bench_table, theories  # noqa: E402
+from perturb_nc.study import bench_table, separation_law, theories  # noqa: E402
 
 
 def run(module, monkeypatch, output):
@@ -90,36 +91,41 @@ def test_theories_of_depth_are_held_against_shipped_and_trained_networks(
         monkeypatch.setattr(theories, name, value)  # few values of λ_W
     result = run(theories_of_depth, monkeypatch, tmp_path)
     assert "| equal_width/resnet-cifar10-cross_entropy | 7 of 8 |" in capsys.readouterr().out
-    names = [row["network"] for row in result["trained"]]
+    found = result["placed"]["nc1_span"]
+    trained = [row for row in found["networks"] if "straightness" in row]
+    names = [row["network"] for row in trained]
     assert names == ["res8-seed0", "res8-bn-seed0", "res8-ce-seed0", "res8-bn-ce-seed0"]
-    for row in result["trained"]:
+    for row in trained:
         assert 1 <= row["straightness"]["line_shape"] < 1.5
         assert 1 <= row["straightness"]["path_ratio"] < 1.5
-    table = bench_table([theories_of_depth.loaded(result["bench"])])
+        assert 1 <= row["stages"][0]["line_shape_of_means"] < 1.5
+    table = bench_table([theories_of_depth.loaded(found["bench"])])
     assert table["network"].values.tolist() == ["equal_width/resnet-cifar10-cross_entropy", *names]
     lines = table["error"].sel(model="straight_line", quantity="nc1")
     assert lines.isnull().values.tolist() == [True, False, False, False, False]
 
 
+BENCH = ROOT / "experiments" / "results" / "theories_of_depth"
+
+
 @pytest.fixture(scope="module")
-def bench():
-    folder = ROOT / "experiments" / "results" / "theories_of_depth"
-    result = json.loads((folder / "result.json").read_text(encoding="utf8"))
-    return result, theories_of_depth.loaded(result["bench"]), folder
+def placed():
+    """Metric → what was committed of the networks placed by it."""
+    return json.loads((BENCH / "result.json").read_text(encoding="utf8"))["placed"]
 
 
-def test_the_committed_table_is_that_of_the_committed_predictions(bench):
-    result, table, folder = bench
-    written = (folder / "table.md").read_text(encoding="utf8")
-    assert theories_of_depth.markdown(bench_table([table])) == written
-    assert len(result["trained"]) == 12
-    assert len(set(table["network"].values)) == 27 + 12
-
-
-def test_the_page_says_what_the_bench_found(bench):
-    _, table, _ = bench
+@pytest.mark.parametrize(("metric", "shipped", "trained"), [("nc1_span", 27, 12), ("nc1", 2, 6)])
+def test_the_committed_tables_and_the_page_are_of_the_committed_predictions(
+    placed, metric, shipped, trained
+):
+    found = placed[metric]
+    table = bench_table([theories_of_depth.loaded(found["bench"])])
+    written = (BENCH / f"table_{metric}.md").read_text(encoding="utf8")
+    assert theories_of_depth.markdown(table) == written
+    assert table.sizes["network"] == len(found["networks"]) == shipped + trained
+    assert sum("straightness" in row for row in found["networks"]) == trained
     page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
-    for line in theories_of_depth.summary(bench_table([table])).splitlines():
+    for line in theories_of_depth.summary(table, metric).splitlines():
         assert line in page
 
 
@@ -179,18 +185,63 @@ def test_a_bias_hardly_changes_what_the_path_predicts(name):
     assert abs(table[0] - table[1]) < 0.005
 
 
+@pytest.mark.slow
+def test_the_law_of_equi_separation_is_looked_for(monkeypatch, tmp_path):
+    result = run(equi_separation, monkeypatch, tmp_path)
+    assert [row["kind"] for row in result["runs"]] == ["batch norm", "without", "linear"]
+    for row in result["runs"]:
+        law = separation_law(row["separability"])
+        assert len(row["separability"]) == 3
+        assert row["rate"] == pytest.approx(law.rate, rel=1e-3)
+    model = equi_separation.network("linear", 6, 2, equi_separation.Config(width=4), 3)
+    x = torch.randn(2, 6)
+    torch.testing.assert_close(
+        model(x[:1] + x[1:]) + model(0 * x[:1]), model(x).sum(0, keepdim=True)
+    )
+
+
+def test_the_committed_laws_are_on_the_page():
+    folder = ROOT / "experiments" / "results" / "equi_separation"
+    runs = json.loads((folder / "result.json").read_text(encoding="utf8"))["runs"]
+    table = equi_separation.table(runs)
+    assert table == (folder / "table.md").read_text(encoding="utf8")
+    assert table in (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+
+
+# ResNet-56 on CIFAR-10 at nine taps, as others measured it: NC1 and ÑC1.
+RESNET56 = {
+    "nc1": (171.95, 53.61, 56.52, 24.11, 10.91, 6.22, 3.50, 0.671, 0.05),
+    "nc1_trace": (4.57, 3.83, 3.61, 3.37, 3.40, 3.29, 2.54, 1.56, 0.071),
+}
+
+
+def test_a_resnet56_of_ours_beside_that_of_others():
+    file = ROOT / "experiments" / "results" / "public_networks" / "resnet56_cifar10.safetensors"
+    layers = pnc.load_layers(file)
+    found = [pnc.collapse_metrics(layers[f"blocks.{i}"]) for i in range(2, 27, 3)]
+    page = (ROOT / "docs" / "depth.md").read_text(encoding="utf8")
+    for metric, label in (("nc1", "NC1"), ("nc1_trace", "ÑC1")):
+        sides = {"theirs": RESNET56[metric], "here": [getattr(m, metric) for m in found]}
+        for side, values in sides.items():
+            laws = separation_law(values), separation_law(values[:-1])
+            cells = [f"{v:.3g}".replace("0.", ".") if v < 1 else f"{v:.3g}" for v in values]
+            r, without = (law.correlation for law in laws)
+            cells += [f"{r:.3f} ({without:.3f})", f"{laws[0].rate:.3f}"]
+            assert f"| {label}, {side} | {' | '.join(cells)} |" in page
+
+
 def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, capsys):
-    output = tmp_path / "small_vicinity.json"
-    monkeypatch.setattr(sys, "argv", ["small_vicinity", "--quick", "--output", str(output)])
-    small_vicinity.main()
-    assert "| depth_calibration/digits-res-bn-wd0.001 | .01 |" in capsys.readouterr().out
-    result = json.loads(output.read_text(encoding="utf8"))
+    result = run(small_vicinity, monkeypatch, tmp_path)
+    printed = capsys.readouterr().out
+    assert "| depth_calibration/digits-res-bn-wd0.001 | no | .01 |" in printed
+    assert "| res8-bn-seed0 | yes | .01 |" in printed
     near, far = result["distance"]["random"]["rows"]
     for part in ("weight", "means"):  # every order more gains a factor of the distance
         for order, slope in ((0, 1), (1, 2), (2, 3), (3, 4)):
             growth = far["errors"][part][order] / near["errors"][part][order]
             assert math.log10(growth) == pytest.approx(slope, abs=0.1)
-    (layer,) = result["layers"]
+    assert [row["bias"] for row in result["layers"]] == [False, True] * 3
+    layer = result["layers"][0]
     first, optimum, measured = (
         layer["metrics"][side]["nc1"] for side in ("first order", "optimum", "measured")
     )
@@ -199,8 +250,15 @@ def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, ca
 
 
 def test_the_committed_layers_say_what_the_page_says():
-    path = ROOT / "experiments" / "results" / "small_vicinity.json"
+    path = ROOT / "experiments" / "results" / "small_vicinity" / "result.json"
     page = (ROOT / "docs" / "vicinity.md").read_text(encoding="utf8")
     rows = json.loads(path.read_text(encoding="utf8"))["layers"]
     assert small_vicinity.table(rows) in page
-    assert {row["status"] for row in rows} == {"NOT_SMALL"}
+    small = {row["network"] for row in rows if row["status"] == "CONVERGED"}
+    assert small == {
+        "depth_calibration/digits-mlp-wd0.0005",
+        "every_layer/convnet-cifar10-seed0",
+        "every_layer/convnet-fashion_mnist-seed0",
+    }
+    assert all(row["bias"] for row in rows if row["status"] == "CONVERGED")
+    assert len(rows) == 2 * (27 + 12)

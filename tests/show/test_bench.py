@@ -34,9 +34,10 @@ def test_the_table_fits_into_80_columns():
 def test_sentences_say_what_is_followed_and_how_straight():
     said = sentences(record(bench()))
     assert said[0].startswith("follows central_path (0.02), equi_separation (0.021): median")
-    assert said[1] == "nearer, without any theory: local (0.01)"
-    assert "way of the class means to blocks.2: line shape 1.25 (1 is straight)" in said[2]
-    assert "at most 0.3 of the way off the line (blocks.1)" in said[2]
+    assert said[1] == "nearest that says what becomes of features: central_path (0.02)"
+    assert said[2] == "nearer, without any theory: local (0.01)"
+    assert "way of the class means to blocks.2: line shape 1.25 (1 is straight)" in said[3]
+    assert "at most 0.3 of the way off the line (blocks.1)" in said[3]
     nothing = bench(off=dict.fromkeys(THEORIES), status="TIME_LIMIT")
     said = sentences(record(nothing))
     assert said[0] == "follows none: no theory predicts half of the layers"

@@ -14,6 +14,7 @@ def test_a_network_follows_the_nearest_theories():
     assert verdict.network == "net"
     assert verdict.metric == "nc1_span"
     assert verdict.follows == ("central_path", "equi_separation")  # within 10 %
+    assert verdict.features == ("central_path",)
     assert verdict.nearer == ("local",)
     assert (verdict.judged, verdict.layers) == (3, 3)
     for name, off in THEORIES.items():
@@ -44,7 +45,7 @@ def test_what_places_the_layers_is_no_failure():
 def test_a_network_may_follow_none():
     nothing = {name: None if name != "unchanged" else 0.1 for name in THEORIES}
     (verdict,) = verdicts([bench(off=nothing)])
-    assert verdict.follows == ()
+    assert verdict.follows == verdict.features == ()
     assert verdict.nearer == ("unchanged",)
 
 
