@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow endurance wheel-test browser check figures digits experiments accelerator bench bench-quick data docs command-pages clean
+.PHONY: help demo test test-slow endurance wheel-test browser pages check figures digits experiments accelerator bench bench-quick data docs command-pages clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ browser:  ## Debian's chromium for the tests in a browser, where it is missing a
 	&& DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
 	|| echo "no chromium: the tests in a browser will be skipped"
 
+pages: .venv/installed browser  ## report and explorer in a browser; screenshots in build/screens (minutes)
+	SCREENS=build/screens $(BIN)/python -m pytest -q -m slow tests/show/test_whole_pages.py
+
 check: .venv/installed  ## linter, formatter, type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,7 +50,6 @@ experiments: .venv/installed  ## run every experiment (after make data; two hour
 	$(BIN)/python -m experiments.low_rank_bias
 	$(BIN)/python -m experiments.trained_head
 	$(BIN)/python -m experiments.public_resnet
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hdf5]'
 	$(BIN)/python -m experiments.public_networks
 	$(BIN)/python -m experiments.depthwise_layerwise
 	$(BIN)/python -m experiments.weight_decay

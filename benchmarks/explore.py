@@ -19,7 +19,8 @@ import torch
 import perturb_nc as pnc
 from benchmarks.features import make_features
 from benchmarks.machine import command_line, machine
-from perturb_nc.show.explore.page import SCALES, predicted, shown
+from perturb_nc.show.explore.page import predicted, shown
+from perturb_nc.show.explore.scales import SCALES
 from perturb_nc.study.explorer import Explorer, LayerView
 
 MEASURED = Path(__file__).parent.parent / "experiments" / "results" / "every_layer"

@@ -6,8 +6,9 @@ from problems import random_problem
 import perturb_nc as pnc
 
 pytest.importorskip("dash", reason="needs the extra `explore`")
-from perturb_nc.show.explore.page import SCALES, predicted
+from perturb_nc.show.explore.page import predicted
 from perturb_nc.show.explore.page import shown as shown_of
+from perturb_nc.show.explore.scales import SCALES
 
 START = {name: scale.start for name, scale in SCALES.items()}
 

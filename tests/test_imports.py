@@ -57,7 +57,7 @@ ALONE = {
         f"show/{name}.py"
         for name in ("bench", "maps", "notebook", "panels", "plots", "spectra", "vicinity")
     },
-    "dash": {"show/explore/page.py", "show/explore/guard.py"},
+    "dash": {f"show/explore/{name}.py" for name in ("page", "layout", "guard")},
     "plotly": {
         f"show/report/{name}.py"
         for name in ("along", "bench", "drawing", "overview", "page", "spectrum")
@@ -137,6 +137,8 @@ ELSEWHERE = {  # modules that one test file of another name covers
     "duality_tangents.py": "test_metric_tangents.py",
     "networks/digit_cnn.py": "networks",
     "show/bench_tables.py": "cli/test_bench.py",
+    "show/explore/layout.py": "show/explore/test_page.py",
+    "show/explore/scales.py": "show/explore/test_page.py",
     "show/report": "show/report/test_page.py",  # the parts of one page
     "theory/point.py": "theory/test_newton.py",  # a protocol
     "theory/status.py": "test_docs.py",

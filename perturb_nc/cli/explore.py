@@ -46,9 +46,7 @@ def explore(
         if (error.name or "").split(".")[0] not in ("dash", "flask", "werkzeug"):
             raise
         raise ValueError("the page needs Dash: pip install 'perturb-nc[explore]'") from error
-    import torch
 
-    torch.set_num_threads(1)  # of each move: its matrices are too small to share
     with _listening(host, port) as listener:
         app = build_app(layers, title=file.name, loss=loss, bias=bias, said=said)
         _serve(app.server, listener, host, open_browser)

@@ -19,6 +19,7 @@ from perturb_nc.cli.report import report
 from perturb_nc.cli.stats import stats
 from perturb_nc.cli.streams import ending_like_ctrl_c, notes, speak_every_encoding
 from perturb_nc.cli.sweep import plot, sweep
+from perturb_nc.cli.threads import ALL, choose_threads
 from perturb_nc.show.labels import printable
 
 app = typer.Typer(
@@ -45,9 +46,19 @@ _Version = Annotated[
 ]
 
 
+_Threads = Annotated[
+    int | None,
+    typer.Option(help="threads of the command; default: 1, all for measure; sweep has --workers"),
+]
+
+
 @app.callback()
-def _options(show_version: _Version = None) -> None:
-    """Perturbation analysis of near neural collapse."""
+def _options(show_version: _Version = None, threads: _Threads = None) -> None:
+    """Perturbation analysis of near neural collapse.
+
+    A command computes on one thread, unless it is told `perturb-nc --threads 4 COMMAND`.
+    """
+    choose_threads(threads, next((word for word in sys.argv if word in ALL), None))
 
 
 def main() -> None:

@@ -24,11 +24,13 @@ from perturb_nc.theory.arrays import Rows, random_normal, total
 from perturb_nc.theory.lanczos import combined, lanczos
 from perturb_nc.theory.point import Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
+from perturb_nc.theory.settled import Settled, pays
 
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
 _EXACT = 1e-9  # relative curvature that counts as none
 _TOGETHER = 32  # members in one Lanczos process, for the cache
+_STATIONARY = 1e-8  # gradient norm: what it changes in a product is below what is judged
 _SMALL = 1e-6  # ... in the Lanczos process
 
 
@@ -69,7 +71,7 @@ def _(point: ReducedPoint) -> Curvature:
     if k * d > _DENSE:
         top = point.residual_spectrum[1][..., -1:]
         cuts = [slice(i, i + _TOGETHER) for i in range(0, len(top), _TOGETHER)]
-        runs = [lanczos(point.members(rows), top[rows], point.idle) for rows in cuts]
+        runs = [_by_products(point.members(rows), top[rows]) for rows in cuts]
         lowest, residual, direction, products = map(torch.cat, zip(*runs, strict=True))
         tolerance = residual + rounding + _SMALL
         return _completed(point, lowest, tolerance, direction, products, rounding=0.0)
@@ -82,6 +84,17 @@ def _(point: ReducedPoint) -> Curvature:
     lowest, direction = (torch.cat(found) for found in zip(*parts, strict=True))
     products = torch.zeros(len(lowest), dtype=torch.int64, device=lowest.device)
     return _completed(point, lowest, rounding, direction, products, rounding=0.0)
+
+
+def _by_products(
+    point: ReducedPoint, top: Float64[Tensor, "b K 1"]
+) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "b"], Rows, Int64[Tensor, "b"]]:
+    """`lanczos`, of very large points with the products of a stationary one."""
+    if point.idle or not pays(point, _STATIONARY):
+        return lanczos(point, top, point.idle)
+    settled = Settled.of(point, 0.0)
+    lowest, residual, direction, products = lanczos(settled, settled.left.mT @ top)
+    return lowest, residual, settled.outward(direction), products
 
 
 def _completed(

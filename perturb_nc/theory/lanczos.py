@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.theory.arrays import Rows, random_normal, total
-from perturb_nc.theory.point import Point, wide
+from perturb_nc.theory.point import Quadratic, wide
 
 _ITERATIONS = 150  # of Lanczos at most
 _NUMBERS = 1e8  # in its vectors, beyond ten of them
@@ -26,7 +26,7 @@ def combined(
 
 
 def lanczos(
-    point: Point, top: Float64[Tensor, "B K 1"], idle: int = 0
+    point: Quadratic, top: Float64[Tensor, "B K 1"], idle: int = 0
 ) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"], Rows, Int64[Tensor, "B"]]:
     """Lowest value, residual, direction and products, from a start towards the lift's advice."""
     noise = random_normal(*point.weight.shape[1:], like=point.weight)

@@ -14,6 +14,10 @@ from perturb_nc.theory.arrays import Rows, Square
 class Quadratic(Protocol):
     """A Hessian and what comes near it, at a batch of points."""
 
+    @property
+    def weight(self) -> Rows:
+        """What varies."""
+
     def members(self, rows: Any) -> Any:
         """Some of the points of the batch."""
 
@@ -27,10 +31,6 @@ class Quadratic(Protocol):
 @runtime_checkable
 class Point(Quadratic, Protocol):
     """What is minimised, at a batch of weights (a last layer, and whatever joins it)."""
-
-    @property
-    def weight(self) -> Rows:
-        """What varies."""
 
     @property
     def layer(self) -> Rows:

@@ -80,6 +80,16 @@ class Settled:
         own = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "values"}
         return Settled(values=(a[rows], b[rows]), **own)
 
+    @property
+    def weight(self) -> Rows:
+        """W in these coordinates, Σ."""
+        return self.values[0] * torch.eye(
+            self.left.shape[-1],
+            self.right.shape[-1],
+            dtype=self.left.dtype,
+            device=self.left.device,
+        )
+
     def inward(self, rows: Rows) -> Rows:
         """V as Z."""
         return self.left.mT @ rows @ self.right
@@ -106,6 +116,13 @@ class Settled:
         return found
 
 
+def pays(point: ReducedPoint, near: float) -> bool:
+    """Whether points are so large, and their gradients below `near`, that these products pay."""
+    k, d = point.weight.shape[-2:]
+    many = k * d >= _LARGE and d <= 2 * k  # wide features have products that cost less
+    return many and bool((point.gradient_norm <= near).all())
+
+
 @singledispatch
 def newton_direction(
     point: Point, relative: Float64[Tensor, "..."], clock: Clock | None = None
@@ -118,9 +135,7 @@ def newton_direction(
 def _(
     point: ReducedPoint, relative: Float64[Tensor, "..."], clock: Clock | None = None
 ) -> HessianSolve:
-    k, d = point.weight.shape[-2:]
-    many = k * d >= _LARGE and d <= 2 * k  # wide features have products that cost less
-    if not many or bool((point.gradient_norm > _NEAR).any()):
+    if not pays(point, _NEAR):
         return solve_hessian(point, -point.gradient, relative, clock)
     begun = solve_hessian(point, -point.gradient, relative, clock, most=_PLAIN)
     if bool((begun.bent | (begun.products < _PLAIN)).any()):

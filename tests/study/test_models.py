@@ -9,7 +9,8 @@ from dense_cross_entropy import dense_cross_entropy
 
 import perturb_nc as pnc
 from perturb_nc.layer_samples import LayerSamples
-from perturb_nc.show.explore.page import SCALES, predicted
+from perturb_nc.show.explore.page import predicted
+from perturb_nc.show.explore.scales import SCALES
 from perturb_nc.study.explorer import Explorer
 from perturb_nc.study.misfit import Misfit
 from perturb_nc.study.models import LOSSES, model_of, only_squared, read_layers

@@ -5,7 +5,9 @@ import torch
 from problems import batch_point, random_problem
 
 import perturb_nc as pnc
+from perturb_nc.theory import curvature
 from perturb_nc.theory import settled as module
+from perturb_nc.theory.curvature import lowest_curvature
 from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.settled import Settled, newton_direction
 
@@ -67,3 +69,15 @@ def test_directions_and_optima_are_those_of_exact_products(monkeypatch):
     assert found.status is pnc.Status.CONVERGED
     assert found.objective == pytest.approx(plain.objective, rel=1e-12)
     assert found.steps <= plain.steps + 2
+
+
+def test_the_curvature_judged_with_cheap_products_is_the_exact_one(monkeypatch):
+    solution = optimum(dim=6, counts=(8, 4, 6, 5))
+    exact = lowest_curvature(at(solution))
+    monkeypatch.setattr(module, "_LARGE", 1)
+    monkeypatch.setattr(curvature, "_DENSE", 1)
+    found = lowest_curvature(at(solution))
+    assert found.products > 0
+    assert found.lowest.item() == pytest.approx(exact.lowest.item(), rel=0.15)
+    assert module.pays(at(solution), 1e-8)
+    assert not module.pays(batch_point(solution.problem, 1.1 * solution.weight), 1e-8)

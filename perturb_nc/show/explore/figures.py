@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perturb_nc.show.labels import LABELS, SIDES, number
+from perturb_nc.show.labels import LABELS, SIDES, number, short_names
 from perturb_nc.study.explorer import FirstAnswer, LayerView, Optimum
 from perturb_nc.theory.status import Status
 
@@ -20,6 +20,8 @@ MEASURED, NEXT, PREDICTED, PATH = (
     SIDES[side].both for side in ("measured", "interpolation", "optimum", "path")
 )
 Figure = dict[str, Any]
+_NAME, _TICKS = 14, 10  # letters of a layer, layers that are named, below an axis
+_TITLE = 40  # letters above a figure
 
 
 def metric_figure(
@@ -45,21 +47,27 @@ def metric_figure(
         if view is not None:
             value = _positive(getattr(view.metrics, metric))
             ends = [values[place], value]
-            line = {"color": color, "width": 1, "dash": "dot"}
+            dotted = {"color": color, "width": 1, "dash": "dot"}
             traces.append(
                 _trace(side, [place, place + 1], ends, color, mode="lines+markers", symbol=symbol)
                 | {
-                    "line": line,
+                    "line": dotted,
                     "marker": {"color": color, "symbol": symbol, "size": [0, 10], "opacity": 1},
                 }
             )
-    after = [*names, "(next)"] if place + 1 == len(names) else names
+    short = short_names(names, _NAME)
+    after = [*short, "(next)"] if place + 1 == len(names) else short
+    step = -(-len(after) // _TICKS)
     axis = {
-        "tickvals": list(range(len(after))),
-        "ticktext": [escape(name) for name in after],  # plotly knows links and other markup
+        "tickvals": list(range(0, len(after), step)),
+        "ticktext": [escape(name) for name in after[::step]],  # plotly knows links and markup
         "range": [-0.4, len(after) - 0.6],
     }
-    return _figure(traces, METRICS[metric].line, x=axis, y=_log_axis(traces), legend=False)
+    if len(after) > 4:
+        axis["tickangle"] = -60
+    line = METRICS[metric].line
+    title = line if len(line) <= _TITLE else METRICS[metric].symbol
+    return _figure(traces, title, x=axis, y=_log_axis(traces), legend=False)
 
 
 def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
@@ -73,7 +81,8 @@ def spectrum_figure(spectra: Mapping[str, tuple[LayerView, str]]) -> Figure:
     logs = [math.log10(v) for t in traces for v in t["y"] if v is not None] or [0.0]
     # Six decades at most: below lie directions in which nothing varies, and rounding.
     limits = [max(min(logs), max(logs) - 6) - 0.1, max(logs) + 0.1]
-    y = {"type": "log", "range": limits}
+    lowest = limits[0] + 0.1 * (limits[1] - limits[0])  # not where the other axis has its first
+    y = {**_ticks(lowest, max(logs)), "range": limits}
     x = {"type": "log", "title": {"text": "rank", "standoff": 4}, "dtick": 1}
     return _figure(traces, "Eigenvalues of Σ_W / tr Σ_B", x=x, y=y)
 
@@ -88,7 +97,7 @@ def weight_figure(values: Tensor | None) -> Figure:
         "y": found,
         "marker": {"color": PREDICTED},
     }
-    axis = {"dtick": 1, "title": {"text": "rank"}}
+    axis = {"dtick": -(-len(found) // 10) or 1, "title": {"text": "rank"}}
     y = {"rangemode": "tozero"}
     return _figure([bars], "Singular values of W at the optimum", x=axis, y=y, legend=False)
 
@@ -216,7 +225,10 @@ def _log_axis(traces: list[Figure]) -> Figure:
     logs = [math.log10(v) for trace in traces for v in trace["y"] if v is not None]
     if not logs:
         return {"type": "log"}
-    low, high = min(logs), max(logs)
+    return _ticks(min(logs), max(logs))
+
+
+def _ticks(low: float, high: float) -> Figure:
     ticks = sorted({float(f"{10 ** (low + i / 3 * (high - low)):.2g}") for i in range(4)})
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 

@@ -73,8 +73,9 @@ _KEYS = {"output", "outputs", "inputs", "changedPropIds"}
 def _is_move(asked: Any, layers: Collection[str], stops: Mapping[str, int]) -> bool:
     return (
         isinstance(asked, dict)
-        and set(asked) == {"number", "layer", "stops", "exact"}
+        and set(asked) == {"number", "layer", "stops", "exact", "fit"}
         and type(asked["exact"]) is bool
+        and type(asked["fit"]) is bool
         and type(asked["number"]) in (int, float)
         and math.isfinite(asked["number"])
         and isinstance(asked["layer"], str)

@@ -16,7 +16,7 @@ def layers():
 def test_posts_that_are_no_moves_are_refused(layers):
     app = build_app(layers, title="net")
     client, where = app.server.test_client(), "/_dash-update-component"
-    good = request(app, {"number": 7, "layer": "two", "stops": START, "exact": True})
+    good = request(app, {"number": 7, "layer": "two", "stops": START, "exact": True, "fit": False})
     rng, junk = random.Random(0), [None, -1, 10**9, "x", [], {}, [[1]], True, 1e400, "\u2028", 0.5]
 
     def spots(value, path=()):

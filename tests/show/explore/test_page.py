@@ -17,8 +17,9 @@ pytest.importorskip("dash", reason="needs the extra `explore`")
 from explored import START, network, request, shown, texts
 
 from perturb_nc.show.explore import figures
-from perturb_nc.show.explore.page import SCALES, build_app, predicted
+from perturb_nc.show.explore.page import build_app, predicted
 from perturb_nc.show.explore.page import shown as shown_of
+from perturb_nc.show.explore.scales import SCALES
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
@@ -75,7 +76,8 @@ def test_the_page_shows_what_the_library_computes(explorer, layers):
     predicted = pnc.collapse_metrics(solution.statistics)
     at.pop("beta")
     path = pnc.central_path_flow(layers["one"], **at, times=[time]).metrics[0]
-    *panels, spectrum, weight, _, facts, remarks, table = shown(explorer, "one", START)
+    answer = shown(explorer, "one", START)[:11]
+    *panels, spectrum, weight, _, facts, remarks, table = answer
     for metric, panel in zip(figures.METRICS, panels, strict=True):
         drawn = {trace["name"]: (trace["x"], trace["y"]) for trace in panel["data"]}
         measured = [getattr(pnc.collapse_metrics(s), metric) for s in layers.values()]
@@ -103,7 +105,7 @@ def test_a_move_is_answered_at_once_and_then_exactly(layers):
     near = pnc.small_vicinity(layers["one"], **at)
     found = predicted(explorer, "one", START, exact=False)
     assert not found.is_final
-    *panels, spectrum, weight, promise, facts, _, table = shown_of(explorer, "one", found)
+    *panels, spectrum, weight, promise, facts, _, table = shown_of(explorer, "one", found)[:11]
     assert panels[0]["data"][-1]["name"] == "first order"
     assert f"{near.metrics.nc1:.4g}" in texts(table)
     assert f"{max(near.remainder.values()):.2g}" in promise
@@ -121,7 +123,7 @@ def test_a_move_is_answered_at_once_and_then_exactly(layers):
 
 
 def test_the_last_layer_is_followed_by_its_prediction_alone(explorer):
-    *panels, spectrum, _, _, _, _, table = shown(explorer, "three", START)
+    *panels, spectrum, _, _, _, _, table = shown(explorer, "three", START)[:11]
     assert panels[0]["data"][-1]["x"] == [2, 3]
     assert panels[0]["layout"]["xaxis"]["ticktext"] == ["one", "two", "three", "(next)"]
     assert [t["name"] for t in spectrum["data"]] == ["three, measured", "optimum", "path"]
@@ -164,11 +166,11 @@ def test_collapse_is_an_optimum_like_others(explorer):
 def test_the_callback_answers_a_move_with_its_number(layers):
     app = build_app(layers, title="net")
     client = app.server.test_client()
-    move = {"number": 7, "layer": "two", "stops": START, "exact": True}
+    move = {"number": 7, "layer": "two", "stops": START, "exact": True, "fit": False}
     answer = client.post("/_dash-update-component", json=request(app, move))
     assert answer.status_code == 200
     response = json.loads(answer.data)["response"]
-    assert response["answered"] == {"data": {"number": 7, "exact": True}}
+    assert response["answered"] == {"data": {"number": 7, "exact": True, "stops": START}}
     assert response["figure-nc1"]["figure"]["data"][2]["name"] == "optimum"
     assert re.fullmatch(r"This move: \d+ ms", response["speed"]["children"])
     nothing = client.post("/_dash-update-component", json=request(app, None))
@@ -290,4 +292,25 @@ def test_a_browser_moves_the_prediction(page):
         "text => document.getElementById('numbers').innerText.includes(text)", arg=expected
     )
     assert page.title() == "net.safetensors · perturb-nc"
+    # The address restores the state, and sliders move to what fits the layer after.
+    page.wait_for_function("() => location.hash.includes('beta=40')")
+    address = page.url
+    page.get_by_role("button", name="Fit the layer after").click()
+    page.wait_for_function("() => !location.hash.includes('beta=40')", timeout=60_000)
+    assert "fitted best by" in said("#remarks")
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_function("() => document.querySelector('#beta')?.value === '40'")
+    page.wait_for_function(
+        "text => document.getElementById('numbers').innerText.includes(text)", arg=expected
+    )
+    assert page.evaluate("!('busy' in document.documentElement.dataset)")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Data (CSV)").click()
+    assert download.value.path().read_text(encoding="utf8").count("\n") > 20
     assert page.complaints == []
+    # Where the server has gone the next move says so.
+    page.context.set_offline(True)
+    page.focus("#beta")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.getElementById('sign').textContent.includes('again')")
