@@ -134,9 +134,16 @@ def test_a_digest_finds_every_flipped_bit(written):
                 found, notes = read_tensors(path)
             except ValueError:
                 continue
-            # Spaces in the header, or the name of the digest itself: no number has changed.
+            # Spaces in the header: no number has changed.
             assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
             assert metadata.items() <= notes.items()
+
+
+def test_a_digest_that_lost_its_name_is_no_file_of_before_digests(written):
+    path, _ = written
+    path.write_bytes(path.read_bytes().replace(b"perturb_nc_sha256", b"perturb_nb_sha256"))
+    with pytest.raises(ValueError, match="is damaged: its checksum lost its name"):
+        read_tensors(path)
 
 
 def test_files_without_a_digest_are_read_with_a_note(written, caplog):

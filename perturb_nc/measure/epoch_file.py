@@ -96,7 +96,7 @@ class EpochFile:
         start = _STARTS[self._path.suffix]
         ours = content.startswith(start[: len(content)])
         if ours and b"\n" in content and self._csv:
-            ours = "layer" in self._header()
+            ours = _is_table(content[: content.rfind(b"\n") + 1])
         if not ours:
             raise ValueError(
                 f"{self._path} is no file of a monitor, and is left as it is; give a new path"
@@ -162,6 +162,16 @@ class EpochFile:
                 return next(csv.reader(file), [])
         except (UnicodeDecodeError, csv.Error):
             return []
+
+
+def _is_table(content: bytes) -> bool:
+    """Whether whole lines of a ".csv" are rows of one header, so that none gets lost with it."""
+    try:
+        rows = list(csv.reader(io.StringIO(content.decode("utf8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error):
+        return False
+    width = len(set(rows[0]))
+    return "layer" in rows[0] and all(len(row) == width for row in rows)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

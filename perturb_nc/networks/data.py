@@ -9,6 +9,8 @@ from jaxtyping import Float64, UInt8
 
 from perturb_nc.measure.dataset import Dataset as Dataset
 from perturb_nc.measure.dataset import batches as batches  # beside the data they are made for
+from perturb_nc.storage import read_arrays
+from perturb_nc.validation import as_labels
 
 IMAGE_SETS = ("mnist", "fashion_mnist", "cifar10")
 DATASETS = ("digits", *IMAGE_SETS)
@@ -87,10 +89,20 @@ def _cached_images(
             f"convert its standard files with `{command} --from FOLDER`, or set PERTURB_NC_DATA "
             f"to the folder that holds {name}.npz"
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        train = arrays["train_images"]
-        images = train if split == "train" else arrays["test_images"]
-        labels = torch.from_numpy(arrays[f"{split}_labels"]).long()
+    arrays = read_arrays(path)
+    parts = [f"{part}_{what}" for part in SPLITS for what in ("images", "labels")]
+    sizes = {part: len(arrays[part]) for part in parts if part in arrays and arrays[part].ndim}
+    whole = len(sizes) == len(parts) and all(
+        arrays[f"{part}_images"].ndim == 4
+        and arrays[f"{part}_images"].dtype == torch.uint8
+        and sizes[f"{part}_images"] == sizes[f"{part}_labels"] > 0
+        for part in SPLITS
+    )
+    if not whole:
+        raise ValueError(f"{path} holds no images with labels; delete and fetch it again")
+    train = arrays["train_images"].numpy()
+    images = train if split == "train" else arrays["test_images"].numpy()
+    labels = as_labels(arrays[f"{split}_labels"], len(images), num_classes=10)
     inputs = torch.from_numpy(images).float().div_(255)
     if standardise:
         mean, std = (torch.from_numpy(m).float()[:, None, None] for m in channel_moments(train))

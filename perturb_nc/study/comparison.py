@@ -204,6 +204,8 @@ def load_comparison(path: str | Path) -> xr.Dataset:
             raise ValueError("its checksum differs")
         if record.pop("format", None) != _FORMAT:
             raise ValueError("it has another format")
+        if set(record) != {"coords", "attrs", "dims", "data_vars"}:  # as a checksum without a name
+            raise ValueError(f"it holds {', '.join(record)}")
         table = xr.Dataset.from_dict(record)
         for name, variable in table.data_vars.items():
             if variable.dtype == object and name not in _WORDS:

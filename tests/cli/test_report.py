@@ -145,7 +145,9 @@ def test_damaged_comparisons_are_refused(files, run):
     code, _, err = run("report", path, "-o", page)
     assert (code, err.count("\n")) == (2, 1)
     assert "holds no comparison (" in err
-    del record["sha256"]
+    digest = record.pop("sha256")
+    path.write_text(json.dumps({**record, "sha255": digest}))
+    assert "holds no comparison (it holds " in run("report", path, "-o", page)[2]
     path.write_text(json.dumps(record))
     code, _, err = run("report", path, "-o", page)
     assert code == 0

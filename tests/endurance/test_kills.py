@@ -63,7 +63,8 @@ def whole(layer, tmp_path_factory):
     """The sweep without an interruption, by the same command."""
     store = tmp_path_factory.mktemp("whole") / "sweep.zarr"
     process = started(MAIN, *words(layer, store))
-    assert process.wait(timeout=300) == 0, process.stderr.read()
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, error
     return open_sweep(store)
 
 
@@ -105,6 +106,7 @@ def attacked(ledger, layer, store, kill, workers=0):
         error = process.communicate(timeout=60)[1]
     except subprocess.TimeoutExpired:
         process.kill()
+        process.communicate()
         ledger.falls_by("orphans", f"kill {kill}: {how} does not end the command")
         return len(before)
     judge(ledger, f"kill {kill}, {how}", error, family)

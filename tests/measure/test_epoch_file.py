@@ -93,6 +93,18 @@ def test_files_of_others_are_refused_and_stay_as_they_are(tmp_path, name, conten
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("row", ["9,a", "9,a,0.5,1,2,3,4", '9,"a,0.5', "9,a,\xff"])
+def test_tables_with_rows_of_another_width_are_refused_and_stay_as_they_are(tmp_path, row):
+    """A new column would have lost what they hold."""
+    path = tmp_path / "run.csv"
+    EpochFile(path).append(record(1))
+    content = path.read_bytes() + row.encode("latin1") + b"\n"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is no file of a monitor, and is left as it is"):
+        EpochFile(path)
+    assert path.read_bytes() == content
+
+
 def test_paths_that_are_no_files_are_refused(tmp_path):
     (tmp_path / "run.csv").mkdir()
     with pytest.raises(ValueError, match="path must be a regular file, got"):

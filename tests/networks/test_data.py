@@ -78,6 +78,19 @@ def test_missing_data_say_every_way_to_get_them(monkeypatch, tmp_path):
         assert part in str(info.value)
 
 
+def test_damaged_data_are_refused(tmp_path):
+    arrays = write_cache(tmp_path, "mnist", np.random.default_rng(0))
+    path = tmp_path / "mnist.npz"
+    content = path.read_bytes()
+    path.write_bytes(content[:500] + b"x" + content[501:])
+    with pytest.raises(ValueError, match=r"mnist.npz could not be read as .npz: Bad CRC-32"):
+        load_dataset("mnist", data_dir=tmp_path)
+    for change in ({"train_labels": np.arange(3)}, {"test_images": np.zeros(20, np.uint8)}):
+        np.savez(path, **arrays | change)
+        with pytest.raises(ValueError, match=r"mnist.npz holds no images with labels; delete and"):
+            load_dataset("mnist", data_dir=tmp_path)
+
+
 def test_unknown_names_and_splits_list_the_known_ones():
     with pytest.raises(ValueError, match="digits, mnist, fashion_mnist, cifar10, got 'minst'"):
         load_dataset("minst")
