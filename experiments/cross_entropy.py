@@ -8,6 +8,8 @@ of the classes, under the squared loss and under cross-entropy, with a bias and 
 - known: λ_W is K times the weight decay, in the units of the scaled features; β is set by NC1, and
   all else is predicted. Not for public networks, whose weight decay is not known.
 - fit: λ_W and β from class means and Σ_W (`fit_regularization`): what the model can explain.
+- two: of the last pair of some networks, λ_W on a grid and β so that NC1 agrees, with the least
+  error of ÑC1. The growth of the features does not enter, as it does in the fit.
 
 Rivals: H0 as it is (sees nothing), and Σ_W0 times a factor that is set by NC1.
 
@@ -107,7 +109,7 @@ class Public:
 
     def trained(self, config: "Config", checkpoint: Path) -> tuple[nn.Module, Dataset, list[str]]:
         """The network, its data and the layers that are compared."""
-        data = public_inputs()
+        data = public_inputs(self.name)
         rows = slice(config.images or self.images)
         part = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
         return public_network(self.name), part, list(self.layers)
@@ -123,7 +125,7 @@ class Config:
             MLP("digits", True, 64, 150, 0.05),
             MLP("fashion_mnist", False, 128, 15, 0.02),
             Public("resnet56_cifar10", tuple(f"blocks.{i}" for i in range(18, 27))),
-            Public("vgg16_cifar10", tuple(f"blocks.{i}" for i in range(9, 14))),
+            Public("vgg16_cifar10", ("blocks.11", "blocks.12", "blocks.13")),
             Public("resnet18_cifar10", ("blocks.6", "blocks.7")),
             Shipped(
                 "equal_width/resnet-cifar10-cross_entropy-seed0.safetensors",
@@ -135,6 +137,11 @@ class Config:
     samples: int = 500
     pairs: int = 4
     ends: tuple[float, float] = (1e-2, 1e4)  # of β where it is set by NC1
+    two: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # λ_W
+    two_of: tuple[str, ...] = (
+        "digits-res5-wd0.001", "fashion_mnist-res5-wd0.001", "resnet56_cifar10",
+        "cifar10-equal-width", "digits-res2-wd0.001",
+    )  # fmt: skip
     images: int | None = None
     seed: int = 0
 
@@ -194,9 +201,7 @@ def pair(
 ) -> dict[str, Any]:
     """Both models and the rivals on one block."""
     size = before.features.double().square().sum(1).mean().sqrt()
-    x, y = (
-        pnc.LayerSamples(layer.features.double() / size, layer.labels) for layer in (before, after)
-    )
+    x, y = scaled(before, after)
     reference, observed = x.statistics, y.statistics
     measured = outcome(observed, reference)
     factor = measured["nc1"] / pnc.collapse_metrics(reference).nc1
@@ -217,6 +222,32 @@ def pair(
     problem = other.problem(lambda_w=found["lambda_w"], lambda_h=0.0, beta=found["beta"])
     record["stand_in"] = described(pnc.minimize(problem), reference)
     return record
+
+
+def two(config: Config, network: MLP | Public | Shipped, folder: Path) -> dict[str, Any]:
+    """Both models on the last pair, set by NC1 and ÑC1."""
+    *_, before, after = samples_of(config, network, folder).values()
+    x, y = scaled(before, after)
+    measured = outcome(y.statistics, x.statistics)
+    record: dict[str, Any] = {"measured": measured}
+    for loss in LOSSES:
+        model = model_of(x, loss, bias=True)
+        found = [set_by_nc1(config, model, value, measured["nc1"]) for value in config.two]
+        costs = [error(f, measured, "nc1_trace") + error(f, measured, "nc1") for f in found]
+        best = found[costs.index(min(costs))]
+        record[loss] = best | {
+            "lambda_w_at_end": best["lambda_w"] in (config.two[0], config.two[-1])
+        }
+    return record
+
+
+def scaled(
+    before: pnc.LayerSamples, after: pnc.LayerSamples
+) -> tuple[pnc.LayerSamples, pnc.LayerSamples]:
+    """Both in units in which |H0|²/N = 1."""
+    size = before.features.double().square().sum(1).mean().sqrt()
+    first, second = (layer.features.double() / size for layer in (before, after))
+    return pnc.LayerSamples(first, before.labels), pnc.LayerSamples(second, after.labels)
 
 
 def fit(before: pnc.LayerSamples, after: pnc.LayerSamples, loss: str) -> dict[str, Any]:
@@ -338,6 +369,61 @@ def table(networks: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def two_table(last: dict[str, dict[str, Any]]) -> str:
+    """Markdown: metrics of the last pair, measured and set by two of them."""
+    lines = [
+        "The last pair of some networks, λ_W and β set by NC1 and ÑC1 (`two`); * at an end of its "
+        "range.",
+        "",
+        f"| network | | λ_W | β | {' | '.join(COMPARED)} | r |",
+        f"|---|---|---|---|{'---|' * (len(COMPARED) + 1)}",
+    ]
+    for name, record in last.items():
+        for side in ("measured", *LOSSES):
+            own = record[side]
+            cells = [f"{own[m]:.3g}" for m in COMPARED]
+            set_to = ["", "", ""]
+            if side != "measured":
+                ends = own["lambda_w_at_end"], own["at_end"]
+                values = own["lambda_w"], own["beta"]
+                set_to = [f"{v:.3g}{'*' * e}" for v, e in zip(values, ends, strict=True)]
+                set_to.append(f"{own['spectral_ratio']:.2g}")
+            lines.append(f"| {' | '.join([name, side, *set_to[:2], *cells, set_to[2]])} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(networks: list[dict[str, Any]]) -> str:
+    """Markdown for the page: what each model says of ÑC1 and of growth, and where the fits end.
+
+    Errors of ÑC1 are medians of |log(predicted/measured)|; growth of tr Σ_B is the median itself.
+    """
+    models = ("unchanged", "shrinkage", *(f"{loss}, known" for loss in LOSSES))
+    fits = [f"{loss}, fit" for loss in LOSSES]
+    lines = [
+        "| network | ÑC1: unchanged | shrinkage | squared, known | cross-entropy, known | squared, "
+        "fit | cross-entropy, fit | growth: measured | squared, fit | cross-entropy, fit | λ_W at "
+        "a bound: squared | cross-entropy |",
+        f"|---|{'---|' * 11}",
+    ]
+    for network in networks:
+        pairs, rows = list(network["pairs"].values()), rows_of(network)
+        measured = [p["measured"] for p in pairs]
+        errors = ["–" for _ in (*models, *fits)]
+        for place, model in enumerate((*models, *fits)):
+            if model in rows:
+                sides = zip(rows[model], measured, strict=True)
+                errors[place] = f"{median(error(p, q, 'nc1_trace') for p, q in sides):.2f}"
+        growth = [
+            f"{median(p['growth'] for p in found):.2f}"
+            for found in (measured, *(rows[m] for m in fits))
+        ]
+        bounds = [
+            f"{sum('lambda_w' in p['at_bound'] for p in rows[m])} of {len(pairs)}" for m in fits
+        ]
+        lines.append(f"| {' | '.join([network['name'], *errors, *growth, *bounds])} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Command line."""
     chosen = options(__doc__, FOLDER, "one network of two blocks, few epochs and samples")
@@ -353,9 +439,15 @@ def main() -> None:
         kept(folder / f"{n.name}.json", lambda _, n=n: one(config, n, folder))
         for n in config.networks
     ]
-    write_json(path, {"manifest": manifest(config), "networks": networks})
+    last = {
+        n.name: kept(folder / f"{n.name}-two.json", lambda _, n=n: two(config, n, folder))
+        for n in config.networks
+        if n.name in config.two_of
+    }
+    write_json(path, {"manifest": manifest(config), "networks": networks, "two": last})
     with replacing(chosen.output / "table.md") as temporary:
-        temporary.write_text(table(networks), encoding="utf8")
+        text = f"{table(networks)}\n{two_table(last)}"
+        temporary.write_text(text, encoding="utf8")
     print(f"wrote {path} and table.md")
 
 

@@ -16,7 +16,7 @@ from perturb_nc.theory.tangents import WithinClasses, outcome_tangents, point_ta
 
 _BYTES = 256 * 2**20  # of d×d matrices at once
 _MATRICES = 6  # of them for a setting
-_CACHED = 64  # settings whose derivatives a CPU takes at once
+_CACHED = 32  # settings whose derivatives a CPU takes at once
 
 
 @dataclass(frozen=True, eq=False)

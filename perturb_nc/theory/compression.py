@@ -112,7 +112,9 @@ def uncompressed(statistics: ClassStatistics) -> Compression:
 
 def turned(statistics: ClassStatistics) -> Compression:
     """All d dimensions along the eigenvectors of Σ_W0, where these cost little enough."""
-    if statistics.dim > _TURNED or not statistics.within.any():
+    k, d = statistics.means.shape
+    # With fewer dimensions than classes one more coordinate would change ranks.
+    if not k <= d <= _TURNED or not statistics.within.any():
         return uncompressed(statistics)
     basis = torch.linalg.eigh(statistics.within).eigenvectors
     return replace(_on_basis(statistics, basis), outside=None, leak=None)

@@ -90,7 +90,7 @@ def _by_products(
     point: ReducedPoint, top: Float64[Tensor, "b K 1"]
 ) -> tuple[Float64[Tensor, "b"], Float64[Tensor, "b"], Rows, Int64[Tensor, "b"]]:
     """`lanczos`, of very large points with the products of a stationary one."""
-    if not pays(point, _STATIONARY):
+    if point.idle or not pays(point, _STATIONARY):
         return lanczos(point, top, point.idle)
     settled = Settled.of(point, 0.0)
     lowest, residual, direction, products = lanczos(settled, settled.left.mT @ top)

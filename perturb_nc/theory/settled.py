@@ -120,7 +120,7 @@ def pays(point: ReducedPoint, near: float) -> bool:
     """Whether points are so large, and their gradients below `near`, that these products pay."""
     k, d = point.weight.shape[-2:]
     many = k * d >= _LARGE and d <= 2 * k  # wide features have products that cost less
-    return many and not point.idle and bool((point.gradient_norm <= near).all())
+    return many and bool((point.gradient_norm <= near).all())
 
 
 @singledispatch

@@ -11,7 +11,16 @@ import torch
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks import extraction, floor, flow, optimum, optimum_peers, page, peers  # noqa: E402
+from benchmarks import (  # noqa: E402
+    cross_entropy,
+    extraction,
+    floor,
+    flow,
+    optimum,
+    optimum_peers,
+    page,
+    peers,
+)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +150,15 @@ def test_moves_of_the_page_are_timed_by_slider(tmp_path, monkeypatch):
             assert 0 < case[kind]["median"] <= case[kind]["worst"]
             assert list(case[kind]["by_slider"]) == list(explore.SCALES)
     assert (tmp_path / "explore.md").read_text(encoding="utf8").count("| drag |") == 1
+
+
+def test_cross_entropy_goes_as_far_as_its_peer():
+    result = cross_entropy.run(cross_entropy.QUICK)
+    (row,) = result["cases"]
+    assert row["lbfgs"]["arrived"]
+    assert row["gradient_norm"] <= cross_entropy.QUICK.tolerance
+    assert row["seconds_as_far_as_lbfgs"] > 0
+    assert "times as long" in cross_entropy.as_markdown(result)
 
 
 def test_the_floor_counts_what_was_done():

@@ -6,6 +6,7 @@ import torch
 from problems import near_collapse
 
 import perturb_nc as pnc
+from perturb_nc.layer_files import load_samples
 from perturb_nc.study import predict
 
 
@@ -132,3 +133,29 @@ def test_a_gap_that_is_undefined_is_a_dash(layer, run, monkeypatch):
     assert "nan" not in out
     row = next(line for line in out.splitlines() if "predicted" in line).split()
     assert row[-2:] == ["–", "–"]
+
+
+def test_samples_kept_beside_the_statistics_serve_cross_entropy(run, tmp_path):
+    features, labels = torch.randn(40, 6, dtype=torch.float64), torch.arange(40) % 3
+    file, kept = tmp_path / "features.npz", tmp_path / "kept.safetensors"
+    np.savez(file, first=features.numpy(), second=2 * features.numpy(), labels=labels.numpy())
+    code, out, _ = run("stats", file, "--layers", "--samples", 12, "-o", kept)
+    assert code == 0
+    assert "2 layers, 12 samples kept" in out
+    assert list(pnc.load_layers(kept)) == ["first", "second"]
+    strengths = {"lambda_w": 0.4, "lambda_h": 0.1, "beta": 0.5}
+    options = ("--lambda-w", 0.4, "--lambda-h", 0.1, "--beta", 0.5, "--loss", "cross-entropy")
+    code, out, _ = run("predict", kept, *options, "--bias", "--json")
+    own = load_samples(kept)["second"]
+    solution = pnc.minimize(pnc.CrossEntropyProblem(own.features, own.labels, **strengths))
+    assert json.loads(out)["second"]["objective"] == solution.objective
+    store = tmp_path / "sweep"
+    code, _, _ = run("sweep", kept, "--reference", "first", *options, "-o", store)
+    assert code == 0
+    code, _, err = run("stats", file, "--layers", "--samples", 41, "-o", kept)
+    assert (code, "samples must be <= 40, got 41" in err) == (2, True)
+    run("stats", file, "--layers", "-o", kept)
+    for command in ("predict", "sweep"):
+        code, _, err = run(command, kept, *options, *(("-o", store) if command == "sweep" else ()))
+        assert code == 2
+        assert "holds no samples, which the loss cross-entropy needs; keep some with" in err

@@ -234,7 +234,7 @@ def test_what_the_closed_form_near_collapse_leaves_out(monkeypatch, tmp_path, ca
     result = run(small_vicinity, monkeypatch, tmp_path)
     printed = capsys.readouterr().out
     assert "| depth_calibration/digits-res-bn-wd0.001 | no | .01 |" in printed
-    assert "| res8-bn-seed0 | yes | .01 |" in printed
+    assert "| res8-bn | yes | .01 |" in printed
     near, far = result["distance"]["random"]["rows"]
     for part in ("weight", "means"):  # every order more gains a factor of the distance
         for order, slope in ((0, 1), (1, 2), (2, 3), (3, 4)):

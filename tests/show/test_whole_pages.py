@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparisons import MODELS, comparison
+from comparisons import MODELS, bench, comparison
 from playwright.sync_api import sync_playwright
 from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.show.report.page import write_report
+from perturb_nc.study.comparison import with_bench
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -48,7 +49,7 @@ def many():
 
 
 REPORTS = {
-    "one": lambda: [comparison()],
+    "one": lambda: [with_bench(comparison(), bench())],
     "sixty": lambda: [comparison("sixty", DEEP)],
     "27": many,
 }

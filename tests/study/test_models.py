@@ -61,6 +61,7 @@ def test_the_jacobian_of_a_misfit_is_central_differences(loss):
         assert np.linalg.norm(1.01 * jacobian[:, i] - expected) > 1e-5 * size
 
 
+@pytest.mark.slow
 @fast
 def test_a_fit_with_cross_entropy_finds_what_made_the_features():
     layer = samples()

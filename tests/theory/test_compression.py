@@ -128,3 +128,13 @@ def test_the_hessian_outside_a_subspace_in_closed_form(lambda_w):
     assert whole == pytest.approx(min(inner, outer.min().item()), rel=1e-3)
     if outer.min() < 0:
         assert outer.argmin() == variances.argmin()
+
+
+def test_fewer_dimensions_than_classes_stay_as_they_are():
+    reference = statistics(dim=3, counts=(9, 8, 7, 6))
+    assert turned(reference).basis is None
+    found = pnc.minimize_batch(reference, lambda_w=[0.05], lambda_h=[0.02], beta=[0.5])
+    assert found.singular_values.shape == (1, 3)
+    solution = found.solution(0)
+    for name, value in solution.metrics.as_dict().items():
+        assert found.metrics[name].item() == pytest.approx(value, rel=1e-7, nan_ok=True)

@@ -113,9 +113,11 @@ def cross_entropy_spectrum(
     lambda_w: float,
     lambda_h: float,
     beta: float,
+    bias: bool = True,
+    bias_decay: bool = False,
     label_smoothing: float = 0.0,
 ) -> CrossEntropySpectrum:
-    """Spectrum of the first-order response at the collapsed optimum, balanced, with a free bias.
+    """Spectrum of the first-order response at the collapsed optimum, balanced.
 
     With a = p_y, b = p_other, κ = Kab, θ = a - b and g, s0, c0 of the collapsed optimum:
 
@@ -131,12 +133,17 @@ def cross_entropy_spectrum(
     (with two classes the frame has a size only). The squared loss, S = I, has one value in place of
     the first two. As c0 → 0 they are of order s0 g c0: contraction stops.
 
+    That is with a free bias. Without one, or with one that decays, nothing takes up a shift of all
+    classes in the span: it and the lengths of the rows mix, two values, K-1 times each, the
+    eigenvalues of a 2×2 form (docs §4.9); the shift is λ_H in d-K+1 directions only.
+
     Args:
         num_classes: K >= 2.
         dim: d >= K-1.
         samples_per_class: n >= 1.
         lambda_w, lambda_h: λ_W, λ_H > 0 with √(λ_Wλ_H) < 1 - ε.
         beta: β > 0.
+        bias, bias_decay: as in `CrossEntropyProblem`.
         label_smoothing: ε in [0, 1).
 
     Raises:
@@ -159,18 +166,19 @@ def cross_entropy_spectrum(
     towards = k * other * (other + theta)
 
     def deformation(x: float) -> float:
-        return 4 * ratio * c0 * gap * x / (c0 + gap * x)
+        return _deformation(c0, ratio, gap, x)
 
+    if bias_decay and not bias:
+        raise ValueError("bias_decay is for a model with a bias; give bias=True")
     off, within = d - k + 1, k * (n - 1)
     table = {
         "within, towards the own class": (lambda_h + ratio * gap * towards, within),
         "within, between two others": (lambda_h + ratio * gap * other, within * (k - 2)),
         "within, off span": (lambda_h, within * off),
         "size of the frame": (deformation(towards), 1),
-        "lengths of the means": (deformation(towards / (1 + theta)), (k - 1) * (k > 2)),
+        **_uneven(k, d, (lambda_w, lambda_h), theta, bias=bias, decay=bias_decay),
         "angles of the means": (deformation(other), max(0, k * (k - 3) // 2)),
         "rotations": (0.0, (k - 1) * (k - 2) // 2 + (k - 1) * off),
-        "shift of all": (lambda_h, d),
     }
     stiffness = np.array([value for value, _ in table.values()])
     return CrossEntropySpectrum(
@@ -179,6 +187,56 @@ def cross_entropy_spectrum(
         eigenvalues=beta / (beta + stiffness),
         multiplicities=np.array([count for _, count in table.values()]),
     )
+
+
+def _deformation(c0: float, ratio: float, gap: float, x: float) -> float:
+    """σ(x) = 4 s0 c0 g x/(c0 + g x)."""
+    return 4 * ratio * c0 * gap * x / (c0 + gap * x)
+
+
+def _uneven(
+    k: int, d: int, decays: tuple[float, float], theta: float, *, bias: bool, decay: bool
+) -> dict[str, tuple[float, int]]:
+    """Stiffness and multiplicity of unequal lengths of the means and of a shift of all.
+
+    For u_k = x a_k r_k + yRᵀa with Σa = 0, |a| = 1 (r_k the rows of R) and V = ξ diag(a)R, less its
+    best common row, b = ta: with s = αx + mξ, τ = αy - mξ/K + t, A = p_y, B = p_other
+
+        A(s + τ)² + (K-1)Bτ² - (As + θτ)² - (1 - 2/K)(2c0 ξx - λ_W ξ²) + λ_W t²
+
+    least over ξ and t, in units of (1 - 1/K)x² + 2xy + Ky² = Σ|u_k|², and λ_H.
+    """
+    lambda_w, lambda_h = decays
+    c0, ratio = math.sqrt(lambda_w * lambda_h), math.sqrt(lambda_h / lambda_w)
+    gap, other = math.log1p(k * theta / (1 - theta)), (1 - theta) / k
+    own, rest = other + theta, 1 - 2 / k
+    if bias and not decay:
+        lengths = _deformation(c0, ratio, gap, k * other * own / (1 + theta))
+        return {
+            "lengths of the means": (lengths, (k - 1) * (k > 2)),
+            "shift of all": (lambda_h, d),
+        }
+    alpha, m = math.sqrt(gap * ratio), math.sqrt(gap / ratio)
+    # In (x, y, ξ, t): s, τ as rows of coefficients.
+    s = np.array([alpha, 0.0, m, 0.0])
+    tau = np.array([0.0, alpha, -m / k, float(bias)])
+    both, mean = s + tau, own * s + theta * tau
+    form = own * np.outer(both, both) + (k - 1) * other * np.outer(tau, tau) - np.outer(mean, mean)
+    form[2, 2] += lambda_w * rest
+    form[0, 2] -= c0 * rest
+    form[2, 0] -= c0 * rest
+    form[3, 3] += lambda_w if bias else 1.0
+    keep, free = ([0, 1], [2, 3]) if k > 2 else ([1], [3])  # of two classes there is one length
+    across = form[np.ix_(keep, free)]
+    reduced = form[np.ix_(keep, keep)] - across @ np.linalg.solve(
+        form[np.ix_(free, free)], across.T
+    )
+    metric = np.array([[1 - 1 / k, 1.0], [1.0, float(k)]])[np.ix_(keep, keep)]
+    root = np.linalg.inv(np.linalg.cholesky(metric))
+    values = lambda_h + np.linalg.eigvalsh(root @ reduced @ root.T)
+    names = ("shift of all in the span", "lengths of the means, and such a shift")
+    mixed = {name: (float(v), k - 1) for name, v in zip(names, values, strict=False)}
+    return {**mixed, "shift of all, off span": (lambda_h, d - k + 1)}
 
 
 def _smoothing(value: float) -> float:

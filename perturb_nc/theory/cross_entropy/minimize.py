@@ -87,10 +87,8 @@ def minimize_cross_entropy(  # type: ignore[misc]  # a sibling, not a subclass
     clock = Clock.of(time_limit, progress)
     if initial_weight is not None:
         point = problem.at(problem.checked_weight(initial_weight, "initial_weight"))
-    elif len(problem.labels) >= _MANY:
-        point = problem.at(*_from_some(problem, clock))
     else:
-        point = problem.at(_starting_weight(problem))
+        point = problem.at(*_start(problem, clock))
     evaluate = WarmStart(point)
     found = descend(lambda _: evaluate, point.weight, tol, max_steps, clock=clock)
     point = evaluate(found.weight)
@@ -132,20 +130,24 @@ def moved_statistics(problem: CrossEntropyProblem, point: CrossEntropyPoint) -> 
     return ClassStatistics(reference.counts, means, within, variance.clamp(min=0.0))
 
 
-def _from_some(
+def _start(
     problem: CrossEntropyProblem, clock: Clock
 ) -> tuple[Float64[Tensor, "K d"], Float64[Tensor, "K"] | None]:
-    """W and b that are optimal for some of the samples in some directions, to start from.
+    """W and b to start from: with many samples, what is optimal for some in some directions.
 
-    They are off by what sampling makes them differ, and by what lies outside the span of the class
-    means and of their images under (Σ + λ_WI)⁻¹: for that the first full step is.
+    Off by what sampling makes them differ, and by what lies outside the span of the class means
+    and of their images under (Σ + λ_WI)⁻¹: for that the first full step is. None for b: its best.
     """
-    few = max(len(problem.labels) // _SHARE, 2 * problem.num_classes)
-    rows = stratified(problem.labels, few).to(problem.labels.device)
+    many, k = len(problem.labels), problem.num_classes
+    if many < max(_MANY, 2 * _SHARE * k):
+        return _starting_weight(problem), None
     means, moment = problem.statistics.centered_means, problem.samples.moment.clone()
     moment.diagonal().add_(problem.lambda_w)
     read = torch.cholesky_solve(means.mT, cholesky(moment)).mT
+    if not read.isfinite().all():  # for the solver to name
+        return _starting_weight(problem), None
     basis = torch.linalg.qr(torch.cat([means, read]).mT).Q
+    rows = stratified(problem.labels, many // _SHARE).to(problem.labels.device)
     part = replace(problem, features=problem.features[rows] @ basis, labels=problem.labels[rows])
     found = minimize_cross_entropy(part, tol=_ROUGH, time_limit=clock.left())
     return found.weight @ basis.mT, found.bias

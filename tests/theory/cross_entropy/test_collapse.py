@@ -14,7 +14,8 @@ SETTINGS = {"lambda_w": 0.3, "lambda_h": 0.1}
 
 def collapsed(num_classes, dim, samples_per_class, beta, **options):
     """The model whose reference features are the collapsed optimum itself."""
-    exact = cross_entropy_collapse(num_classes=num_classes, dim=dim, **SETTINGS, **options)
+    smoothing = {name: v for name, v in options.items() if name == "label_smoothing"}
+    exact = cross_entropy_collapse(num_classes=num_classes, dim=dim, **SETTINGS, **smoothing)
     labels = torch.arange(num_classes).repeat_interleave(samples_per_class)
     dense = DenseCrossEntropy(
         exact.means[labels], labels, SETTINGS["lambda_w"], SETTINGS["lambda_h"], beta, options
@@ -53,14 +54,18 @@ def test_zero_where_decay_is_strong():
     assert nothing.objective == pytest.approx(np.log(3))
 
 
+BIASES = ({}, {"bias": False}, {"bias_decay": True})
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("bias", BIASES, ids=str)
 @pytest.mark.parametrize(("num_classes", "dim", "n"), [(2, 1, 2), (2, 3, 3), (3, 2, 2), (4, 6, 2)])
-def test_spectrum_against_the_dense_hessian(num_classes, dim, n, smoothing):
+def test_spectrum_against_the_dense_hessian(num_classes, dim, n, smoothing, bias):
     beta = 0.7
-    exact, dense = collapsed(num_classes, dim, n, beta, label_smoothing=smoothing)
+    exact, dense = collapsed(num_classes, dim, n, beta, label_smoothing=smoothing, **bias)
     zero = torch.zeros(num_classes, dtype=torch.float64)
     hessian = dense.hessian(dense.joined(exact.weight, zero, dense.reference))
-    size = num_classes * dim + num_classes
+    size = num_classes * (dim + dense.has_bias)
     inner, across = hessian[:size, :size], hessian[:size, size:]
     pseudo = torch.linalg.pinv(inner, hermitian=True, rtol=1e-12)
     # F = (β/N) (Schur complement in H)⁻¹.
@@ -68,7 +73,7 @@ def test_spectrum_against_the_dense_hessian(num_classes, dim, n, smoothing):
     found = beta / len(dense.labels) / torch.linalg.eigvalsh(schur)
     spectrum = cross_entropy_spectrum(
         num_classes=num_classes, dim=dim, samples_per_class=n, **SETTINGS, beta=beta,
-        label_smoothing=smoothing,
+        label_smoothing=smoothing, **bias,
     )  # fmt: skip
     assert spectrum.multiplicities.sum() == dim * len(dense.labels)
     wanted = np.repeat(spectrum.eigenvalues, spectrum.multiplicities)
@@ -93,6 +98,11 @@ def test_bad_arguments_are_named():
         cross_entropy_spectrum(
             num_classes=3, dim=3, samples_per_class=2, lambda_w=1.0, lambda_h=1.0, beta=1.0,
             label_smoothing=0.1,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="bias_decay is for a model with a bias"):
+        cross_entropy_spectrum(
+            num_classes=3, dim=3, samples_per_class=2, **SETTINGS, beta=1.0, bias=False,
+            bias_decay=True,
         )  # fmt: skip
     with pytest.raises(ValueError, match="dim must be >= 2, got 1"):
         cross_entropy_collapse(num_classes=3, dim=1, **SETTINGS)

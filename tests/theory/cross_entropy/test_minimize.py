@@ -7,7 +7,7 @@ from dense_cross_entropy import CASES, dense_cross_entropy
 from hypothesis import given, settings
 
 import perturb_nc as pnc
-from perturb_nc.theory.cross_entropy.minimize import CrossEntropySolution
+from perturb_nc.theory.cross_entropy.minimize import CrossEntropySolution, _starting_weight
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 
 
@@ -155,3 +155,44 @@ def test_bad_arguments_are_named():
         solution.features(torch.zeros(3, 8), [0, 1, 4])
     with pytest.raises(ValueError, match=r"too badly scaled for float64 .*; rescale the features"):
         pnc.minimize(problem, initial_weight=torch.full((4, 8), 1e160, dtype=torch.float64))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"bias": False, "label_smoothing": 0.1},
+        pytest.param(
+            {"bias_decay": True, "class_weights": (1.0, 2.0, 0.5)}, marks=pytest.mark.slow
+        ),
+        pytest.param({"beta": 0.0, "lambda_h": 0.05}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_with_many_samples_it_comes_to_the_same_optimum(options):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.arange(2) % 2, (torch.rand(2100, generator=generator) > 0.3).long()])
+    labels = torch.cat([labels, torch.tensor([2])])  # a class of one sample
+    x = torch.eye(3, 4, dtype=torch.float64)[labels]
+    x = x + 0.5 * torch.randn(len(x), 4, generator=generator, dtype=torch.float64) + 3.0
+    strengths = {"lambda_w": 0.02, "lambda_h": 0.01, "beta": 0.5} | options
+    problem = CrossEntropyProblem(x, labels, **strengths)
+    few = problem.at(_starting_weight(problem)).weight[0, :, :4]
+    plain = pnc.minimize(problem, initial_weight=few)
+    found = pnc.minimize(problem)
+    assert found.status is pnc.Status.CONVERGED
+    assert found.objective == pytest.approx(plain.objective, rel=1e-11)
+    if strengths["beta"] > 0:
+        torch.testing.assert_close(found.weight, plain.weight, rtol=1e-6, atol=1e-8)
+
+
+def test_many_badly_scaled_samples_are_named():
+    labels = torch.arange(2000) % 2
+    with pytest.raises(ValueError, match="too badly scaled for float64"):
+        pnc.minimize(
+            CrossEntropyProblem(
+                1e160 * torch.eye(2, 3, dtype=torch.float64)[labels], labels,
+                lambda_w=1e-3, lambda_h=1e-3, beta=1.0,
+            )
+        )  # fmt: skip
