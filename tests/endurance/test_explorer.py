@@ -31,7 +31,7 @@ POSTS, CONNECTIONS, INTERRUPTS = 600, 300, 8
 CODE = "import signal; signal.signal(2, signal.default_int_handler); "
 CODE += "from perturb_nc.cli.main import main; main()"
 STOPS = {name: scale.start for name, scale in SCALES.items()}
-MOVE = {"number": 7, "layer": "a", "stops": STOPS, "exact": True}
+MOVE = {"number": 7, "layer": "a", "stops": STOPS, "exact": True, "fit": False}
 
 
 @contextmanager
