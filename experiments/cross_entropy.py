@@ -33,7 +33,7 @@ import perturb_nc as pnc
 from experiments.command import RESULTS, options
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from experiments.running import data_for
-from perturb_nc.layer_samples import stratified
+from perturb_nc.layer_samples import stratified_rows
 from perturb_nc.networks import Dataset, ResidualMLP, TrainingConfig, batches, train
 from perturb_nc.networks.public import public_inputs, public_network
 from perturb_nc.storage import read_tensors, replacing, write_json, write_tensors
@@ -171,7 +171,7 @@ def samples_of(config: Config, network: MLP | Public | Shipped, folder: Path) ->
     path = folder / f"{network.name}.safetensors"
     if not path.is_file():
         model, data, names = network.trained(config, folder / f"{network.name}.pt")
-        rows = stratified(data.labels, min(config.samples, len(data)))
+        rows = stratified_rows(data.labels, min(config.samples, len(data)))
         part = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
         features, labels = pnc.collect_features(model, batches(part, BATCH), layers=names)
         features = {f"{i:02}/{name}": features[name] for i, name in enumerate(names)}

@@ -60,12 +60,12 @@ class LayerSamples(Summarised):
         return {"num_classes": self.num_classes, "dim": self.dim, "num_samples": len(self.labels)}
 
     def take(self, rows: Int64[Tensor, "n"]) -> "LayerSamples":
-        """Some of the samples, such as those of `stratified`."""
+        """Some of the samples, such as those of `stratified_rows`."""
         own = rows.to(self.labels.device)
         return LayerSamples(self.features[own].clone(), self.labels[own])
 
 
-def stratified(labels: ArrayLike, samples: int, *, seed: int = 0) -> Int64[Tensor, "n"]:
+def stratified_rows(labels: ArrayLike, samples: int, *, seed: int = 0) -> Int64[Tensor, "n"]:
     """Rows of a random subsample that has the class proportions of all, in increasing order.
 
     Every class gets its share of `samples`, rounded so that they add up, and two samples (or all it

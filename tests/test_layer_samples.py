@@ -5,7 +5,7 @@ import torch
 
 import perturb_nc as pnc
 from perturb_nc.layer_files import load_samples
-from perturb_nc.layer_samples import LayerSamples, stratified
+from perturb_nc.layer_samples import LayerSamples, stratified_rows
 
 
 def imbalanced():
@@ -20,26 +20,24 @@ def imbalanced():
 )
 def test_a_subsample_has_the_proportions_of_all(samples, counts):
     labels = imbalanced()
-    rows = stratified(labels, samples)
+    rows = stratified_rows(labels, samples)
     assert torch.bincount(labels[rows]).tolist() == counts
     assert bool((rows.diff() > 0).all())
-    assert torch.equal(rows, stratified(labels, samples))
+    assert torch.equal(rows, stratified_rows(labels, samples))
     if samples < 100:
-        assert not torch.equal(rows, stratified(labels, samples, seed=1))
+        assert not torch.equal(rows, stratified_rows(labels, samples, seed=1))
 
 
 def test_a_class_of_one_sample_keeps_it():
-    assert torch.bincount(torch.tensor([0] * 9 + [1])[stratified([0] * 9 + [1], 4)]).tolist() == [
-        3,
-        1,
-    ]
+    labels = torch.tensor([0] * 9 + [1])
+    assert torch.bincount(labels[stratified_rows(labels, 4)]).tolist() == [3, 1]
 
 
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="samples must be >= 6, got 5"):
-        stratified(imbalanced(), 5)
+        stratified_rows(imbalanced(), 5)
     with pytest.raises(ValueError, match="samples must be <= 100, got 101"):
-        stratified(imbalanced(), 101)
+        stratified_rows(imbalanced(), 101)
     with pytest.raises(ValueError, match=r"classes \[1\] of 3 have none"):
         LayerSamples(torch.ones(3, 2), [0, 2, 2])
 
@@ -47,7 +45,7 @@ def test_what_cannot_be_drawn_is_refused():
 def test_samples_are_kept_beside_the_statistics(tmp_path):
     x, y, path = torch.randn(100, 5), imbalanced(), tmp_path / "layers.safetensors"
     layers = {name: pnc.ClassStatistics.from_features(x, y) for name in ("a/b", "c")}
-    rows = stratified(y, 40)
+    rows = stratified_rows(y, 40)
     kept = {name: LayerSamples(x, y).take(rows) for name in layers}
     pnc.save_layers(layers, path, {"data": "made up"}, samples=kept)
     found = load_samples(path)

@@ -122,9 +122,11 @@ def _some(
     files: list[Path], keys: Keys, labels: "Tensor | None", count: int
 ) -> "dict[str, LayerSamples]":
     """So many samples of the layers in a file, class by class."""
-    from perturb_nc.layer_samples import LayerSamples, stratified
+    from perturb_nc.layer_samples import LayerSamples, stratified_rows
 
     if len(files) > 1:
         raise ValueError(f"samples are kept of layers of one file each, got {len(files)} shards")
     (arrays,) = samples_of(files, keys, labels)
-    return {name: LayerSamples(x, y).take(stratified(y, count)) for name, (x, y) in arrays.items()}
+    return {
+        name: LayerSamples(x, y).take(stratified_rows(y, count)) for name, (x, y) in arrays.items()
+    }

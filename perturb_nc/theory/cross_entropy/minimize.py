@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.layer_samples import stratified
+from perturb_nc.layer_samples import stratified_rows
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.arrays import cholesky
 from perturb_nc.theory.clock import Clock, Progress
@@ -147,7 +147,7 @@ def _start(
     if not read.isfinite().all():  # for the solver to name
         return _starting_weight(problem), None
     basis = torch.linalg.qr(torch.cat([means, read]).mT).Q
-    rows = stratified(problem.labels, many // _SHARE).to(problem.labels.device)
+    rows = stratified_rows(problem.labels, many // _SHARE).to(problem.labels.device)
     part = replace(problem, features=problem.features[rows] @ basis, labels=problem.labels[rows])
     found = minimize_cross_entropy(part, tol=_ROUGH, time_limit=clock.left())
     return found.weight @ basis.mT, found.bias
