@@ -87,7 +87,7 @@ def stratified(labels: ArrayLike, samples: int, *, seed: int = 0) -> Int64[Tenso
     generator = torch.Generator().manual_seed(at_least(seed, 0, "seed"))
     for k, quota in enumerate(_quotas(counts, samples).tolist()):
         own = (y == k).nonzero()[:, 0]
-        chosen.append(own[torch.randperm(len(own), generator=generator)[:quota]])
+        chosen.append(own[torch.randperm(len(own), generator=generator, device=own.device)[:quota]])
     return torch.cat(chosen).sort().values
 
 

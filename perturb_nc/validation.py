@@ -78,7 +78,7 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
     if kind in "USO":
         raise TypeError(
             "it holds text or objects; turn names of classes into numbers with "
-            "numpy.unique(labels, return_inverse=True)[1]"
+            "numpy.unique(labels, return_inverse=True)[1], numbers by .astype(float)"
         )
     if kind == "u" and size > 1:
         if array.size and array.max() > 2**63 - 1:

@@ -73,8 +73,9 @@ def comparison(
         },
         attrs={
             "name": name, "metric": "nc1_span", "lambda_h": 0.0, "align": "false",
-            "num_classes": 10, "num_samples": 1437, "perturb_nc_version": "0.1.0",
-            "parameters_from": "other", "sampling": "", "statistics_sha256": "5" * 64, **attrs,
+            "loss": "squared", "num_classes": 10, "num_samples": 1437,
+            "perturb_nc_version": "0.1.0", "parameters_from": "other", "sampling": "",
+            "statistics_sha256": "5" * 64, **attrs,
         },
     )  # fmt: skip
     if intervals:

@@ -117,7 +117,9 @@ def test_every_figure_is_in_the_gallery_with_its_command():
     gallery = read("gallery.md")
     makefile = (ROOT / "Makefile").read_text(encoding="utf8")
     shown = re.findall(r"```\{figure\} \.\./paper_figs/(\w+)\.png", gallery)
-    assert sorted(shown) == sorted(path.stem for path in (ROOT / "paper_figs").glob("*.png"))
+    for suffix in (".png", ".pdf"):
+        drawn = sorted(path.stem for path in (ROOT / "paper_figs").glob(f"*{suffix}"))
+        assert drawn == sorted(shown), suffix
     commands = re.findall(
         r"^    python -m (\w+)\.(\w+)\n    python paper_figs/(\w+)\.py$", gallery, re.M
     )

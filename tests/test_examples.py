@@ -10,7 +10,7 @@ import perturb_nc as pnc
 VERBS = [
     "collect_statistics", "collapse_metrics", "minimize", "certify", "linear_response",
     "hyperparameter_response", "central_path_flow", "sweep", "fit_regularization",
-    "compare_layers", "small_vicinity",
+    "compare_layers", "small_vicinity", "calibrate_depth",
 ]  # fmt: skip
 
 

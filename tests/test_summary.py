@@ -10,6 +10,7 @@ import torch
 
 import perturb_nc as pnc
 from perturb_nc import deep
+from perturb_nc.study.models import model_of
 from perturb_nc.summary import Summarised, Tabular, brief, tally
 
 SETTING = {"lambda_w": 0.02, "lambda_h": 0.01, "beta": 0.3}
@@ -26,8 +27,15 @@ def fitted(s, solution):
     errors = {"beta": {"beta": 0.04}}
     residuals = {"means_error": 0.1, "within_error": 0.2, "residual": 0.3, "unchanged": 0.4}
     end = {"at_bound": {}, "steps": 5, "status": pnc.Status.CONVERGED}
+    model = model_of(s, "squared")
     return pnc.study.RegularizationFit(
-        **SETTING, **residuals, **end, observed=s, covariance=errors, solution=solution
+        **SETTING,
+        **residuals,
+        **end,
+        model=model,
+        observed=s,
+        covariance=errors,
+        solution=solution,
     )
 
 

@@ -97,7 +97,7 @@ def test_lists_are_float64_whatever_the_default(default, monkeypatch):
             "features must be an array of numbers, got ndarray: it holds text",
         ),
         (pandas.DataFrame({"a": ["x"]}), TypeError, "got DataFrame: it holds text or objects"),
-        (np.array([{}]), TypeError, "it holds text or objects"),
+        (X.astype(object), TypeError, r"it holds text or objects; .* numbers by .astype\(float\)"),
         ([[1.0], [2.0, 3.0]], TypeError, "got list"),
         (torch.eye(3).to_sparse(), TypeError, r"it is sparse; pass value.to_dense\(\)"),
     ],

@@ -202,9 +202,9 @@ def _sides(
 ) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Names of the layers, and side → metric → value at each of them."""
     if isinstance(comparison, DepthCalibration):
-        table = comparison.to_xarray().reindex(layer=list(comparison.measured))
+        sides = ["measured", *comparison.predictions]  # the path has none where nothing is placed
+        table = comparison.to_xarray().reindex(layer=list(comparison.measured), side=sides)
         held = [str(name) for name in table]
-        sides = ["measured", *comparison.predictions]
         found: dict[str, dict[str, Any]] = {
             side: {m: table[m].sel(side=side).values for m in metrics if m in held}
             for side in sides

@@ -144,6 +144,19 @@ def calibrate_depth(
         ValueError: a metric or layer that is not known, fewer than two layers, dimensions or
             classes that differ.
 
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> first = pnc.ClassStatistics.from_features(torch.eye(3, 5)[labels] + 0.2 * noise, labels)
+        >>> path = pnc.central_path_flow(first, lambda_w=0.05, lambda_h=0, times=[1.0, 2.0])
+        >>> layers = {"a": first, "b": path.statistics(0), "c": path.statistics(1)}
+        >>> placed = pnc.calibrate_depth(layers, lambda_w=0.05)
+        >>> {name: round(time, 3) for name, time in placed.times.items()}
+        {'b': 1.0, 'c': 2.0}
+
+    See Also:
+        central_path_flow: the path. compare_layers: it beside the other predictions.
+
     Source: docs §4.6.
     """
     named(layers, "layers", "ClassStatistics")

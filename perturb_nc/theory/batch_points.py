@@ -38,6 +38,7 @@ class Part:
 
 
 def chunks(size: int, dim: int, most: int | None = None) -> Iterator[slice]:
+    """Slices of `size` members: in each as many as d×d matrices fit for, and at most `most`."""
     rows = max(1, _BYTES // (_MATRICES * 8 * dim**2))
     rows = rows if most is None else min(rows, most)
     return (slice(start, start + rows) for start in range(0, size, rows))

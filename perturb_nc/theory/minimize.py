@@ -75,6 +75,8 @@ def minimize(
     See Also:
         minimize_batch: many settings at once. small_vicinity: closed forms near collapse.
         central_path_flow: the other prediction.
+
+    Source: docs §4.1.
     """
     instance(problem, NearCollapseProblem, "problem", "make one from statistics")
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")

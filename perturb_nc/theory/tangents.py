@@ -26,9 +26,11 @@ class WithinClasses(Covariance):
     point: ReducedPoint
 
     def trace(self) -> Scalar:
+        """tr Σ_W."""
         return self.point.within_trace
 
     def through(self, rows: Rows) -> Rows:
+        """Rows times Σ_W."""
         return self.point.through_within(rows)
 
 

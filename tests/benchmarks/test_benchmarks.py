@@ -174,6 +174,8 @@ def test_the_floor_counts_what_was_done():
 def test_one_page_has_every_result_and_says_what_is_missing(tmp_path):
     text = page.as_markdown(page.RESULTS, {"deep_ufm": "ModuleNotFoundError: no such peer"})
     assert "`benchmarks.deep_ufm` did not run: ModuleNotFoundError: no such peer" in text
+    committed = page.PAGE.read_text(encoding="utf8")
+    assert page.as_markdown(page.RESULTS, {}) == committed, "run `python -m benchmarks.page --only`"
     for name in page.NAMES:
         assert f"| {name} |" in text or f"benchmarks.{name}" in text
     empty = page.as_markdown(tmp_path, {})

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,22 @@ def test_make_experiments_finds_the_committed_results_finished(name, capsys):
 @dataclass(frozen=True)
 class Config:
     seeds: tuple[int, ...] = (0, 1)
+
+
+@dataclass(frozen=True)
+class Nested:
+    trained: Config = field(default_factory=Config)
+
+
+def test_fields_added_since_then_do_by_default_what_was_done_before(tmp_path):
+    path = tmp_path / "result.json"
+    then = resume.manifest(Nested())
+    del then["config"]["trained"]["seeds"]
+    path.write_text(json.dumps({"manifest": then}), "utf8")
+    assert resume.is_finished(path, Nested())
+    path.write_text(json.dumps({"manifest": resume.manifest(Nested(Config((3,))))}), "utf8")
+    with pytest.raises(ValueError, match="made with other trained"):
+        resume.is_finished(path, Nested())
 
 
 def test_a_result_of_another_configuration_or_version_is_refused_by_name(tmp_path):

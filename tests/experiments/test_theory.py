@@ -84,6 +84,7 @@ def test_the_last_stage_of_the_equal_width_network_is_kept(monkeypatch, tmp_path
     assert {s.num_samples for s in layers.values()} == {200}
 
 
+@pytest.mark.slow
 def test_theories_of_depth_are_held_against_shipped_and_trained_networks(
     monkeypatch, tmp_path, capsys
 ):

@@ -129,6 +129,15 @@ def test_what_is_not_on_the_path_is_left_out(path):
         assert [t.get_text() for t in axis.get_xticklabels()] == ["layer1", "layer0", "layer2"]
 
 
+def test_where_no_layer_is_placed_the_rivals_are_left(path):
+    c = calibration(path, [1, 0])
+    assert c.placed == []
+    axes = pnc.plot_comparison(c, metrics=("nc1", "flow_time"), ax=on(2))
+    assert {"measured", "shrinkage", "unchanged"} <= set(lines(axes[0]))
+    assert "central path" not in lines(axes[0])
+    assert not axes[1].lines
+
+
 def test_a_comparison_with_its_intervals(path):
     table = pnc.compare_layers(layers_of(path), name="net", lambda_w=0.1, pairs=False)
     low, high = 0.9 * table["measured"], 1.1 * table["measured"]

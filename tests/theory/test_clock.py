@@ -8,7 +8,7 @@ import pytest
 from problems import random_problem
 
 import perturb_nc as pnc
-from perturb_nc.study.predict import predict_layers, predict_problems
+from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory import clock as module
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.flow.central_path import central_path_flows
@@ -31,7 +31,6 @@ VERBS = (
     pnc.sampling_intervals,
     pnc.deep.minimize_anchored,
     predict_layers,
-    predict_problems,
 )
 PARAMETERS = {"lambda_w": 0.05, "lambda_h": 0.02}
 LIMIT = 1000.0

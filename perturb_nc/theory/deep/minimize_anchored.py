@@ -163,7 +163,7 @@ def _lower_bound(problem: AnchoredDeepProblem, reached: float) -> float:
     At the optimum λ_W/(2K) Σ_i L σ_i^(2/L) <= reached - min f without penalty =: s, so that no
     σ_i exceeds σ̂ = (2Ks/(λ_W L))^(L/2). On [0, σ̂] the concave function L u^(1/L) of u = σ² lies
     above its chord L σ̂^(2/L-2) u, so that f is at least f of (1) with λ_W' = λ_W L σ̂^(2/L-2),
-    which `certify` bounds (§4.2). Exact at L = 1.
+    which `certify` bounds (docs §4.2). Exact at L = 1.
     """
     depth, k = problem.depth, problem.statistics.num_classes
     single = problem.single_layer()

@@ -129,4 +129,5 @@ class DeepProblem:
 
 
 def squares(x: Float64[Tensor, "R a b"]) -> Runs:
+    """|x|² of every run."""
     return x.square().sum((1, 2))

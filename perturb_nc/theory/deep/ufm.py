@@ -1,8 +1,8 @@
 """The deep unconstrained features model as a torch module: many independent runs in one batch.
 
-Model (2) of `deep_collapse`, with the features H_1 as parameters. R runs - seeds, regularisations,
-depths - share one leading dimension, so that one step of all of them is one batched matrix product
-a layer; a run alone gives what it gives in a batch.
+Model (2) of `perturb_nc.theory.deep.collapse`, with the features H_1 as parameters. R runs - seeds,
+regularisations, depths - share one leading dimension, so that one step of all of them is one
+batched matrix product a layer; a run alone gives what it gives in a batch.
 """
 
 from collections.abc import Sequence

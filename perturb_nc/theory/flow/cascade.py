@@ -99,6 +99,8 @@ def cascade(
 
     Raises:
         ValueError: hyper-parameters or time_limit out of range.
+
+    Source: docs §4.6.
     """
     effective_complexity(betas)  # checks them before any work
     clock = Clock.of(time_limit, progress)

@@ -240,6 +240,7 @@ def scaled_traces(path: FlowPath) -> dict[str, list[float]]:
 
 
 def columns(statistics: ClassStatistics, *values: Sequence[float]) -> list[Tensor]:
+    """Numbers of every setting of a batch as (B, 1, 1), on the device of the statistics."""
     return [statistics.means.new_tensor(v).reshape(-1, 1, 1) for v in values]
 
 
@@ -268,6 +269,7 @@ def flow_paths(run: Trajectory, rtol: float, atol: float, method: Method) -> lis
 
 
 def checked_times(times: Sequence[float], start: float) -> list[float]:
+    """The times as floats; ValueError unless they increase from `start` on."""
     values = [nonnegative(t, "times") for t in times]
     if not values or any(b <= a for a, b in pairwise(values)):
         raise ValueError(f"times must be a list of increasing numbers, got {values[:10]}")
@@ -277,6 +279,7 @@ def checked_times(times: Sequence[float], start: float) -> list[float]:
 
 
 def events(until: Mapping[str, float]) -> list[Event]:
+    """Functions of a state that change their sign where a metric, or the speed, has its value."""
     known = [f.name for f in fields(CollapseMetrics) if f.name not in _NO_EVENTS]
     unknown = [name for name in until if name not in (*known, "speed")]
     if unknown:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 
@@ -314,3 +315,20 @@ def test_a_browser_moves_the_prediction(page):
     page.focus("#beta")
     page.keyboard.press("ArrowRight")
     page.wait_for_function("() => document.getElementById('sign').textContent.includes('again')")
+
+
+def test_the_data_that_is_downloaded_holds_no_formulas():
+    """The page's own code: a layer's name that a spreadsheet would run has an apostrophe."""
+    if (node := shutil.which("node")) is None:
+        pytest.skip("needs node")
+    code = (files("perturb_nc.show.explore") / "assets" / "explore.js").read_text("utf8")
+    csv = re.search(r"const csv = \(\) => \{.*?\n  \};", code, re.S)[0]
+    traces = [{"name": "=1+1, measured", "x": [1], "y": [-1.5]}, {"name": "@a", "x": [2], "y": [3]}]
+    figure = f"{{getAttribute: () => 'a', querySelector: () => ({{data: {json.dumps(traces)}}})}}"
+    document = f"const document = {{querySelectorAll: () => [{figure}]}};"
+    program = f"{document}\n{csv}\nprocess.stdout.write(csv())"
+    run = subprocess.run([node, "-e", program], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[1:] == [
+        '"a","\'=1+1, measured","1","-1.5"',
+        '"a","\'@a","2","3"',
+    ]

@@ -70,7 +70,12 @@
         [...trace.x].forEach((x, i) => rows.push([figure.getAttribute("aria-label"), trace.name, x, trace.y[i] ?? ""])),
       );
     });
-    const field = (value) => `"${String(value).replaceAll('"', '""')}"`;
+    const field = (value) => {
+      let text = String(value);
+      // A spreadsheet takes such a name for a formula and runs it.
+      if (/^[=+\-@\t\r]/.test(text) && !Number.isFinite(Number(text))) text = `'${text}`;
+      return `"${text.replaceAll('"', '""')}"`;
+    };
     return rows.map((row) => row.map(field).join(",")).join("\r\n");
   };
 
