@@ -64,7 +64,31 @@
       }),
     );
   };
+  // Axes that plotly gives a range: it is about that of the points, and so are the numbers.
+  const misplaced = (plot, axis) => {
+    const letter = axis._name[0];
+    const at = axis.type === "log" ? Math.log10 : Number;
+    const points = plot._fullData
+      .filter((trace) => trace.visible === true && trace.type === "scatter")
+      .flatMap((trace) => {
+        const { array = [], arrayminus = array } = trace[`error_${letter}`] ?? {};
+        return [...(trace[letter] ?? [])].flatMap((v, i) =>
+          v === null ? [] : [v, v + (array[i] ?? 0), v - (arrayminus[i] ?? 0)],
+        );
+      })
+      .map(at)
+      .filter(Number.isFinite);
+    if (!points.length) return;
+    const [low, high] = [Math.min(...points), Math.max(...points)];
+    const slack = high > low ? 0.3 * (high - low) : 1.1;
+    const ticks = all(`.${letter}tick`, plot).map((e) => e.__data__.x);
+    for (const [what, values] of [["range", axis.range], ["ticks", ticks]])
+      if (values.some((v) => !(v >= low - slack && v <= high + slack)))
+        faults.push(`${what} ${values} of ${letter} in ${said(plot.closest("figure, [role=figure]") ?? plot)} are off ${low} to ${high}`);
+  };
   for (const plot of visible(".js-plotly-plot")) {
+    for (const axis of [plot._fullLayout.xaxis, plot._fullLayout.yaxis])
+      if (axis.autorange && ["log", "linear"].includes(axis.type)) misplaced(plot, axis);
     if (!visible(".trace path", plot).length && !all(".trace path", plot).some(boxed))
       faults.push(`${said(plot.closest("figure, [role=figure]") ?? plot)} is empty`);
     const titles = ".xtick text, .ytick text, .legendtext, .g-xtitle text, .g-ytitle text, .gtitle";

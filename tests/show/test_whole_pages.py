@@ -129,6 +129,9 @@ def test_reports(browser, reports, name, width, scheme):
         scroll_through(page)
         screen(page, f"report-{name}-{width}-{scheme}")
         assert page.evaluate(CHECKS) == []
+        page.locator("#theme").select_option(scheme)
+        page.wait_for_timeout(100)
+        assert page.evaluate(CHECKS) == []  # drawn once more, in the same colours
 
 
 @pytest.mark.parametrize("name", REPORTS)

@@ -196,6 +196,18 @@ def test_colours_follow_the_system_and_the_choice(visit):
     assert colours() == light
 
 
+@pytest.mark.slow
+def test_ticks_stay_where_the_colours_shown_are_chosen(visit):
+    """Not those of plotly's default range, as of a redraw in which nothing differs."""
+    page = visit(color_scheme="light")
+    points(page, "#summary-networks")
+    ticks = page.locator("#summary-networks .xtick")
+    numbers = ticks.all_text_contents()
+    page.get_by_label("Colours").select_option("light")
+    page.wait_for_timeout(50)
+    assert ticks.all_text_contents() == numbers
+
+
 def test_a_phone_shows_it_without_scrolling_sideways(visit):
     page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     for figure in ("collapse", "scatter", "spectrum"):

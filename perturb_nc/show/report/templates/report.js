@@ -3,6 +3,7 @@
   const root = document.documentElement;
   let figures = {};
   const drawn = new Map(); // figure element -> index of the view it shows
+  let drawings = 0;
   const SHEET = 660; // pixels across a printed page
   const narrow = matchMedia("(max-width: 40rem)");
   const probe = document.body.appendChild(document.createElement("span"));
@@ -85,7 +86,9 @@
     }
     const settings = { displayModeBar: false, responsive: true };
     const laid = framed(layout, data, width ?? plot.clientWidth);
-    Plotly.react(plot, data.map(coloured), { ...laid, width }, settings);
+    // The layout has no range of its axes: drawn again with the same data and colours, plotly would
+    // put the ticks on its default one and leave the points. A new revision makes it find the range.
+    Plotly.react(plot, data.map(coloured), { ...laid, width, datarevision: ++drawings }, settings);
     // The label above says it all; plotly keeps one more drawing, to measure texts.
     document.querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
   };
