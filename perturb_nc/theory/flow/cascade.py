@@ -23,7 +23,7 @@ def effective_complexity(betas: Sequence[float]) -> float:
     Raises:
         ValueError: no β, or one that is not > 0.
     """
-    if not betas:
+    if len(betas) == 0:
         raise ValueError("betas must hold at least one anchor, got none")
     return sum(1 / positive(beta, "betas") for beta in betas)
 
