@@ -286,6 +286,7 @@ def affordable(size: float, name: str, remedy: str, device: torch.device | str =
 
 
 def _number(value: float, name: str) -> float:
+    check_unmasked(value, name)
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,3 +127,13 @@ def test_labels_that_are_nan_are_to_be_left_out():
         pnc.ClassStatistics.from_features(X, labels)
     with pytest.raises(ValueError, match=r"got torch\.float64; convert them first"):
         pnc.ClassStatistics.from_features(X, Y.double())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_settings_and_times_that_are_masked_are_refused():
+    masked = np.ma.masked_array([0.1, 1.0], mask=[False, True])
+    two = {"lambda_w": masked, "lambda_h": [0.1, 0.1], "beta": [1.0, 1.0]}
+    with pytest.raises(ValueError, match="lambda_w must not be masked, got 1 masked entries; drop"):
+        pnc.minimize_batch(STATISTICS, **two)
+    with pytest.raises(ValueError, match="times must not be masked, got 1 masked entries; drop"):
+        pnc.central_path_flow(STATISTICS, lambda_w=0.1, lambda_h=0.1, times=masked)
