@@ -26,7 +26,7 @@ def manifest(config: Any) -> dict[str, Any]:
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "config": asdict(config),
-        "command": " ".join(["python -m", spec.name if spec else "?", *sys.argv[1:]]),
+        "command": " ".join(["python -m", spec.name if spec else "?", *_said(sys.argv[1:])]),
         "commit": (commit or "unknown") + ("-dirty" if uncommitted() else ""),
         "versions": {name: version(name) for name in ("perturb-nc", "torch", "numpy")},
         "python": platform.python_version(),
@@ -97,6 +97,12 @@ def _check(path: Path, found: dict[str, Any], config: Any) -> None:
             f"{path} was made with other {', '.join(differing)}; delete it to make it again, or "
             "give another --output"
         )
+
+
+def _said(arguments: list[str]) -> list[str]:
+    """Without the folder of the output, which says nothing of what was computed."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [a for before, a in pairs if "--output" not in (a, before)]
 
 
 def _as_then(theirs: Any, wanted: Any) -> bool:

@@ -55,6 +55,11 @@ class Nested:
     trained: Config = field(default_factory=Config)
 
 
+def test_a_manifest_says_the_command_without_its_folder(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", "--quick", "--output", "/some/where", "--cpu"])
+    assert resume.manifest(Config())["command"].endswith(" --quick --cpu")
+
+
 def test_fields_added_since_then_do_by_default_what_was_done_before(tmp_path):
     path = tmp_path / "result.json"
     then = resume.manifest(Nested())
