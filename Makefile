@@ -21,7 +21,7 @@ test: .venv/installed  ## the whole default test suite
 test-slow: .venv/installed  ## the checks that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-endurance: .venv/installed  ## kills, full disks, flipped bits, threads, hostile input (under 15 minutes)
+endurance: .venv/installed  ## kills, full disks, flipped bits, threads, hostile input (long)
 	$(BIN)/python -m pytest -q -m slow -n 2 tests/endurance
 
 wheel-test:  ## build wheel and sdist, install the wheel alone, use it from outside (minutes)
