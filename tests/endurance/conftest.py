@@ -66,7 +66,7 @@ def ledger(request):
 
 
 def pytest_sessionstart(session):
-    if not hasattr(session.config, "workerinput"):
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
         for part in FOLDER.glob("*.part.json"):
             part.unlink()
         session.config.endurance_start = time.monotonic()
