@@ -16,6 +16,7 @@ from perturb_nc.study.misfit import Misfit
 from perturb_nc.study.models import LOSSES, model_of, only_squared, read_layers
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory.clock import Clock
+from perturb_nc.theory.cross_entropy.vicinity import cross_entropy_vicinity
 
 STRENGTHS = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
@@ -166,8 +167,8 @@ def test_the_explorer_shows_the_optimum_of_its_loss():
     assert found.solution.objective == pytest.approx(pnc.minimize(problem).objective, rel=1e-12)
     near = explorer.optimum("a", **{**STRENGTHS, "beta": 0.55})  # from the one before
     assert near.solution.status is pnc.Status.CONVERGED
-    with pytest.raises(ValueError, match="the closed form near collapse is of the squared loss"):
-        explorer.first_answer("a", **STRENGTHS)
+    first = explorer.first_answer("a", **STRENGTHS)
+    assert first.near.remainder == cross_entropy_vicinity(problem).remainder
     answer = predicted(
         explorer, "a", {name: scale.start for name, scale in SCALES.items()}, exact=False
     )
