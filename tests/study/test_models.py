@@ -11,7 +11,7 @@ import perturb_nc as pnc
 from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.show.explore.page import predicted
 from perturb_nc.show.explore.scales import SCALES
-from perturb_nc.study.explorer import Explorer
+from perturb_nc.study.explorer import Explorer, FirstAnswer
 from perturb_nc.study.misfit import Misfit
 from perturb_nc.study.models import LOSSES, model_of, only_squared, read_layers
 from perturb_nc.study.predict import predict_layers
@@ -169,9 +169,10 @@ def test_the_explorer_shows_the_optimum_of_its_loss():
     assert near.solution.status is pnc.Status.CONVERGED
     first = explorer.first_answer("a", **STRENGTHS)
     assert first.near.remainder == cross_entropy_vicinity(problem).remainder
-    answer = predicted(
-        explorer, "a", {name: scale.start for name, scale in SCALES.items()}, exact=False
-    )
+    start = {name: scale.start for name, scale in SCALES.items()}
+    answer = predicted(explorer, "a", start, exact=False)
+    assert isinstance(answer.optimum, FirstAnswer)
+    answer = predicted(explorer, "a", start, exact=True)
     assert answer.is_final
     assert answer.optimum.solution.certificate.is_global
     with pytest.raises(ValueError, match="layer 'a' holds no samples"):
