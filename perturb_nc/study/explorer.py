@@ -19,7 +19,7 @@ from torch import Tensor
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.depth import PLACING
-from perturb_nc.study.models import Layer, model_of, only_squared
+from perturb_nc.study.models import Layer, model_of
 from perturb_nc.study.rivals import Stage, interpolation, shrinkage, stages
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
@@ -27,7 +27,7 @@ from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
-from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
+from perturb_nc.theory.vicinity.prediction import SmallVicinity
 from perturb_nc.validation import nonnegative
 from perturb_nc.within_metrics import within_spectrum
 
@@ -102,8 +102,7 @@ class Explorer:
     Args:
         layers: name → measured class statistics, in order of depth; `LayerSamples` for
             cross-entropy.
-        loss: of the optimum, "squared" or "cross-entropy"; paths and the closed form near collapse
-            have the squared loss.
+        loss: of the optimum, "squared" or "cross-entropy"; paths have the squared loss.
         bias: whether the last layer of the optimum has a bias.
         tol: of `minimize`. At 1e-8 the objective is exact to rounding and metrics hold the digits
             that are shown; 1e-10 takes a third longer.
@@ -122,11 +121,12 @@ class Explorer:
     ) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
-        self.loss, self._bias, self._tol = loss, bias, tol
+        self.loss, self.bias, self._tol = loss, bias, tol
         self._models = {
             name: model_of(layer, loss, bias=bias, name=f"layer {name!r}")
             for name, layer in layers.items()
         }
+        self.given = dict(layers)
         self.layers = {name: model.statistics for name, model in self._models.items()}
         self.measured = {name: collapse_metrics(s) for name, s in self.layers.items()}
         self._views: dict[str, LayerView] = {}
@@ -207,16 +207,10 @@ class Explorer:
 
         Raises:
             ValueError: where there is no closed form: λ_H or β is 0, λ_W λ_H >= 1, class means with
-                no nearest frame, or another loss than the squared one; and as `optimum`.
+                no nearest frame; and as `optimum`.
         """
-        only_squared(self.loss, "the closed form near collapse")
-        near = small_vicinity(
-            self._statistics(layer),
-            lambda_w=lambda_w,
-            lambda_h=lambda_h,
-            beta=beta,
-            bias=self._bias,
-        )
+        self._statistics(layer)  # raises where there is none
+        near = self._models[layer].near(lambda_w=lambda_w, lambda_h=lambda_h, beta=beta)
         view = LayerView(near.metrics, near.weight.new_empty(0))
         return FirstAnswer(near, view, torch.linalg.svdvals(near.weight))
 

@@ -80,7 +80,13 @@ def fitted(explorer: Explorer, layer: str) -> dict[str, float]:
         raise ValueError(
             f"{following} has another width, {observed.dim} instead of {reference.dim}"
         )
-    found = fit_regularization(reference, observed, loss=explorer.loss, time_limit=_SECONDS)
+    found = fit_regularization(
+        explorer.given[layer],
+        explorer.given[following],
+        loss=explorer.loss,
+        bias=explorer.bias,
+        time_limit=_SECONDS,
+    )
     return {name: getattr(found, name) for name in ("lambda_w", "lambda_h", "beta")}
 
 
