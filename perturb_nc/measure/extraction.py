@@ -14,6 +14,8 @@ from perturb_nc.measure.reductions import Reduction
 from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, SpanStatistics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 
+__all__ = ["SpanStatistics", "collect_features", "collect_statistics"]
+
 
 @overload
 def collect_statistics(

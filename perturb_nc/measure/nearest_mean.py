@@ -12,8 +12,8 @@ from perturb_nc.measure.layers import walk_layers
 from perturb_nc.measure.loading import Loader
 from perturb_nc.measure.modules import Layers
 from perturb_nc.measure.reductions import Reduction
+from perturb_nc.metrics.samples import nearest_class_mean
 from perturb_nc.moments import Moments
-from perturb_nc.sample_metrics import nearest_class_mean
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.validation import instance, named

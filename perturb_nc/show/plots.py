@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import colormaps
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.moments import Moments
 from perturb_nc.show.labels import SIDES, literal
 from perturb_nc.show.panels import (

@@ -8,13 +8,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from perturb_nc.metrics.within import within_spectrum
 from perturb_nc.moments import Moments
 from perturb_nc.show.labels import SIDES, literal
 from perturb_nc.show.panels import drawn, panels, style
 from perturb_nc.theory.cross_entropy.collapse import CrossEntropySpectrum
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.validation import instance
-from perturb_nc.within_metrics import within_spectrum
 
 _LARGEST = 20  # eigenvalues of features that are drawn
 Spectrum = NearCollapseSpectrum | CrossEntropySpectrum

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.show.labels import LABELS, SIDES
 from perturb_nc.show.panels import ALONG, AxesArray, drawn, legend, panels
 from perturb_nc.theory.regularization import HYPERPARAMETERS

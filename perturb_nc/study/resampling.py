@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from perturb_nc.sample_moments import SampleMoments, unbiased_square
+from perturb_nc.metrics.sample_moments import SampleMoments, unbiased_square
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.theory.clock import Clock, Progress
@@ -35,7 +35,7 @@ def sampling_intervals(
 ) -> xr.DataArray:
     """Confidence intervals of the collapse metrics that the samples of layers were drawn with.
 
-    The metrics are debiased (`perturb_nc.sampling`); leaving out every sample once tells their
+    The metrics are debiased (`pnc.metrics`); leaving out every sample once tells their
     standard errors and what is left of the bias (the stratified jackknife), from inner products
     with the class means alone. Nothing is drawn at random. The interval is symmetric in the
     logarithm; for nc1_trace = T/B and within_share it holds the θ with |T - θB| <= z s(θ), s the

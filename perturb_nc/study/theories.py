@@ -8,7 +8,7 @@ from functools import cache, partial
 import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 
-from perturb_nc import metrics as metric_functions
+from perturb_nc.metrics import table as metric_functions
 from perturb_nc.study.depth import COMPARED, place
 from perturb_nc.study.laws import deep_linear, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio

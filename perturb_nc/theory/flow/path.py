@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc import metrics as metric_functions
-from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
+from perturb_nc.metrics import table as metric_functions
+from perturb_nc.metrics.table import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 from perturb_nc.summary import Tabular

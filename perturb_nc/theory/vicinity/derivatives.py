@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from perturb_nc.metric_tangents import Change, metric_tangents
-from perturb_nc.metrics import metric_tensors
+from perturb_nc.metrics.table import metric_tensors
+from perturb_nc.metrics.tangents import Change, metric_tangents
 from perturb_nc.theory.hyperparameter_response import HyperparameterResponse
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
