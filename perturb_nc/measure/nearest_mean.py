@@ -70,12 +70,14 @@ def nearest_mean_scores(
     total = 0
 
     def take(name: str, x: Tensor, y: Tensor) -> None:
+        """Classifies a batch of a layer by its nearest class mean."""
         if name not in statistics:
             raise ValueError(f"statistics hold no such layer, only {list(statistics)}")
         nearest[name] = nearest_class_mean(statistics[name], x)
         right[name] = right.get(name, 0) + int((nearest[name] == y).sum())
 
     def compare(outputs: Any, labels: Tensor) -> None:
+        """Counts where the network says something else."""
         nonlocal total
         total += len(labels)
         predicted = _logits(outputs, len(labels), num_classes).argmax(1)

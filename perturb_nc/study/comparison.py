@@ -60,6 +60,7 @@ def empty_comparison(stages: Sequence[Stage]) -> xr.Dataset:
     reasons = {stage.names[0]: "the first layer of its width" for stage in stages} | alone
 
     def unknown(*dims: str) -> tuple[tuple[str, ...], object]:
+        """A variable of NaN."""
         return dims, np.full([sizes[d] for d in dims], np.nan)
 
     first = layers[0]

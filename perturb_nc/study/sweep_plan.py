@@ -173,6 +173,7 @@ def empty_dataset(layer: Layer, plan: SweepPlan) -> xr.Dataset:
     }
 
     def add(name: str, long_name: str, *extra: str, of: tuple[str, ...] = dims, fill: Any) -> None:
+        """Adds a variable, of one value so far."""
         shape = tuple(sizes[dim] for dim in (*of, *extra))
         attributes = {"long_name": long_name, "units": "1"}
         variables[name] = xr.Variable((*of, *extra), np.full(shape, fill), attributes)

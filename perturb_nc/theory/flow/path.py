@@ -286,7 +286,10 @@ def events(until: Mapping[str, float]) -> list[Event]:
         raise ValueError(f"until must name metrics ({', '.join(known)}) or speed, got {unknown}")
 
     def event(name: str, value: float) -> Event:
+        """0 where the quantity has the value."""
+
         def distance(space: FlowSpace, state: FlowState, weight: Rows) -> float:
+            """The quantity less the value."""
             if name == "speed":
                 return float(space.model.speed(state, weight)) - value
             return float(getattr(metric_functions, name)(space.statistics_at(state))) - value

@@ -23,6 +23,7 @@ def derivatives(
     mean = reference.priors @ reference.means if frame.has_bias else 0.0
 
     def means(parts: list[Tensor], kept: Tensor) -> Tensor:
+        """Class means of these parts."""
         return frame.of_classes(frame.mixed(*parts)) + kept * mean
 
     weight = contrasts @ frame.mixed(*_values(scalars.weight))
