@@ -221,6 +221,28 @@ def docstrings():
                 yield path, getattr(node, "name", path.stem), ast.get_docstring(node) or ""
 
 
+def undocumented(node, place, private=False):
+    """Places of functions and classes that have no docstring, methods and inner ones among them."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield from undocumented(child, place, private)
+            continue
+        inside = private or child.name[0] == "_"
+        again = {"overload"} & {ast.unparse(decorator) for decorator in child.decorator_list}
+        if not inside and not again and not ast.get_docstring(child):
+            yield f"{place}.{child.name}"
+        yield from undocumented(child, f"{place}.{child.name}", inside)
+
+
+def test_every_public_function_method_and_class_says_what_it_is():
+    tree = ast.parse("class A:\n '''a'''\n def b(self):\n  def c(): ...\n def _d(self): ...")
+    assert list(undocumented(tree, "")) == [".A.b", ".A.b.c"]
+    found = []
+    for path in sorted((ROOT / "perturb_nc").rglob("*.py")):
+        found += undocumented(ast.parse(path.read_text(encoding="utf8")), path.stem)
+    assert found == []
+
+
 def test_papers_that_docstrings_cite_are_in_the_bibliography():
     conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
     found = set()
