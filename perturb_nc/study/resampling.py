@@ -58,6 +58,17 @@ def sampling_intervals(
     Raises:
         ValueError: no layers, layers of different N, a level outside (0, 1).
 
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> intervals = pnc.sampling_intervals({"layer": features}, labels)
+        >>> intervals.sel(layer="layer", quantity="nc1_trace").values.round(2).tolist()
+        [0.14, 0.18]
+
+    See Also:
+        collect_features: what it takes. collapse_metrics: plain values. compare_layers: with them.
+
     Source: Efron & Stein 1981, "The jackknife estimate of variance"; coverage: docs/numerical.md.
     """
     named(features, "features", "(N, d)")
