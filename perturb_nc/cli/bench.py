@@ -75,8 +75,10 @@ def bench(
     if as_json:
         print(json_text(records))
         return
-    written = () if output is None else (*(f"bench-{name}.png" for name in names), "bench.json")
-    terminal.show(bench_tables.sees_table(), *(f"wrote {output / n}" for n in written))
+    terminal.show(bench_tables.sees_table())
+    if output is not None:
+        written = (*(f"bench-{name}.png" for name in names), "bench.json")
+        terminal.show(*(f"wrote {output / name}" for name in written))
 
 
 def benched(

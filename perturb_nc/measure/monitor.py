@@ -55,7 +55,7 @@ class CollapseMonitor:
             ".csv" (one row a layer). If a monitor wrote it, it is added to; a line that a kill cut
             off is moved to PATH.torn, an epoch measured again stands there twice, of which the last
             counts (`read_epochs`), and new columns are added to a ".csv". What a full disk does not
-            take is written with the next epoch. Lines of a ".jsonl" become the first `records`.
+            take is written with the next epoch. The epochs there become the first `records`.
         weights: layer → module whose weight reads that layer's features, for the metrics of NC3,
             as {"blocks.5": "head"}. With at="input" every layer with a weight (m, d) reads its own.
         tensorboard: a SummaryWriter; gets "collapse/METRIC/LAYER".
