@@ -261,7 +261,8 @@ def test_public_results_with_a_formula_name_their_source():
     files = [f"metrics/{stem}" for stem in ("within", "frame", "duality", "covariance")]
     missing = []
     for path, name, text in docstrings():
-        formula = re.search(r"^ {4}\S.*[=≥≤].*$", text.partition("Args:")[0], re.MULTILINE)
+        said = re.split("Args:|Example:", text)[0]
+        formula = re.search(r"^ {4}\S.*[=≥≤].*$", said, re.MULTILINE)
         verb = name in pnc.__all__ and name[0].islower() and name not in ("deep", "networks")
         of_metrics = f"{path.parent.name}/{path.stem}" in files
         metric = of_metrics and name[0] != "_" and name != path.stem
