@@ -82,6 +82,7 @@ class ClassStatistics(Moments, Summarised):
         return int(self.counts.sum())
 
     @cached_property
+    @torch.inference_mode(False)
     def priors(self) -> Float64[Tensor, "K"]:
         """π_k = n_k / N."""
         return self.counts.double() / self.counts.sum()
