@@ -18,7 +18,9 @@ from torch import Tensor
 
 from perturb_nc.metrics import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.models import Layer, model_of
+from perturb_nc.study.rivals import Stage, interpolation, shrinkage, stages
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
@@ -126,7 +128,9 @@ class Explorer:
         }
         self.given = dict(layers)
         self.layers = {name: model.statistics for name, model in self._models.items()}
-        self.measured = {name: LayerView.of(s) for name, s in self.layers.items()}
+        self.measured = {name: collapse_metrics(s) for name, s in self.layers.items()}
+        self._views: dict[str, LayerView] = {}
+        self._rivals: dict[str, dict[str, CollapseMetrics]] = {}
         self._optima: dict[tuple[str, float, float, float], Optimum] = {}
         self._paths: dict[tuple[str, float, float], FlowPath] = {}
         self._points: dict[tuple[str, float, float, float], LayerView] = {}
@@ -136,6 +140,40 @@ class Explorer:
         """The name of the layer after this one, None after the last."""
         names = [*self.layers, None]
         return names[names.index(layer) + 1]
+
+    def view(self, layer: str) -> LayerView:
+        """A layer as measured; its spectrum is taken when it is first asked for."""
+        if layer not in self._views:
+            spectrum = within_spectrum(self._statistics(layer))
+            self._views[layer] = LayerView(self.measured[layer], spectrum)
+        return self._views[layer]
+
+    def rivals(self, layer: str) -> dict[str, CollapseMetrics]:
+        """Metrics that rivals predict for the layer after this one; none after the last.
+
+        `shrinkage` is told that layer's `PLACING` metric, `interpolation` is drawn to the last
+        layer of this width (and left out where that is the layer after), `unchanged` is this layer.
+        The first two are for a layer of the same width.
+        """
+        if layer not in self._rivals:
+            self._rivals[layer] = self._rivals_of(layer)
+        return self._rivals[layer]
+
+    def _rivals_of(self, layer: str) -> dict[str, CollapseMetrics]:
+        following = self.following(layer)
+        if following is None:
+            return {}
+        names = list(self.layers)
+        after = {name: self.layers[name] for name in names[names.index(layer) :]}
+        stage = stages(after, PLACING)[0]
+        stage.memory.update({("collapse_metrics", n): self.measured[n] for n in stage.layers})
+        found = {}
+        if following in stage.layers:
+            told = Stage({name: stage.layers[name] for name in (layer, following)}, PLACING)
+            found["shrinkage"] = shrinkage(told).metrics[following]
+        if following in stage.names[:-1]:
+            found["interpolation"] = interpolation(stage).metrics[following]
+        return {**found, "unchanged": self.measured[layer]}
 
     def optimum(self, layer: str, *, lambda_w: float, lambda_h: float, beta: float) -> Optimum:
         """The optimum of (1) with H0 the features of the layer.

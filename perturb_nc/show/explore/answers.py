@@ -8,6 +8,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 
 from perturb_nc.show.explore.figures import METRICS
 from perturb_nc.show.labels import number, symbol
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.explorer import Explorer, LayerView, Optimum
 from perturb_nc.study.fit import fit_regularization
 from perturb_nc.study.quantities import log_ratio
@@ -23,21 +24,22 @@ Rows = list[tuple[str, list[str]]]
 def errors(
     explorer: Explorer, layer: str, sides: Mapping[str, LayerView | None]
 ) -> tuple[list[str], Rows]:
-    """|log(predicted/measured)| at the layer after, of each side and of the layer itself."""
+    """|log(predicted/measured)| at the layer after, of each side and of the rivals."""
     following = explorer.following(layer)
     if following is None:
         return [], []
-    measured = explorer.measured[following].metrics
-    views = {**sides, "unchanged": explorer.measured[layer]}
+    own = {name: None if view is None else view.metrics for name, view in sides.items()}
+    columns = {**own, **explorer.rivals(layer)}
     rows = []
     for metric, label in METRICS.items():
-        wanted = getattr(measured, metric)
+        wanted = getattr(explorer.measured[following], metric)
         cells = []
-        for view in views.values():
-            value = math.nan if view is None else getattr(view.metrics, metric)
+        for name, metrics in columns.items():
+            given = name == "shrinkage" and metric == PLACING
+            value = math.nan if given else getattr(metrics, metric, math.nan)
             cells.append(number(abs(float(log_ratio(value, wanted))), 2))
         rows.append((label.symbol, cells))
-    return ["error", *views], rows
+    return ["error", *columns], rows
 
 
 def sensitivity(optimum: Optimum) -> str:

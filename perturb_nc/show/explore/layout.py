@@ -85,8 +85,9 @@ def _section(title: str, *parts: Any) -> html.Section:
 
 
 _ERROR = (
-    "|log(predicted/measured)| at the layer after, 0.1 being 10 %; unchanged: the reference layer "
-    "itself as the prediction"
+    "|log(predicted/measured)| at the layer after, 0.1 being 10 %. Optimum and path: at your "
+    "sliders. Rivals: shrinkage of Σ_W, told NC1 in the span of that layer; interpolation in the "
+    "log to the last layer of this width; the reference layer unchanged"
 )
 _KEY: list[Any] = [
     html.Span("measured", className="measured"),
