@@ -201,7 +201,11 @@ class CrossEntropyPoint:
         The factor is of s h̃h̃ᵀ/N + Λ, s in the middle of a group. Roots of a group are a factor
         `_ALIKE` apart at most: a preconditioner need not know more, and a factor costs d³/3.
         """
-        roots, vectors = torch.linalg.eigh(self.state.mean_curvature)
+        curvature = self.state.mean_curvature
+        if not curvature.isfinite().all():  # for the solver to name: eigh raises, or not
+            nothing = torch.full_like(curvature, torch.nan)
+            return nothing, [slice(0, len(nothing))], [torch.full_like(self._moment, torch.nan)]
+        roots, vectors = torch.linalg.eigh(curvature)
         # Along 1 cross-entropy has no curvature, and nothing moves along it.
         values = roots.clamp(min=1e-3 * roots[-1].item()).tolist()
         groups, start = [], 0
