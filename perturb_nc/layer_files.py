@@ -192,7 +192,8 @@ def _checked_notes(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _layer(tensors: Mapping[str, Tensor], key: str) -> ClassStatistics | SpanStatistics:
-    values = {f: _converted(tensors[f"{key}/{f}"], torch.float64) for f in _FIELDS}
+    found = {f: tensors[f"{key}/{f}"] for f in _FIELDS}
+    values = {f: t.double() if t.is_floating_point() else t for f, t in found.items()}
     if f"{key}/{_SPAN}" in tensors:
         return SpanStatistics(**values, features_dim=int(tensors[f"{key}/{_SPAN}"]))
     return ClassStatistics(**values)

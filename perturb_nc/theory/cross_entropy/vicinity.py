@@ -58,6 +58,7 @@ class CrossEntropyVicinity(SmallVicinity):
         strengths = self.weight.new_tensor([getattr(problem, name) for name in HYPERPARAMETERS])
 
         def closed(own: Float64[Tensor, "3"]) -> tuple[Tensor, ...]:
+            """The closed form at these parameters."""
             found = near_optimum(self._nearest, _scalars_of(problem, own))
             means = found.means + own[2] / (own[1] + own[2]) * problem.shift
             return found.weight, means, found.within, found.variances
