@@ -55,6 +55,20 @@ def plot_map(
 
     Raises:
         ValueError: a sweep that is not such a grid, or a metric without derivatives.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> decays = {"lambda_w": [0.01, 0.1], "lambda_h": [0.01, 0.1]}
+        >>> table = pnc.sweep(statistics, **decays, beta=[1.0])
+        >>> axis = pnc.plot_map(table, metric="nc1", beta=1.0)
+        >>> axis.get_xscale(), axis.get_yscale()
+        ('log', 'log')
+
+    See Also:
+        sweep: what it takes.
     """
     instance(dataset, xr.Dataset, "dataset", "sweep gives one")
     grid = _checked(dataset, metric)

@@ -6,8 +6,8 @@ import torch
 from problems import random_problem
 
 import perturb_nc as pnc
-from perturb_nc import metric_tangents as tangents
-from perturb_nc.metrics import CollapseMetrics, metric_tensors
+from perturb_nc.metrics import tangents
+from perturb_nc.metrics.table import CollapseMetrics, metric_tensors
 from perturb_nc.theory.batch_points import StatisticsBatch
 
 SHAPES = {

@@ -1,12 +1,12 @@
-"""Derivatives of the metrics in `perturb_nc.within_metrics`.
+"""Derivatives of the metrics in `perturb_nc.metrics.within`.
 
-Notation of `perturb_nc.metric_tangents`.
+Notation of `perturb_nc.metrics.tangents`.
 """
 
 import torch
 
-from perturb_nc import mean_geometry as geometry
-from perturb_nc.metric_step import Step
+from perturb_nc.metrics import mean_geometry as geometry
+from perturb_nc.metrics.step import Step
 from perturb_nc.moments import Scalar, through
 
 

@@ -1,6 +1,6 @@
 """What a finite sample does to collapse metrics, and estimates without it.
 
-`perturb_nc.sample_moments` says how.
+`perturb_nc.metrics.sample_moments` says how.
 """
 
 import math
@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.mean_geometry import contrasts
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.mean_geometry import contrasts
+from perturb_nc.metrics.sample_moments import SampleMoments
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.moments import trace
-from perturb_nc.sample_moments import SampleMoments
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.mean_geometry import contrasts, pseudo_inverse
+from perturb_nc.metrics.mean_geometry import contrasts, pseudo_inverse
 from perturb_nc.moments import Moments, trace
 from perturb_nc.statistics import ClassStatistics, check_full
 

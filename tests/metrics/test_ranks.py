@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.feature_ranks import feature_ranks
+from perturb_nc.metrics.ranks import feature_ranks
 from perturb_nc.theory.collapse import simplex_etf
 
 

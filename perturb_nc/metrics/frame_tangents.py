@@ -1,14 +1,14 @@
-"""Derivatives of the metrics in `perturb_nc.frame_metrics`.
+"""Derivatives of the metrics in `perturb_nc.metrics.frame`.
 
-Notation of `perturb_nc.metric_tangents`.
+Notation of `perturb_nc.metrics.tangents`.
 """
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc import mean_geometry as geometry
-from perturb_nc.metric_step import ZERO, Rows, Step, inner, unit_rows, variance_change, wide
+from perturb_nc.metrics import mean_geometry as geometry
+from perturb_nc.metrics.step import ZERO, Rows, Step, inner, unit_rows, variance_change, wide
 from perturb_nc.moments import Scalar
 
 Square = Float64[Tensor, "... K K"]

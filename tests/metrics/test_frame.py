@@ -4,8 +4,8 @@ import pytest
 import torch
 from problems import statistics_of
 
-from perturb_nc import frame_metrics as metrics
-from perturb_nc.mean_geometry import angle_excess
+from perturb_nc.metrics import frame as metrics
+from perturb_nc.metrics.mean_geometry import angle_excess
 from perturb_nc.theory.collapse import orthogonal_frame, simplex_etf
 
 

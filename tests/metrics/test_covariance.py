@@ -6,11 +6,11 @@ import torch
 from problems import random_problem
 
 import perturb_nc as pnc
-from perturb_nc.covariance_metrics import held_out_nc1, span_spectrum, vci
-from perturb_nc.feature_ranks import feature_ranks
-from perturb_nc.span_statistics import span_statistics
+from perturb_nc.metrics.covariance import held_out_nc1, span_spectrum, vci
+from perturb_nc.metrics.ranks import feature_ranks
+from perturb_nc.metrics.within import nc1_span, nc1_trace
+from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.theory.collapse import simplex_etf
-from perturb_nc.within_metrics import nc1_span, nc1_trace
 
 
 def sample(counts=(8, 12, 5, 9), d=7, seed=0):
@@ -77,7 +77,7 @@ def test_the_spectrum_in_the_span_against_a_projection(shape):
     dense = torch.linalg.eigvalsh(basis @ s.within @ basis.mT).flip(0) / s.between.trace()
     torch.testing.assert_close(span_spectrum(s), dense, rtol=1e-9, atol=1e-13)
     torch.testing.assert_close(span_spectrum(s).sum(), nc1_span(s))
-    torch.testing.assert_close(span_spectrum(span_statistics(x, labels)), dense)
+    torch.testing.assert_close(span_spectrum(SpanStatistics.from_features(x, labels)), dense)
     flat = dataclasses.replace(s, means=s.means[:, :1] @ torch.randn(1, s.dim).double())
     assert span_spectrum(flat).count_nonzero() == 1
     agree = dataclasses.replace(s, means=torch.ones_like(s.means))
@@ -137,7 +137,7 @@ def test_held_out_nc1_against_a_loop():
 
 
 def test_what_needs_the_whole_covariance_says_so(unchecked):
-    span = span_statistics(*sample())
+    span = SpanStatistics.from_features(*sample())
     for metric in (vci, feature_ranks):
         with pytest.raises(
             TypeError, match="statistics must be ClassStatistics with the whole Σ_W"

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from perturb_nc import duality_tangents as duality
-from perturb_nc import frame_tangents as frame
-from perturb_nc import within_tangents as within
-from perturb_nc.metric_step import ZERO, Change, Rows, Step
+from perturb_nc.metrics import duality_tangents as duality
+from perturb_nc.metrics import frame_tangents as frame
+from perturb_nc.metrics import within_tangents as within
+from perturb_nc.metrics.step import ZERO, Change, Rows, Step
 from perturb_nc.moments import Moments, Scalar
 
 __all__ = ["TANGENTS", "WITHOUT_TANGENT", "Change", "metric_tangents"]

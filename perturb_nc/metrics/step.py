@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc import mean_geometry as geometry
+from perturb_nc.metrics import mean_geometry as geometry
 from perturb_nc.moments import Covariance, Moments, Scalar, through, trace
 
 Rows = Float64[Tensor, "... K d"]

@@ -1,13 +1,13 @@
-"""Derivatives of the metrics in `perturb_nc.duality_metrics`.
+"""Derivatives of the metrics in `perturb_nc.metrics.duality`.
 
-Notation of `perturb_nc.metric_tangents`.
+Notation of `perturb_nc.metrics.tangents`.
 """
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.metric_step import Rows, Step, inner, unit_rows, variance_change, wide
+from perturb_nc.metrics.step import Rows, Step, inner, unit_rows, variance_change, wide
 from perturb_nc.moments import Scalar
 
 

@@ -1,24 +1,24 @@
 """Every collapse metric, as a function of class statistics (and a weight).
 
-The functions stand in `within_metrics` (NC1), `frame_metrics` (NC2) and `duality_metrics` (NC3).
+The functions stand in `within` (NC1), `frame` (NC2) and `duality` (NC3).
 Papers differ in normalisation; each function names its source. In all of them M̃ has rows
 μ_k - μ_G with μ_G the mean of the class means, and Σ_B = M̃ᵀM̃/K.
-Metrics that decompose a d×d matrix are in `perturb_nc.covariance_metrics`, those that need the
-samples themselves in `perturb_nc.sample_metrics`. Statistics with leading batch dimensions
+Metrics that decompose a d×d matrix are in `perturb_nc.metrics.covariance`, those that need the
+samples themselves in `perturb_nc.metrics.samples`. Statistics with leading batch dimensions
 (`perturb_nc.theory.batch_points`) give metrics with these dimensions.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from perturb_nc.duality_metrics import (
+from perturb_nc.metrics.duality import (
     Weight,
     dnc3,
     nc3_alignment,
     nc3_duality,
     nc3_uniformity,
 )
-from perturb_nc.frame_metrics import (
+from perturb_nc.metrics.frame import (
     discrimination,
     dnc2,
     nc2_angle_std,
@@ -28,12 +28,8 @@ from perturb_nc.frame_metrics import (
     nc2_of,
     nc2_uniformity,
 )
-from perturb_nc.mean_geometry import undefined
-from perturb_nc.moments import Moments, Scalar
-from perturb_nc.span_statistics import SpanStatistics
-from perturb_nc.summary import Summarised
-from perturb_nc.validation import ArrayLike, affordable, as_matrix, instance
-from perturb_nc.within_metrics import (
+from perturb_nc.metrics.mean_geometry import undefined
+from perturb_nc.metrics.within import (
     cdnv,
     directional_cdnv,
     nc1,
@@ -42,6 +38,19 @@ from perturb_nc.within_metrics import (
     nc1_trace,
     within_share,
 )
+from perturb_nc.moments import Moments, Scalar
+from perturb_nc.span_statistics import SpanStatistics
+from perturb_nc.summary import Summarised
+from perturb_nc.validation import ArrayLike, affordable, as_matrix, instance
+
+__all__ = [
+    "READ_BY_WEIGHT",
+    "CollapseMetrics",
+    "Moments",
+    "collapse_depth",
+    "collapse_metrics",
+    "metric_tensors",
+]
 
 READ_BY_WEIGHT = ("nc3_duality", "nc3_uniformity", "nc3_alignment", "dnc3")
 

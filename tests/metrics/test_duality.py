@@ -1,7 +1,7 @@
 import torch
 from problems import statistics_of
 
-from perturb_nc import duality_metrics as metrics
+from perturb_nc.metrics import duality as metrics
 from perturb_nc.theory.collapse import orthogonal_frame, simplex_etf
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from perturb_nc.mean_geometry import undefined, unit
+from perturb_nc.metrics.mean_geometry import undefined, unit
 from perturb_nc.moments import Moments, Scalar
 
 Weight = Float[Tensor, "... m d"]

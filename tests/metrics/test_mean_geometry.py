@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import statistics_of
 
-from perturb_nc import mean_geometry as geometry
+from perturb_nc.metrics import mean_geometry as geometry
 from perturb_nc.theory.collapse import orthogonal_frame, simplex_etf
 
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.mean_geometry import etf_gram, helmert
+from perturb_nc.metrics.mean_geometry import etf_gram, helmert
 from perturb_nc.moments import trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics

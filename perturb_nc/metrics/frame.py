@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.mean_geometry import angle_excess, etf_gram, frame_gram, log_nearness, unit
+from perturb_nc.metrics.mean_geometry import angle_excess, etf_gram, frame_gram, log_nearness, unit
 from perturb_nc.moments import Moments, Scalar
 
 

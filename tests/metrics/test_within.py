@@ -5,7 +5,7 @@ import torch
 from problems import statistics_of
 
 import perturb_nc as pnc
-from perturb_nc import within_metrics as metrics
+from perturb_nc.metrics import within as metrics
 from perturb_nc.theory.collapse import orthogonal_frame, simplex_etf
 
 

@@ -5,8 +5,8 @@ import torch
 from populations import draw, population
 
 import perturb_nc as pnc
-from perturb_nc.sample_moments import SampleMoments, unbiased_square
-from perturb_nc.sampling import debiased_distances, debiased_metrics, sampling_note
+from perturb_nc.metrics.sample_moments import SampleMoments, unbiased_square
+from perturb_nc.metrics.sampling import debiased_distances, debiased_metrics, sampling_note
 
 
 def test_expectations_are_exact_class_by_class():

@@ -7,8 +7,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.joint_statistics import JointStatistics
+from perturb_nc.metrics.sample_moments import unbiased_square
 from perturb_nc.moments import trace
-from perturb_nc.sample_moments import unbiased_square
 from perturb_nc.statistics import ClassStatistics
 
 

@@ -5,7 +5,7 @@ import torch
 
 import perturb_nc as pnc
 from perturb_nc.joint_statistics import JointStatistics
-from perturb_nc.kernel_alignment import linear_cka, unbiased_total
+from perturb_nc.metrics.kernel_alignment import linear_cka, unbiased_total
 
 
 def joint(x, z, labels):

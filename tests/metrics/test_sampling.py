@@ -6,8 +6,8 @@ import torch
 from populations import N, draw, population, true_metrics
 
 import perturb_nc as pnc
-from perturb_nc.sampling import debiased_metrics, sampling_note, split_half_nc1
-from perturb_nc.span_statistics import span_statistics
+from perturb_nc.metrics.sampling import debiased_metrics, sampling_note, split_half_nc1
+from perturb_nc.span_statistics import SpanStatistics
 
 
 @pytest.mark.parametrize(("level", "plain"), [(49.0, 0.53), (10.0, 0.83)])
@@ -72,10 +72,10 @@ def test_invariance_under_rotation_gain_and_relabelling():
 def test_statistics_in_the_span_serve_all_but_nc1():
     x, y = draw(*population(20.0, dim=40, num_classes=4), 30, torch.Generator().manual_seed(0))
     whole = debiased_metrics(pnc.ClassStatistics.from_features(x, y)).as_dict()
-    span = debiased_metrics(span_statistics(x, y)).as_dict()
+    span = debiased_metrics(SpanStatistics.from_features(x, y)).as_dict()
     for name, value in span.items():
         if name in ("nc1_debiased", "nc1_span_debiased"):
             assert math.isnan(value)
         else:
             assert value == pytest.approx(whole[name], rel=1e-9), name
-    assert "n >= 30 a class, d = 40" in sampling_note(span_statistics(x, y))
+    assert "n >= 30 a class, d = 40" in sampling_note(SpanStatistics.from_features(x, y))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.mean_geometry import contrasts, pair_products, pseudo_inverse, trace_between
+from perturb_nc.metrics.mean_geometry import contrasts, pair_products, pseudo_inverse, trace_between
 from perturb_nc.moments import Moments, Scalar, through, trace
 
 
