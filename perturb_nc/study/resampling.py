@@ -35,8 +35,8 @@ def sampling_intervals(
 ) -> xr.DataArray:
     """Confidence intervals of the collapse metrics that the samples of layers were drawn with.
 
-    The metrics are debiased (`pnc.metrics`); leaving out every sample once tells their
-    standard errors and what is left of the sampling bias (the stratified jackknife), from inner products
+    The metrics are debiased (`pnc.metrics`); leaving out every sample once tells their standard
+    errors and what is left of the sampling bias (the stratified jackknife), from inner products
     with the class means alone. Nothing is drawn at random. The interval is symmetric in the
     logarithm; for nc1_trace = T/B and within_share it holds the θ with |T - θB| <= z s(θ), s the
     error of the difference (Fieller 1954), and has no upper end where B may be 0. Plain metrics
@@ -157,7 +157,7 @@ def _logarithms(moments: SampleMoments) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Jackknife:
-    """Standard errors and sampling bias from values with every sample left out once, class by class."""
+    """Errors and sampling bias from values with every sample left out once, class by class."""
 
     labels: Int64[Tensor, "N"]
     counts: Float64[Tensor, "K"]
