@@ -38,8 +38,8 @@ def metrics(
 ) -> None:
     """Every collapse metric of every layer in FILE."""
     from perturb_nc.layer_files import load_layers
-    from perturb_nc.metrics import collapse_metrics
-    from perturb_nc.sampling import debiased_metrics, sampling_note
+    from perturb_nc.metrics.sampling import debiased_metrics, sampling_note
+    from perturb_nc.metrics.table import collapse_metrics
     from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text, read_arrays
 

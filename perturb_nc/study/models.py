@@ -18,7 +18,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.layer_files import NO_SAMPLES, holds_statistics, load_layers, load_samples
 from perturb_nc.layer_samples import LayerSamples
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.storage import read_arrays
 from perturb_nc.theory.batch import minimize_batch

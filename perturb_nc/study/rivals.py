@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perturb_nc import metrics as metric_functions
 from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.layer_samples import LayerSamples
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics import table as metric_functions
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import log_ratio, top_spectra
 from perturb_nc.summary import Summarised

@@ -8,8 +8,8 @@ import scipy  # its parts load, slowly, when they are first used
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc import metrics as metric_functions
 from perturb_nc.layer_samples import LayerSamples
+from perturb_nc.metrics import table as metric_functions
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.rivals import Stage
 from perturb_nc.theory.clock import Clock

@@ -10,7 +10,7 @@ import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 from torch import Tensor
 
-from perturb_nc import metrics as metric_functions
+from perturb_nc.metrics import table as metric_functions
 from perturb_nc.study.depth import COMPARED, place
 from perturb_nc.study.laws import deep_linear, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio
@@ -65,6 +65,7 @@ def central_path(stage: Stage) -> Prediction:
     """The central path from the first layer, λ_W fitted to the layers that are seen (λ_H = 0)."""
 
     def at(lambda_w: float) -> Prediction:
+        """What the path of this λ_W predicts."""
         clock = stage.clock.silent()
         if stage.start is not None:
             return Prediction.of(placed_on_samples(stage, lambda_w, clock))
