@@ -64,10 +64,10 @@ def test_other_errors_stay_as_they_are():
         assert caught.value is error
     with pytest.raises(RuntimeError, match="by other code"), explained(FLAT):
         raise RuntimeError("by other code")
-    with pytest.raises(ValueError, match=r"^layer 'a', Faulty, got \(2, 8\).* \(mine\)"):  # noqa: SIM117
-        model = nn.ModuleDict({"a": Faulty(RuntimeError("mine"))})
-        with explained(model):
-            model["a"](torch.zeros(2, 8))
+    own = nn.ModuleDict({"a": Faulty(RuntimeError("mine"))})
+    message = r"^layer 'a', Faulty, got \(2, 8\).* \(mine\)"
+    with pytest.raises(ValueError, match=message), explained(own):
+        own["a"](torch.zeros(2, 8))
 
 
 def test_errors_of_what_reads_the_layers_keep_their_words():
