@@ -139,6 +139,7 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Callabl
     task = progress.add_task(escape(printable(description)), total=total)
 
     def update(completed: int, of: int | None = None) -> None:
+        """So much is done, of so much."""
         progress.start()
         progress.update(task, completed=completed, total=total if of is None else of)
 

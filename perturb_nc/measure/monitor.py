@@ -20,7 +20,7 @@ from perturb_nc.measure.processes import in_group, is_first, over_processes
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.measure.subsample import stratified
 from perturb_nc.measure.turns import Turn
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 
