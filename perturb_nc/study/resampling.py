@@ -184,10 +184,15 @@ class _Jackknife:
     def slope(self, values: Float64[Tensor, "N"]) -> Slope:
         """How the variance moves with the value, of samples that are not Gaussian."""
         n = self.counts[self.labels]
-        pull = (n - 1) * (self._means(values)[self.labels] - values)
-        part = pull.square() / (n * (n - 1))
+        part = (n - 1) / n * (values - self._means(values)[self.labels]).square()
         own = (part - self._means(part)[self.labels]).square().sum().item()
-        return Slope.from_moments(part.sum().item(), (pull / n).pow(3).sum().item(), own)
+        return Slope.from_moments(part.sum().item(), self.third(values), own)
+
+    def third(self, values: Float64[Tensor, "N"]) -> float:
+        """The third central moment of the value, which is the covariance with its variance."""
+        n = self.counts[self.labels]
+        pull = (n - 1) / n * (self._means(values)[self.labels] - values)
+        return pull.pow(3).sum().item()
 
     def bias(self, values: Float64[Tensor, "N"], whole: float) -> float:
         """Σ_k (n_k - 1)(ā_k - a)."""
@@ -204,18 +209,17 @@ def _ratio_interval(
 ) -> list[float]:
     """{θ >= 0: (T - θB)² <= z² (var(T - θB) - κ(T - θB))}; of θ/(1 + θ) for a share.
 
-    κ and z (Student's) are those at the root of T - θB, of T where B <= 0.
+    z is Student's, and κ = μ₃(T)/var(T - θB), at the root of T - θB (of T where B <= 0).
     """
     t, b = own["within"], own["between"]
     ratio = t / b if b > 0 else 0.0
-    slope = spread.slope(left["within"] - ratio * left["between"])
-    z = slope.quantile(level)
+    z = spread.slope(left["within"] - ratio * left["between"]).quantile(level)
     tt = z**2 * spread.covariance(left["within"], left["within"])
     tb = z**2 * spread.covariance(left["within"], left["between"])
     bb = spread.covariance(left["between"], left["between"])
     bb = z**2 * max(bb - excess, bb / 2)
     error = tt - 2 * ratio * tb + ratio**2 * bb  # z² var(T - θB)
-    moved = max(slope.rate, 0.0) * error
+    moved = z**4 * max(spread.third(left["within"]), 0.0) / error if error > 0 else 0.0
     square, half, rest = b**2 - bb, t * b - tb + moved * b / 2, t**2 - tt + moved * t
     root = max(half**2 - square * rest, 0.0) ** 0.5
     if square > 0:

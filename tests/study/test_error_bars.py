@@ -22,7 +22,8 @@ def test_powers_of_one_mean(exponent):
 def test_a_variance_that_moves_by_itself_has_few_degrees_of_freedom():
     # θ = x², V = 4x²s; V̂ moves with y too where θ = x²(1 + y), at y = 0: V = (4x² + x⁴)s.
     a = torch.tensor([[1.5, 0.0]], dtype=torch.float64)
-    slope = Slope.of(lambda a: (a[:, 0] ** 2 * (1 + a[:, 1])).sum(), a, NOISE, torch.eye(2).double())
+    identity = torch.eye(2, dtype=torch.float64)
+    slope = Slope.of(lambda a: (a[:, 0] ** 2 * (1 + a[:, 1])).sum(), a, NOISE, identity)
     s, x = 0.2, 1.5
     pull, turn = (2 * x, x**2), ((8 * x + 4 * x**3) * s, (8 * x**2) * s)
     variance = (pull[0] ** 2 + pull[1] ** 2) * s

@@ -182,10 +182,9 @@ def test_coverage(dim, n, level, shape, balanced):
     k = 10 if dim == 512 else 4
     held, there = coverage(dim, n, level, balanced, shape, 500, num_classes=k)
     assert there["nc1_trace"] == 1.0
-    assert 0.91 <= held["nc1_trace"] <= 0.99
-    for name, least in (("cdnv", 0.91), ("nc1", 0.87)):
-        if there[name] > 0.95:  # where few are there, they are of samples that came out too near
-            assert least <= held[name], (name, held, there)
+    for name in ("nc1_trace", "cdnv", "nc1", "nc1_span"):
+        if there[name] > 0.5:  # where few are there, they are of samples that came out too near
+            assert held[name] >= 0.91, (name, held, there)  # .93, of which 500 draws tell ±.02
 
 
 @pytest.mark.parametrize(
