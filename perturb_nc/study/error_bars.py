@@ -68,17 +68,18 @@ class Slope:
         return float(stdtrit(2 / min(self.rest, 1.0) if self.rest > 0 else 1e9, (1 + level) / 2))
 
     def interval(
-        self, value: float, variance: float, bias: float, level: float
+        self, value: float, variance: float, sampling_bias: float, level: float
     ) -> tuple[float, float]:
-        """Bounds of θ >= 0 from θ̂, its variance and bias."""
+        """Bounds of θ >= 0 from θ̂, its variance and its bias."""
         t, power = self.quantile(level), self.rate * value
         if value > 0 and power > 2:
             inverse = 1 / value
-            centre = inverse + bias * inverse**2 - variance * inverse**3  # bias of 1/θ̂ off
+            # 1/θ̂ without its own bias
+            centre = inverse + sampling_bias * inverse**2 - variance * inverse**3
             spread = variance * inverse**4
             low, high = _score(centre, spread, (4 - power) * spread * value, t)
             return (1 / high if high > 0 else math.inf), (1 / low if low > 0 else math.inf)
-        low, high = _score(value - bias, variance, self.rate * variance, t)
+        low, high = _score(value - sampling_bias, variance, self.rate * variance, t)
         return max(low, 0.0), max(high, 0.0)
 
 
