@@ -2,7 +2,8 @@
 
 All training and test images of CIFAR-10 (of MNIST for one), features pooled over space. ResNet-56
 and VGG-16 were trained on the first 45,000 training images: their collapse is that of these, the
-other 5,000 are held out. For each network there are
+other 5,000 are held out. For each network there are (of ResNet-18 statistics and metrics without
+pooling are those of `public_resnet`)
 
 - NAME.json: of every block the metrics on the images it was trained on, debiased, with 95 %
   intervals (jackknife), on all 50,000, test collapse, and nearest-mean classification; of every
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 import perturb_nc as pnc
+from experiments import public_resnet
 from experiments.command import RESULTS, options
 from experiments.public_features import (
     LABELS,
@@ -53,15 +55,10 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
     "vgg16_cifar10": (100, ("blocks.9", "blocks.12", "blocks.13")),
     "cnn_cifar10": (100, ("blocks.5", "blocks.7")),
     "cnn_mnist": (100, ("blocks.1", "blocks.2")),
+    "resnet18_cifar10": (100, ("blocks.6", "blocks.7")),
 }
-
-
-# The cheapest first; ResNet-18 has an experiment of its own.
-NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "vgg16_cifar10")
-LIMITED = {  # images of training, of test and unpooled, where a CPU had no time for more
-    "vgg16_cifar10": (5_000, 2_500, 1_000),
-    "cnn_cifar10": (20_000, 5_000, 5_000),
-}
+NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "resnet18_cifar10", "vgg16_cifar10")
+BEFORE = "resnet18_cifar10"  # whose statistics `public_resnet` ships, of the same images
 
 
 @dataclass(frozen=True)
@@ -126,22 +123,24 @@ def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[st
         yield name, Layer(x, labels, trained, held_out, tested), x_test
 
 
-def limits(name: str, config: Config) -> tuple[int | None, int | None, int]:
-    """How many images of training, of test, and unpooled."""
-    if config.images:
-        return config.images, config.images, config.unpooled
-    return LIMITED.get(name, (None, None, config.unpooled))
+def statistics_file(name: str, folder: Path = FOLDER) -> Path:
+    """The shipped statistics of a network."""
+    if name == BEFORE and folder == FOLDER:
+        return public_resnet.FOLDER / "layers.safetensors"
+    return folder / f"{name}.safetensors"
+
+
+def blocks_of(name: str, folder: Path = FOLDER) -> dict[str, pnc.ClassStatistics]:
+    """The shipped statistics of its stem and blocks."""
+    layers = pnc.load_layers(statistics_file(name, folder))
+    return {layer: s for layer, s in layers.items() if layer != "head"}
 
 
 def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
-    sizes = {"piece": config.piece, "batch_size": config.batch_size}
-    most, most_test, _ = limits(name, config)
-    train, test = (
-        features(name, split, output / "pieces", images=limit, **sizes)
-        for split, limit in (("train", most), ("test", most_test))
-    )
+    sizes = {"images": config.images, "piece": config.piece, "batch_size": config.batch_size}
+    train, test = (features(name, split, output / "pieces", **sizes) for split in ("train", "test"))
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
     test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
     seen = slice(known.trained_on)
@@ -220,8 +219,12 @@ def write_files(
         "data": f"{PUBLIC_NETWORKS[name].data}, the first {number} training images",
         "features": "outputs of the blocks, mean over space",
     }
-    pnc.save_layers(narrow, output / f"{name}.safetensors", notes, dtype=torch.float32)
-    shipped = {pair: c.float() for pair, c in ends.items() if pair.split("|")[0] in narrow}
+    path = statistics_file(name, output)
+    if path.parent == output:
+        pnc.save_layers(narrow, path, notes, dtype=torch.float32)
+    # Ends of wide stages without shortcuts share no basis: nothing asks for their covariance.
+    widest = WIDEST if name.startswith("resnet") else WIDEST_STAGE
+    shipped = {pair: c.float() for pair, c in ends.items() if len(c) <= widest}
     if shipped:
         write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
 
@@ -244,7 +247,7 @@ def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStati
     path = folder / "cross" / f"{name}.safetensors"
     if not path.is_file():  # no two layers of one width
         return found
-    layers = pnc.load_layers(folder / f"{name}.safetensors")
+    layers = blocks_of(name, folder)
     for pair, cross in read_tensors(path)[0].items():
         first, last = pair.split("|")
         found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
@@ -254,7 +257,7 @@ def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStati
 def unpooled(name: str, config: Config) -> dict[str, Any]:
     """Metrics of the blocks without pooling, of the first training images."""
     model, data = public_network(name), public_inputs(name)
-    rows = slice(limits(name, config)[2])
+    rows = slice(config.unpooled)
     data = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
     found = pnc.collect_statistics(
         model,
@@ -271,7 +274,9 @@ def network(name: str, config: Config, output: Path) -> dict[str, Any]:
     """All that is known of a network, from what is finished of it."""
     parts = runs_folder(output, config)
     record = kept(parts / f"{name}.json", lambda _: measure(name, config, output))
-    record |= {"unpooled": kept(parts / f"{name}-unpooled.json", lambda _: unpooled(name, config))}
+    if name != BEFORE:
+        file = parts / f"{name}-unpooled.json"
+        record |= {"unpooled": kept(file, lambda _: unpooled(name, config))}
     if config.theory:
         record |= theory(name, output, parts)
     return record
@@ -279,8 +284,7 @@ def network(name: str, config: Config, output: Path) -> dict[str, Any]:
 
 def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
     """What the theory says, where there are layers of one width for it to speak of."""
-    path = output / f"{name}.safetensors"
-    layers, own = pnc.load_layers(path), joints(name, output)
+    layers, own = blocks_of(name, output), joints(name, output)
     found: dict[str, Any] = {"depth": {}}
     narrow = {layer: s for layer, s in layers.items() if s.dim <= WIDEST_STAGE}
     for names in runs_of_one_width(narrow):
@@ -292,7 +296,9 @@ def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
         found["fits"] = kept(parts / f"{name}-fits.json", lambda _: fits(layers))
     *_, before, last = layers.values()
     if before.dim == last.dim:
-        found["vicinity"] = kept(parts / f"{name}-vicinity.json", lambda _: vicinity(path))
+        found["vicinity"] = kept(
+            parts / f"{name}-vicinity.json", lambda _: vicinity(statistics_file(name, output))
+        )
     return found
 
 

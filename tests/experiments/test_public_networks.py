@@ -109,7 +109,7 @@ def test_the_statistics_of_resnet56_are_those_that_were_measured_elsewhere():
 def test_the_committed_statistics_have_the_committed_metrics(name):
     path = public_networks.FOLDER / f"{name}.json"
     record = json.loads(path.read_text(encoding="utf8"))
-    for layer, s in pnc.load_layers(path.with_suffix(".safetensors")).items():
+    for layer, s in public_networks.blocks_of(name).items():
         assert s.num_samples == record["images"]["trained"]
         found, wanted = pnc.collapse_metrics(s), record["layers"][layer]["trained"]
         for metric in ("nc1_trace", "nc2_etf", "cdnv"):
