@@ -35,6 +35,7 @@ from experiments.public_features import (
     block_names,
     features,
 )
+from experiments.public_tables import tables
 from experiments.public_theory import depth, fits, vicinity
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from perturb_nc.covariance_metrics import held_out_nc1, vci
@@ -44,7 +45,7 @@ from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network
 from perturb_nc.sample_metrics import nc4_accuracy, nc4_vs_network
 from perturb_nc.sampling import debiased_metrics
-from perturb_nc.storage import read_tensors, write_json, write_tensors
+from perturb_nc.storage import read_tensors, replacing, write_json, write_tensors
 from perturb_nc.study.straight_line import all_pairs, straightness
 
 FOLDER = RESULTS / "public_networks"
@@ -314,6 +315,8 @@ def main() -> None:
             record = network(name, config, chosen.output)
             write_json(path, {"manifest": manifest(config), "network": name, **record})
             print(f"wrote {path}", flush=True)
+    with replacing(chosen.output / "tables.md") as temporary:
+        temporary.write_text(tables(chosen.output, NETWORKS), encoding="utf8")
 
 
 if __name__ == "__main__":
