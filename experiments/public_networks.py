@@ -2,8 +2,8 @@
 
 All training and test images of CIFAR-10 (of MNIST for one), features pooled over space. ResNet-56
 and VGG-16 were trained on the first 45,000 training images: their collapse is that of these, the
-other 5,000 are held out. For each network there are (of ResNet-18 statistics and metrics without
-pooling are those of `public_resnet`)
+other 5,000 are held out. The statistics of ResNet-18 are those of `public_resnet`, of all training
+images; what needs features is from fewer of them. For each network there are
 
 - NAME.json: of every block the metrics on the images it was trained on, debiased, with 95 %
   intervals (jackknife), on all 50,000, test collapse, and nearest-mean classification; of every
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 import perturb_nc as pnc
-from experiments import public_resnet
-from experiments.command import RESULTS, options
+from experiments.command import options
 from experiments.public_features import (
     LABELS,
     OUTPUTS,
@@ -34,6 +33,14 @@ from experiments.public_features import (
     batches_of,
     block_names,
     features,
+)
+from experiments.public_joints import (
+    BEFORE,
+    FOLDER,
+    blocks_of,
+    joints,
+    recoloured,
+    statistics_file,
 )
 from experiments.public_tables import tables
 from experiments.public_theory import depth, fits, vicinity
@@ -45,10 +52,9 @@ from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network
 from perturb_nc.sample_metrics import nc4_accuracy, nc4_vs_network
 from perturb_nc.sampling import debiased_metrics
-from perturb_nc.storage import read_tensors, replacing, write_json, write_tensors
+from perturb_nc.storage import replacing, write_json, write_tensors
 from perturb_nc.study.straight_line import all_pairs, straightness
 
-FOLDER = RESULTS / "public_networks"
 WIDEST = 512  # of shipped statistics
 WIDEST_STAGE = 256  # of theories of depth: wider ones take an hour
 SAMPLED = {  # so many of each class, of these layers: the ends of stages, and the last stage
@@ -59,7 +65,11 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
     "resnet18_cifar10": (100, ("blocks.6", "blocks.7")),
 }
 NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "resnet18_cifar10", "vgg16_cifar10")
-BEFORE = "resnet18_cifar10"  # whose statistics `public_resnet` ships, of the same images
+LIMITED = {  # training images, where a CPU had no time for more
+    "resnet18_cifar10": 10_000,
+    "vgg16_cifar10": 10_000,
+}
+UNPOOLED = {"vgg16_cifar10": 1_000}
 
 
 @dataclass(frozen=True)
@@ -110,8 +120,10 @@ class Layer:
         }
 
 
-def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[str, Layer, Tensor]]:
-    """Every layer with its features of the test images."""
+def layers_of(
+    train: Pieces, test: Pieces, trained_on: int, known: Mapping[str, pnc.ClassStatistics]
+) -> Iterator[tuple[str, Layer, Tensor]]:
+    """Every layer with its features of the test images; its statistics are those that are known."""
     y, other = train.read(LABELS), test.read(LABELS)
     for name in train.layers:
         x, x_test = train.read(name), test.read(name)
@@ -119,42 +131,33 @@ def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[st
         if len(x) > trained_on:
             held_out = pnc.ClassStatistics.from_features(x[trained_on:], y[trained_on:], 10)
         x, labels = x[:trained_on], y[:trained_on]
-        trained = pnc.ClassStatistics.from_features(x, labels, 10)
+        trained = known.get(name) or pnc.ClassStatistics.from_features(x, labels, 10)
         tested = pnc.ClassStatistics.from_features(x_test, other, 10)
         yield name, Layer(x, labels, trained, held_out, tested), x_test
-
-
-def statistics_file(name: str, folder: Path = FOLDER) -> Path:
-    """The shipped statistics of a network."""
-    if name == BEFORE and folder == FOLDER:
-        return public_resnet.FOLDER / "layers.safetensors"
-    return folder / f"{name}.safetensors"
-
-
-def blocks_of(name: str, folder: Path = FOLDER) -> dict[str, pnc.ClassStatistics]:
-    """The shipped statistics of its stem and blocks."""
-    layers = pnc.load_layers(statistics_file(name, folder))
-    return {layer: s for layer, s in layers.items() if layer != "head"}
 
 
 def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
-    sizes = {"images": config.images, "piece": config.piece, "batch_size": config.batch_size}
-    train, test = (features(name, split, output / "pieces", **sizes) for split in ("train", "test"))
+    sizes = {"piece": config.piece, "batch_size": config.batch_size}
+    train, test = (
+        features(name, split, output / "pieces", images=config.images or limit, **sizes)
+        for split, limit in (("train", LIMITED.get(name)), ("test", None))
+    )
+    whole = blocks_of(name) if name == BEFORE and output == FOLDER else {}
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
     test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
     seen = slice(known.trained_on)
     own = {"trained": guesses[seen], "test": test_guesses, "test_labels": test_y}
     head = public_network(name).get_submodule("head").weight.detach()
     records, statistics = {}, {}
-    for layer, found, x_test in layers_of(train, test, known.trained_on):
+    for layer, found, x_test in layers_of(train, test, known.trained_on, whole):
         weight = head if layer == train.layers[-1] else None
         records[layer] = found.record(x_test, own, weight)
-        statistics[layer] = found.trained
+        statistics[layer] = pnc.ClassStatistics.from_features(found.features, found.labels, 10)
         print(f"{name} {layer}: measured", flush=True)
     ways, ends = stages(train, statistics, known.trained_on)
-    write_files(name, output, statistics, ends)
+    write_files(name, output, statistics | whole, ends)
     write_samples(name, output, train, known.trained_on)
     right = guesses == y
     return {
@@ -163,7 +166,12 @@ def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
             "held_out": right[known.trained_on :].double().mean().item(),
             "test": (test_guesses == test_y).double().mean().item(),
         },
-        "images": {"trained": len(y[seen]), "held_out": len(y[seen.stop :]), "test": len(test_y)},
+        "images": {
+            "trained": (statistics | whole)[layer].num_samples,
+            "held_out": len(y[seen.stop :]),
+            "test": len(test_y),
+            "features": len(y[seen]),
+        },
         "layers": records,
         "straightness": ways,
     }
@@ -171,8 +179,8 @@ def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
 
 def stages(
     train: Pieces, statistics: Mapping[str, pnc.ClassStatistics], trained_on: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Of every stage how straight it is; (first, last) → the covariance between its ends."""
+) -> tuple[dict[str, Any], dict[tuple[str, str], JointStatistics]]:
+    """Of every stage how straight it is, and the joint statistics of its ends."""
     ways, ends = {}, {}
     for names in runs_of_one_width(statistics):
         deviations = {name: deviation(train, statistics[name], name, trained_on) for name in names}
@@ -185,7 +193,7 @@ def stages(
         first, last = names[0], names[-1]
         way = asdict(straightness(pairs))
         ways[f"{first} to {last}"] = {k: np.asarray(v).tolist() for k, v in way.items()}
-        ends[f"{first}|{last}"] = pairs[first, last].cross
+        ends[first, last] = pairs[first, last]
     return ways, ends
 
 
@@ -210,24 +218,32 @@ def write_files(
     name: str,
     output: Path,
     statistics: Mapping[str, pnc.ClassStatistics],
-    ends: Mapping[str, Tensor],
+    ends: Mapping[tuple[str, str], JointStatistics],
 ) -> None:
     """Statistics of the layers and the covariances between the ends of stages, in float32."""
     narrow = {layer: s for layer, s in statistics.items() if s.dim <= WIDEST}
-    number = next(iter(statistics.values())).num_samples
-    notes = {
-        "network": f"{name}, see perturb_nc.networks.public",
-        "data": f"{PUBLIC_NETWORKS[name].data}, the first {number} training images",
-        "features": "outputs of the blocks, mean over space",
-    }
+
+    def notes(s: pnc.ClassStatistics) -> dict[str, str]:
+        return {
+            "network": f"{name}, see perturb_nc.networks.public",
+            "data": f"{PUBLIC_NETWORKS[name].data}, the first {s.num_samples} training images",
+            "features": "outputs of the blocks, mean over space",
+        }
+
     path = statistics_file(name, output)
     if path.parent == output:
-        pnc.save_layers(narrow, path, notes, dtype=torch.float32)
+        of = notes(next(iter(statistics.values())))
+        pnc.save_layers(narrow, path, of, dtype=torch.float32)
     # Ends of wide stages without shortcuts share no basis: nothing asks for their covariance.
     widest = WIDEST if name.startswith("resnet") else WIDEST_STAGE
-    shipped = {pair: c.float() for pair, c in ends.items() if len(c) <= widest}
+    shipped = {
+        f"{a}|{b}": recoloured(joint, statistics[a], statistics[b]).float()
+        for (a, b), joint in ends.items()
+        if joint.first.dim <= widest
+    }
     if shipped:
-        write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
+        of = notes(next(iter(ends.values())).first)
+        write_tensors(output / "cross" / f"{name}.safetensors", shipped, of)
 
 
 def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> None:
@@ -242,23 +258,10 @@ def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> No
     write_tensors(output / "samples" / f"{name}.safetensors", tensors, notes)
 
 
-def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStatistics]:
-    """Joint statistics of the ends of every stage of a network, from its shipped files."""
-    found: dict[tuple[str, str], JointStatistics] = {}
-    path = folder / "cross" / f"{name}.safetensors"
-    if not path.is_file():  # no two layers of one width
-        return found
-    layers = blocks_of(name, folder)
-    for pair, cross in read_tensors(path)[0].items():
-        first, last = pair.split("|")
-        found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
-    return found
-
-
 def unpooled(name: str, config: Config) -> dict[str, Any]:
     """Metrics of the blocks without pooling, of the first training images."""
     model, data = public_network(name), public_inputs(name)
-    rows = slice(config.unpooled)
+    rows = slice(min(config.unpooled, UNPOOLED.get(name, config.unpooled)))
     data = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
     found = pnc.collect_statistics(
         model,

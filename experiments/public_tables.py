@@ -28,9 +28,9 @@ def tables(folder: Path, names: tuple[str, ...]) -> str:
 def heading(record: Mapping[str, Any]) -> str:
     """Images and accuracies, and at how many steps each metric falls."""
     said = []
-    for split, number in record["images"].items():
-        if number:
-            said.append(f"{split}: {number:,} images, accuracy {record['accuracy'][split]:.5g}")
+    for split, accuracy in record["accuracy"].items():
+        if accuracy is not None:
+            said.append(f"{split}: {record['images'][split]:,} images, accuracy {accuracy:.5g}")
     layers = [layer["trained"] for layer in record["layers"].values()]
     for metric in FALLING:
         falls = sum(b[metric] < a[metric] for a, b in pairwise(layers))
