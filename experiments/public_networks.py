@@ -65,11 +65,11 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
     "resnet18_cifar10": (100, ("blocks.6", "blocks.7")),
 }
 NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "resnet18_cifar10", "vgg16_cifar10")
-LIMITED = {  # training images, where a CPU had no time for more
-    "resnet18_cifar10": 10_000,
-    "vgg16_cifar10": 10_000,
+LIMITED = {  # images of training, of test and unpooled, where a CPU had no time for more
+    "vgg16_cifar10": (5_000, 2_500, 1_000),
+    "cnn_cifar10": (20_000, 5_000, 5_000),
+    "resnet18_cifar10": (5_000, None, None),
 }
-UNPOOLED = {"vgg16_cifar10": 1_000}
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,20 @@ def layers_of(
         yield name, Layer(x, labels, trained, held_out, tested), x_test
 
 
+def limits(name: str, config: Config) -> tuple[int | None, int | None, int | None]:
+    """How many images of training, of test, and unpooled."""
+    if config.images:
+        return config.images, config.images, config.unpooled
+    return LIMITED.get(name, (None, None, config.unpooled))
+
+
 def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
     sizes = {"piece": config.piece, "batch_size": config.batch_size}
     train, test = (
-        features(name, split, output / "pieces", images=config.images or limit, **sizes)
-        for split, limit in (("train", LIMITED.get(name)), ("test", None))
+        features(name, split, output / "pieces", images=limit, **sizes)
+        for split, limit in zip(("train", "test"), limits(name, config), strict=False)
     )
     whole = blocks_of(name) if name == BEFORE and output == FOLDER else {}
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
@@ -261,7 +268,7 @@ def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> No
 def unpooled(name: str, config: Config) -> dict[str, Any]:
     """Metrics of the blocks without pooling, of the first training images."""
     model, data = public_network(name), public_inputs(name)
-    rows = slice(min(config.unpooled, UNPOOLED.get(name, config.unpooled)))
+    rows = slice(limits(name, config)[2])
     data = Dataset(data.name, data.inputs[rows], data.labels[rows], data.num_classes)
     found = pnc.collect_statistics(
         model,
