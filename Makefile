@@ -12,7 +12,7 @@ help:  ## list the targets
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: .venv/installed  ## train on digits, measure every layer, predict, certify, report (about 12 s)
+demo: .venv/installed  ## train on digits, measure every layer, predict, certify, report (about 15 s)
 	$(BIN)/perturb-nc demo --output results/demo
 
 test: .venv/installed  ## the whole default test suite

@@ -45,13 +45,17 @@ from experiments.public_joints import (
 from experiments.public_tables import tables
 from experiments.public_theory import depth, fits, vicinity
 from experiments.resume import is_finished, kept, manifest, runs_folder
-from perturb_nc.covariance_metrics import held_out_nc1, vci
-from perturb_nc.feature_ranks import feature_ranks
 from perturb_nc.measure import JointStatistics
+from perturb_nc.metrics import (
+    debiased_metrics,
+    feature_ranks,
+    held_out_nc1,
+    nc4_accuracy,
+    nc4_vs_network,
+    vci,
+)
 from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network
-from perturb_nc.sample_metrics import nc4_accuracy, nc4_vs_network
-from perturb_nc.sampling import debiased_metrics
 from perturb_nc.storage import replacing, write_json, write_tensors
 from perturb_nc.study.straight_line import all_pairs, straightness
 

@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 
 import perturb_nc as pnc
-from perturb_nc import sample_metrics
 from perturb_nc.measure.reductions import random_projection
+from perturb_nc.metrics import samples
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.deep.anchored import AnchoredDeepProblem
 from perturb_nc.theory.deep.collapse import deep_collapse_optimum
@@ -100,8 +100,8 @@ VERBS = {
     "nested lists": lambda: pnc.collapse_metrics(
         pnc.ClassStatistics.from_features(FEATURES.tolist(), LABELS), NEAR[:3].tolist()
     ),
-    "stable_rank": lambda: sample_metrics.stable_rank(NEAR.tolist(), LABELS),
-    "nc4": lambda: sample_metrics.nc4_accuracy(statistics(), NEAR.tolist(), LABELS),
+    "stable_rank": lambda: samples.stable_rank(NEAR.tolist(), LABELS),
+    "nc4": lambda: samples.nc4_accuracy(statistics(), NEAR.tolist(), LABELS),
     "minimize": optimum,
     "minimize with bias": lambda: pnc.minimize(problem(), initial_weight=NEAR[:3].tolist()),
     "certify": lambda: pnc.certify(problem(), NEAR[:3].tolist()),

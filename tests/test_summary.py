@@ -55,7 +55,7 @@ def results():
     model = deep.DeepUFM([0, 0, 1, 1], (5, 4), lambdas=0.01, lambda_h=0.01)
     return {
         "statistics": s,
-        "span": importlib.import_module("perturb_nc.span_statistics").span_statistics(x, labels),
+        "span": pnc.measure.SpanStatistics.from_features(x, labels),
         "joint": pnc.measure.JointStatistics(s, s, s.within),
         "metrics": pnc.collapse_metrics(s),
         "nearest": pnc.measure.NearestMeanScores(0.9, 0.1),

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturb_nc.cli.arguments import Folder, Json, layers_in, name_of, progress_bar, refuse_file
+from perturb_nc.cli.arguments import (
+    FolderIfAsked,
+    Json,
+    layers_in,
+    name_of,
+    progress_bar,
+    refuse_file,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,7 +38,7 @@ def bench(
         typer.Option(help="joint statistics of the layers (`save_joint`), for the straight lines"),
     ] = None,
     time_limit: TimeLimit = None,
-    output: Folder = Path("results/bench"),
+    output: FolderIfAsked = None,
     as_json: Json = False,
 ) -> None:
     """Which theory of depth a network follows, how straight it is, and where each theory fails.
@@ -59,16 +66,19 @@ def bench(
             records[name] = bench_tables.record(found)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        path = output / f"bench-{name}.png"
-        with replacing(path) as picture:
-            figure(found, title=name).savefig(picture, dpi=150)
-        write_json(output / "bench.json", records)  # what is finished is kept
         if not as_json:
-            terminal.show(*bench_tables.parts(records[name], title=name), f"wrote {path}")
+            terminal.show(*bench_tables.parts(records[name], title=name))
+        if output is not None:
+            with replacing(output / f"bench-{name}.png") as picture:
+                figure(found, title=name).savefig(picture, dpi=150)
+            write_json(output / "bench.json", records)  # what is finished is kept
     if as_json:
         print(json_text(records))
-    else:
-        terminal.show(bench_tables.sees_table(), f"wrote {output / 'bench.json'}")
+        return
+    terminal.show(bench_tables.sees_table())
+    if output is not None:
+        written = (*(f"bench-{name}.png" for name in names), "bench.json")
+        terminal.show(*(f"wrote {output / name}" for name in written))
 
 
 def benched(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturb_nc.cli.arguments import layers_for, name_of, progress_bar, statistics_file
+from perturb_nc.cli.arguments import Json, layers_for, name_of, progress_bar, statistics_file
 from perturb_nc.cli.bench import TimeLimit, benched, seconds
 from perturb_nc.show.labels import printable
 
@@ -49,10 +49,11 @@ def report(
     save: Annotated[
         Path | None, typer.Option(help="folder for the comparisons, as they finish: RUNs later on")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """One self-contained HTML page: measured, predicted, and where the prediction fails."""
     from perturb_nc.show.report.page import write_report
-    from perturb_nc.storage import existing, writable, writable_folder
+    from perturb_nc.storage import existing, json_text, writable, writable_folder
     from perturb_nc.study.depth import PLACING
 
     if output.suffix.lower() not in (".html", ".htm"):
@@ -83,7 +84,8 @@ def report(
         raise ValueError(f"{names} must be left out: every RUN is a finished comparison")
     within = partial(benched, metric=metric or PLACING, joints={}, time_limit=limit)
     write_report(_compared(networks, settings, save, within if bench else None), output)
-    print(printable(f"wrote {output}"))
+    done = {"file": str(output), "networks": list(networks)}
+    print(json_text(done) if as_json else printable(f"wrote {output}"))
 
 
 def _loaded(file: Path, loss: str) -> "tuple[str, xr.Dataset | Statistics]":

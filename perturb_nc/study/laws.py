@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.metrics.table import CollapseMetrics
 from perturb_nc.study.rivals import Prediction, Stage, Vector
 from perturb_nc.validation import at_least, positive
 

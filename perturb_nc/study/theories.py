@@ -8,7 +8,7 @@ from functools import cache, partial
 import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 
-from perturb_nc import metrics as metric_functions
+from perturb_nc.metrics import table as metric_functions
 from perturb_nc.study.depth import COMPARED, place
 from perturb_nc.study.laws import deep_linear, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio
@@ -62,6 +62,7 @@ def central_path(stage: Stage) -> Prediction:
     """The central path from the first layer, λ_W fitted to the layers that are seen (λ_H = 0)."""
 
     def at(lambda_w: float) -> Prediction:
+        """What the path of this λ_W predicts."""
         clock = stage.clock.silent()
         placed = place(stage, lambda_w, lambda_h=0.0, rtol=_RTOL, clock=clock)
         reached = {name: path for name, path in placed.items() if path is not None}

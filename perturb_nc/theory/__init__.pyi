@@ -12,6 +12,7 @@ from .cross_entropy.collapse import (
 from .cross_entropy.flow import CrossEntropyFlow, cross_entropy_flow
 from .cross_entropy.minimize import CrossEntropySolution
 from .cross_entropy.response import CrossEntropyResponse
+from .cross_entropy.vicinity import CrossEntropyVicinity, cross_entropy_vicinity
 from .flow.cascade import Cascade, effective_complexity
 from .flow.central_path import central_path_flows
 from .flow.chain import Chain, chain
@@ -41,6 +42,7 @@ __all__ = [
     "CrossEntropyResponse",
     "CrossEntropySolution",
     "CrossEntropySpectrum",
+    "CrossEntropyVicinity",
     "ExactCollapse",
     "Exponential",
     "FlowCost",
@@ -60,6 +62,7 @@ __all__ = [
     "cross_entropy_collapse",
     "cross_entropy_flow",
     "cross_entropy_spectrum",
+    "cross_entropy_vicinity",
     "decay_effects",
     "deep",
     "effective_complexity",

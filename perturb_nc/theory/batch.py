@@ -53,6 +53,19 @@ def minimize_batch(
     Raises:
         ValueError: settings out of range or of different lengths; tol, max_steps or time_limit out
             of range; statistics too badly scaled for float64.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> settings = {"lambda_w": [0.01, 0.1], "lambda_h": [0.05, 0.05], "beta": [0.5, 0.5]}
+        >>> found = pnc.minimize_batch(statistics, **settings)
+        >>> found.weight(1).shape, found.metrics["nc1"].shape
+        (torch.Size([3, 5]), torch.Size([2]))
+
+    See Also:
+        minimize: one setting. sweep: a grid of them. small_vicinity_batch: in closed form.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     check_full(statistics)

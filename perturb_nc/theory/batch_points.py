@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.metrics import metric_tensors
+from perturb_nc.metrics.table import metric_tensors
 from perturb_nc.moments import Covariance, Moments
 from perturb_nc.theory.compression import Compression
 from perturb_nc.theory.isolated import weight_response

@@ -90,6 +90,16 @@ def exact_collapse(
     Raises:
         ValueError: arguments out of range.
 
+    Example:
+        >>> settings = {"num_classes": 4, "dim": 6, "lambda_w": 0.05, "lambda_h": 0.02}
+        >>> collapse = pnc.exact_collapse(**settings, bias=True)  # a simplex
+        >>> metrics = pnc.collapse_metrics(collapse.statistics(5), collapse.weight)
+        >>> metrics.nc1_trace, round(metrics.nc3_duality, 12)
+        (0.0, 0.0)
+
+    See Also:
+        near_collapse_spectrum: what a change of H0 does to it. small_vicinity: the optimum near it.
+
     Source: Tirer et al. 2023, Theorem 2.1; with bias Tirer & Bruna 2022.
     """
     lambda_w, lambda_h = positive(lambda_w, "lambda_w"), positive(lambda_h, "lambda_h")

@@ -81,14 +81,23 @@ def minimize(
     instance(problem, NearCollapseProblem, "problem", "make one from statistics")
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     clock = Clock.of(time_limit, progress)
-    if initial_weight is None:
-        settings = problem.regularization.as_tensor(problem.statistics.means)[None]
-        space = narrow(problem.statistics, settings)
-        weight = starting_weight(replace(problem, statistics=space.statistics))[None]
-    else:
-        space = uncompressed(problem.statistics)
-        weight = problem.checked_weight(initial_weight, "initial_weight")[None]
-    return _minimized(problem, space, weight, tol, max_steps, clock)
+    if initial_weight is not None:
+        initial_weight = problem.checked_weight(initial_weight, "initial_weight")
+    with torch.inference_mode():  # a quarter of the time of small problems is autograd's books
+        found = _minimized(problem, *_start(problem, initial_weight), tol, max_steps, clock)
+    own = {n: v.clone() for n, v in vars(found).items() if isinstance(v, torch.Tensor)}
+    return replace(found, **own)  # ordinary tensors
+
+
+def _start(
+    problem: NearCollapseProblem, weight: Rows | None
+) -> tuple[Compression, Float64[Tensor, "1 K n"]]:
+    """A space for the steps, and a weight in it to begin with."""
+    if weight is not None:
+        return uncompressed(problem.statistics), weight[None]
+    settings = problem.regularization.as_tensor(problem.statistics.means)[None]
+    space = narrow(problem.statistics, settings)
+    return space, starting_weight(replace(problem, statistics=space.statistics))[None]
 
 
 def _minimized(

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from perturb_nc.measure.dataset import Dataset, batches
 from perturb_nc.measure.extraction import collect_features, collect_statistics
 from perturb_nc.measure.reductions import random_projection
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.networks.architectures import MLP, ResidualMLP
 from perturb_nc.networks.convolutional import VGG, ConvNet
 from perturb_nc.networks.resnet import ResNet

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.sample_moments import SampleMoments
+from perturb_nc.metrics.sample_moments import SampleMoments
 from perturb_nc.study import resampling
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.study.resampling import sampling_intervals

@@ -145,6 +145,7 @@ def scalar_optimum(depth: int, coefficient: float) -> tuple[float, float]:
     crest = (depth - 1) / (2 * depth)  # of (1-p) p^power, which decreases from here on
 
     def slope(p: float) -> float:
+        """0 at the optimum."""
         return (1 - p) * p**power - coefficient
 
     if slope(crest) <= 0:

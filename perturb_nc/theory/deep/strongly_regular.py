@@ -151,12 +151,14 @@ def strongly_regular_solution(
     coefficient = math.exp((log_factors + log_penalty) / depth)
 
     def objective(log_square: float) -> float:
+        """As a function of the log of the square."""
         fit = last / (math.exp(log_square) * squares + k * last)
         return float(0.5 * multiplicities @ fit) + depth / 2 * coefficient * math.exp(
             log_square / depth
         )
 
     def slope(log_square: float) -> float:
+        """Its derivative."""
         gains = math.exp(log_square) * squares
         fit = float(multiplicities @ (last * gains / (gains + k * last) ** 2))
         return -0.5 * fit + 0.5 * coefficient * math.exp(log_square / depth)

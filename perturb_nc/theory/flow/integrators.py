@@ -93,16 +93,19 @@ class Scipy:
         sizes = [state.means.numel(), state.propagator.numel()]
 
         def unpack(flat: NDArray[np.float64]) -> FlowState:
+            """The state of a flat vector."""
             means, propagator = torch.from_numpy(flat).to(state.means).split(sizes)
             return FlowState(
                 means.view_as(state.means), propagator.view_as(state.propagator), state.outer
             )
 
         def rate(_: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+            """The right-hand side, flat."""
             now = unpack(flat)
             return pack(*model.rate(now, model.weight(now)))
 
         def pack(means: Tensor, propagator: Tensor) -> NDArray[np.float64]:
+            """The flat vector of a state."""
             return torch.cat([means.flatten(), propagator.flatten()]).cpu().numpy()
 
         first = pack(state.means, state.propagator)

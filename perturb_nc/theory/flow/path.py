@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc import metrics as metric_functions
-from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
+from perturb_nc.metrics import table as metric_functions
+from perturb_nc.metrics.table import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 from perturb_nc.summary import Tabular
@@ -286,7 +286,10 @@ def events(until: Mapping[str, float]) -> list[Event]:
         raise ValueError(f"until must name metrics ({', '.join(known)}) or speed, got {unknown}")
 
     def event(name: str, value: float) -> Event:
+        """0 where the quantity has the value."""
+
         def distance(space: FlowSpace, state: FlowState, weight: Rows) -> float:
+            """The quantity less the value."""
             if name == "speed":
                 return float(space.model.speed(state, weight)) - value
             return float(getattr(metric_functions, name)(space.statistics_at(state))) - value

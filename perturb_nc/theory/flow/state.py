@@ -157,6 +157,7 @@ def step_error(
     nothing, start = torch.zeros_like(state.outer), model.start
 
     def rms(propagator: Tensor, outer: Factor = nothing) -> Tensor:
+        """Root mean square of the deviations."""
         return model.spread(propagator, outer).clamp_min(0).sqrt()
 
     # Of deviations that decay on their own a hundred millionth is resolved.
