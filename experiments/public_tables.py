@@ -51,13 +51,18 @@ def table(record: Mapping[str, Any], columns: tuple[str, ...] | None = None) -> 
 def _half(layer: Mapping[str, Any]) -> str:
     """Half of the interval of NC1 relative to its middle."""
     low, high = layer["intervals"]["nc1"]
-    return "–" if low is None else f"{100 * math.log(high / low) / 2:.2g} %"
+    return "–" if low is None else f"{_short(50 * math.log(high / low), 2)} %"
 
 
-def _short(value: float | None) -> str:
+def _short(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
-    return f"{value:.3g}".removeprefix("0") if value < 1 else f"{value:.3g}"
+    text = f"{value:#.{digits}g}".removesuffix(".")
+    return text.removeprefix("0") if value < 1 else text
+
+
+def _share(value: float) -> str:
+    return (f"{value:.4f}" if 0.9995 <= value < 1 else f"{value:.3f}").removeprefix("0")
 
 
 _ROWS = {
@@ -68,6 +73,6 @@ _ROWS = {
     "ÑC1 of test images about the train means": lambda layer: _short(layer["test_collapse"]),
     "NC2": lambda layer: _short(layer["trained"]["nc2_etf"]),
     "CDNV": lambda layer: _short(layer["trained"]["cdnv"]),
-    "nearest-mean accuracy, trained": lambda layer: _short(layer["nearest_mean"]["trained"]),
-    "the same, test": lambda layer: _short(layer["nearest_mean"]["test"]),
+    "nearest-mean accuracy, trained": lambda layer: _share(layer["nearest_mean"]["trained"]),
+    "the same, test": lambda layer: _share(layer["nearest_mean"]["test"]),
 }
