@@ -11,18 +11,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
 
 import perturb_nc as pnc
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FACES = ("deep", "measure", "metrics", "networks", "show", "study", "theory")
-HOW_TO = ("metric", "layers", "huge", "monitor", "report")
+HOW_TO = ("metric", "layers", "huge", "monitor", "report", "plot")
+USES = ("predict", "sweep", "compare")
+NOTEBOOKS = sorted(p.stem for p in (DOCS / "notebooks").glob("*.md") if p.stem != "index")
 PAGES = [
     "tutorial.md",
     "numerical.md",
     "cross_entropy.md",
     *(f"howto/{name}.md" for name in HOW_TO),
+    *(f"uses/{name}.md" for name in USES),
 ]
 
 
@@ -59,6 +63,40 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, unchecked, tmp_path, m
     code = "\n".join(blocks(page))
     assert code
     exec(compile(code, page, "exec"), {"__name__": "page"})
+    pyplot.close("all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_from_top_to_bottom(name, unchecked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = re.findall(
+        r"```\{code-cell\} python\n(.*?)```", read(f"notebooks/{name}.md"), re.DOTALL
+    )
+    assert len(cells) > 5
+    exec(compile("\n".join(cells), name, "exec"), {"__name__": "page"})
+    drawn = [pyplot.figure(number) for number in pyplot.get_fignums()]
+    pyplot.close("all")
+    assert len(drawn) >= 3
+
+
+def test_every_notebook_is_listed_downloadable_and_ends_with_its_limits():
+    listed = read("notebooks/index.md").rpartition("```{toctree}")[2].split()
+    assert set(NOTEBOOKS) == {name for name in listed if name.isidentifier()}
+    for name in NOTEBOOKS:
+        page = read(f"notebooks/{name}.md")
+        assert page.startswith("---\nfile_format: mystnb\n")
+        assert f"{{nb-download}}`{name}.ipynb`" in page
+        assert re.findall(r"^## (.*)$", page, re.M)[-1] == "Limits"
+
+
+def test_each_use_has_a_page_with_a_picture_one_step_from_the_first():
+    first = read("index.md")
+    assert sorted(USES) == sorted(path.stem for path in (DOCS / "uses").glob("*.md"))
+    for name in USES:
+        assert f":link: uses/{name}\n" in first
+        (figure,) = re.findall(r"```\{image\} (\S+)", read(f"uses/{name}.md"))
+        assert (DOCS / "uses" / figure).is_file()
 
 
 def test_the_tutorial_says_what_its_code_prints(capsys, unchecked):
@@ -116,7 +154,7 @@ def test_the_reference_has_every_public_name_once_and_nothing_else():
 def test_every_figure_is_in_the_gallery_with_its_command():
     gallery = read("gallery.md")
     makefile = (ROOT / "Makefile").read_text(encoding="utf8")
-    shown = re.findall(r"```\{figure\} \.\./paper_figs/(\w+)\.png", gallery)
+    shown = re.findall(r"```\{figure\} \.\./paper_figs/(\w+)\.png\n:name: \1\n", gallery)
     for suffix in (".png", ".pdf"):
         drawn = sorted(path.stem for path in (ROOT / "paper_figs").glob(f"*{suffix}"))
         assert drawn == sorted(shown), suffix
@@ -194,7 +232,16 @@ def test_the_site_builds_without_a_warning(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "NearCollapseProblem" in (tmp_path / "site" / "api" / "theory.html").read_text("utf8")
+    page = (tmp_path / "site" / "api" / "theory.html").read_text("utf8")
+    assert r"\frac{\lambda _{W}}{2K} |W|^{2}" in page
+    assert 'class="viewcode-link' in page
+    for name in NOTEBOOKS:
+        (kept,) = (tmp_path / "site" / "_downloads").rglob(f"{name}.ipynb")
+        cells = json.loads(kept.read_text("utf8"))["cells"]
+        assert any(cell.get("outputs") for cell in cells)
+    remote = r'<(?:script|img|iframe|link rel="stylesheet")[^>]*(?:src|href)="(?:https?:)?//'
+    for path in (tmp_path / "site").rglob("*.html"):
+        assert not re.search(remote, path.read_text("utf8")), path.name
 
 
 def test_sections_that_docstrings_cite_are_there():
