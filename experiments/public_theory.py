@@ -12,7 +12,7 @@ from perturb_nc.measure import JointStatistics
 from perturb_nc.study import theories_of_depth
 from perturb_nc.study.rivals import stages
 
-FIT_SECONDS = 110.0
+FIT_SECONDS = 120.0
 _PLACING = "nc1_span"
 
 
