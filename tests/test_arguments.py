@@ -8,6 +8,7 @@ import torch
 
 import perturb_nc as pnc
 from perturb_nc.layer_files import load_samples
+from perturb_nc.measure.epoch_file import read_epochs
 from perturb_nc.study.sweep_store import open_sweep
 from perturb_nc.theory.flow.path import FlowPath
 
@@ -150,7 +151,7 @@ PATHS = {
     "FlowPath.load": (FlowPath.load, "path"),
     "load_comparison": (pnc.load_comparison, "path"),
     "open_sweep": (open_sweep, "path"),
-    "read_epochs": (pnc.read_epochs, "path"),
+    "read_epochs": (read_epochs, "path"),
     "monitor": (lambda path: pnc.CollapseMonitor(MODEL, LOADER, path=path), "path"),
     "checkpoints": (
         lambda path: pnc.measure.measure_checkpoints(MODEL, LOADER, path),
