@@ -71,7 +71,7 @@ def mlp(config: Config, data: Dataset) -> MLP:
 
 def convnet(config: Config, data: Dataset) -> ConvNet:
     """An untrained ConvNet with batch norm and no bias in its last layer."""
-    size = {"width": config.conv_width, "depth": config.conv_depth}
+    size = {"width": config.conv_width, "num_blocks": config.conv_depth}
     return ConvNet(data.inputs.shape[1], data.num_classes, **size)
 
 

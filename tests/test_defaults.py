@@ -84,7 +84,7 @@ def deep_training():
 
 
 def anchored():
-    deep = AnchoredDeepProblem(statistics(), depth=2, **KEYS, beta=0.7)
+    deep = AnchoredDeepProblem(statistics(), num_layers=2, **KEYS, beta=0.7)
     return minimize_anchored(deep)
 
 
@@ -159,10 +159,10 @@ VERBS = {
         network(), loader(), pnc.collect_statistics(network(), loader())
     ),
     "deep_collapse_optimum": lambda: deep_collapse_optimum(
-        depth=3, num_classes=3, samples_per_class=[4, 5, 6], lambdas=5e-3, lambda_h=5e-4
+        num_layers=3, num_classes=3, samples_per_class=[4, 5, 6], lambdas=5e-3, lambda_h=5e-4
     ).parameters((4, 5, 6)),
     "strongly_regular_solution": lambda: strongly_regular_solution(
-        depth=3, num_classes=6, samples_per_class=2, lambdas=5e-3, lambda_h=5e-4
+        num_layers=3, num_classes=6, samples_per_class=2, lambdas=5e-3, lambda_h=5e-4
     ).parameters((7, 7, 7)),
     "deep training": deep_training,
     "minimize_anchored": anchored,

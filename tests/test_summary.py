@@ -51,7 +51,7 @@ def results():
     few, of_few = x[:24], labels[:24]
     entropy = pnc.CrossEntropyProblem(few, of_few, **SETTING)
     settled = pnc.minimize(entropy)
-    anchored = deep.AnchoredDeepProblem(s, **SETTING, depth=2)
+    anchored = deep.AnchoredDeepProblem(s, **SETTING, num_layers=2)
     model = deep.DeepUFM([0, 0, 1, 1], (5, 4), lambdas=0.01, lambda_h=0.01)
     return {
         "statistics": s,

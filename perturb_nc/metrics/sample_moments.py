@@ -1,4 +1,4 @@
-"""Moments of a finite sample without the bias that its size puts into them.
+"""Moments of a finite sample without the sampling bias, which its size puts into them.
 
 The mean of n samples misses that of the class by noise of variance tr Σ_k/n, which plug-in metrics
 count as distance between classes. Here it is taken off first: with v̂_k = v_k n_k/(n_k - 1), the
@@ -9,7 +9,7 @@ unbiased variance of class k, and J = I - 11ᵀ/K,
 
 and the metrics are functions of these. Σ_W is scaled by N/(N - K); for t_k the class covariances
 are taken to share one shape and the features to be near Gaussian. Ratios of unbiased estimates keep
-a bias of second order.
+a sampling bias of second order.
 """
 
 import math

@@ -44,7 +44,7 @@ class DebiasedMetrics(Summarised):
 
 
 def debiased_metrics(statistics: ClassStatistics | SpanStatistics) -> DebiasedMetrics:
-    """Collapse metrics without the bias of a finite sample.
+    """Collapse metrics without the sampling bias, which a finite sample gives them.
 
     For measured features: those of an optimum or a path hold the noise of H0 as their own.
     """

@@ -55,11 +55,6 @@ def points(
             yield part, rows, part.space.at(part.weight[rows], own, bias)
 
 
-def full_norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
-    """ReducedPoint.gradient_norm of lifted weights, in all d dimensions."""
-    return torch.hypot(point.gradient_norm, space.neglected(point))
-
-
 def metrics_at(point: ReducedPoint) -> Mapping[str, Float64[Tensor, "b"]]:
     """All metrics at points."""
     return metric_tensors(_moved(point), point.weight)

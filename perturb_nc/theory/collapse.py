@@ -74,7 +74,7 @@ def exact_collapse(
     """The optimum of (1) for balanced classes at β = 0, and at any β when H0 is this optimum.
 
     Holds for classes of one size, λ_W, λ_H > 0 and d >= K (d >= K-1 with bias). Classes of several
-    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` at depth 1. With
+    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` of one layer. With
     d < K the optimum is no frame.
 
     With c0 = √(λ_W λ_H) and ρ = max(0, 1 - c0) √(λ_W/λ_H) the class means are √ρ R with R an

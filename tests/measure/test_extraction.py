@@ -198,7 +198,7 @@ class Odd(nn.Module):
 MODELS = {
     "mlp": lambda: MLP(32, (7, 6), K, batch_norm=True, activation="silu"),
     "residual": lambda: ResidualMLP(32, 6, 2, K, activation="leaky_relu"),
-    "convnet": lambda: ConvNet(2, K, width=3, depth=2),
+    "convnet": lambda: ConvNet(2, K, width=3, num_blocks=2),
     "vgg": lambda: VGG(2, K, stages=(1, 1), width=3, hidden=(5,)),
     "resnet": lambda: ResNet(2, K, stages=(1, 1), width=3),
     "odd": Odd,
