@@ -148,6 +148,13 @@ def test_the_reference_has_every_public_name_once_and_nothing_else():
     assert set(names) == wanted  # so nothing under the path of its module
     for name in names:
         assert attribute(name).__doc__, name
+    for path in (DOCS / "api").glob("*.md"):
+        listed = re.findall(
+            r"^\.\. auto\w+:: (\S+)\n   :members: (.+)$", path.read_text("utf8"), re.M
+        )
+        for name, members in listed:
+            for member in members.split(","):
+                assert hasattr(attribute(name), member.strip()), f"{name}: {member}"
 
 
 def test_every_figure_is_in_the_gallery_with_its_command():
