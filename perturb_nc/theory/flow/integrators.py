@@ -43,6 +43,7 @@ class Exponential:
             positive(self.step, "step")
         at_least(self.max_steps, 1, "max_steps")
 
+    @torch.inference_mode()  # many small operations, of which autograd's books are a quarter
     def integrate(
         self,
         space: FlowSpace,

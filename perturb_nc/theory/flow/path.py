@@ -255,7 +255,7 @@ def flow_paths(run: Trajectory, rtol: float, atol: float, method: Method) -> lis
             beta=float(model.beta[b]),
             times=basis.new_tensor(run.times),
             means=torch.stack([state.means[b] @ basis[b].mT for state in run.states]),
-            basis=basis[b],
+            basis=basis[b].clone(),  # an ordinary tensor
             inner=torch.stack([state.propagator[b] for state in run.states]),
             outer=torch.stack([state.outer[b, 0, 0] for state in run.states]),
             status=run.status,

@@ -118,6 +118,8 @@ class FlowModel:
 
     def relaxation(self, time: float) -> tuple[Factor, Factor]:
         """e^{-ct} and β(1 - e^{-ct})/c, which is 0 where β = 0 (and c may be)."""
+        if not self.anchored:
+            return torch.exp(-self.c * time), torch.zeros_like(self.c)
         rest = torch.expm1(-self.c * time)
         gamma = torch.where(self.c > 0, -self.beta * rest / self.c, 0.0)
         return torch.exp(-self.c * time), gamma
