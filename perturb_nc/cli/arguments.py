@@ -36,8 +36,8 @@ Method = Annotated[
 Loss = Annotated[
     str,
     typer.Option(
-        help="squared, or cross-entropy: FILE then keeps samples (`perturb-nc stats --samples`), "
-        "or holds features of layers with their labels"
+        help="squared, or cross-entropy (:label_smoothing=0.1,class_weights=1/2/0.5): FILE then "
+        "keeps samples (`perturb-nc stats --samples`), or holds features of layers and labels"
     ),
 ]
 LabelsKey = Annotated[
@@ -139,6 +139,7 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Callabl
     task = progress.add_task(escape(printable(description)), total=total)
 
     def update(completed: int, of: int | None = None) -> None:
+        """So much is done, of so much."""
         progress.start()
         progress.update(task, completed=completed, total=total if of is None else of)
 

@@ -14,7 +14,6 @@ from perturb_nc.show.labels import printable
 if TYPE_CHECKING:
     import xarray as xr
 
-    from perturb_nc.statistics import ClassStatistics
     from perturb_nc.study.models import Layer
 
     Statistics = tuple[dict[str, Layer], dict[str, str]]
@@ -82,7 +81,8 @@ def report(
     if asked and not any(isinstance(network, tuple) for network in networks.values()):
         names = ", ".join(asked)
         raise ValueError(f"{names} must be left out: every RUN is a finished comparison")
-    within = partial(benched, metric=metric or PLACING, joints={}, time_limit=limit)
+    options: dict[str, Any] = {"loss": loss or "squared", "metric": metric or PLACING}
+    within = partial(benched, joints={}, time_limit=limit, **options)
     write_report(_compared(networks, settings, save, within if bench else None), output)
     done = {"file": str(output), "networks": list(networks)}
     print(json_text(done) if as_json else printable(f"wrote {output}"))
@@ -105,14 +105,13 @@ def _compared(
     networks: "dict[str, xr.Dataset | Statistics]",
     settings: Mapping[str, Any],
     save: Path | None,
-    bench: "Callable[[dict[str, ClassStatistics], str], xr.Dataset] | None",
+    bench: "Callable[[dict[str, Layer], str], xr.Dataset] | None",
 ) -> "list[xr.Dataset]":
     """Comparisons of all networks, with their benches if one is given that makes them.
 
     Statistics are compared now, with a bar for each network.
     """
     from perturb_nc.study.comparison import save_comparison, with_bench
-    from perturb_nc.study.models import statistics_of
 
     comparisons = []
     for name, network in networks.items():
@@ -123,8 +122,7 @@ def _compared(
         try:
             comparison = _compare(layers, name, settings)
             if bench is not None:
-                measured = {layer: statistics_of(x) for layer, x in layers.items()}
-                comparison = with_bench(comparison, bench(measured, name))
+                comparison = with_bench(comparison, bench(layers, name))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         recorded = {f"recorded {key}": value for key, value in metadata.items()}

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import AbstractPathEffect, withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from perturb_nc.show.labels import LABELS
@@ -54,6 +55,20 @@ def plot_map(
 
     Raises:
         ValueError: a sweep that is not such a grid, or a metric without derivatives.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> decays = {"lambda_w": [0.01, 0.1], "lambda_h": [0.01, 0.1]}
+        >>> table = pnc.sweep(statistics, **decays, beta=[1.0])
+        >>> axis = pnc.plot_map(table, metric="nc1", beta=1.0)
+        >>> axis.get_xscale(), axis.get_yscale()
+        ('log', 'log')
+
+    See Also:
+        sweep: what it takes.
     """
     instance(dataset, xr.Dataset, "dataset", "sweep gives one")
     grid = _checked(dataset, metric)
@@ -73,7 +88,7 @@ def plot_map(
         bar = _scale(metric, part[metric].values, scale[0])
     ax.set_xlabel(LABELS["lambda_w"].title)
     ax.set_ylabel(LABELS["lambda_h"].title)
-    ax.figure.colorbar(mesh, ax=ax, **bar)
+    ax.figure.colorbar(mesh, ax=ax, **bar).minorticks_off()
     handles = _legend(grid.sel(beta=[chosen]), metric, signs=sensitivity, zeros=not sensitivity)
     if handles:
         ax.legend(handles=handles, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18))
@@ -120,10 +135,12 @@ def plot_maps(
 
 def _scale(metric: str, values: NDArray[np.float64], low: float) -> dict[str, Any]:
     """Name and lower end of a colour bar."""
-    symbol = LABELS[metric].symbol
+    bar: dict[str, Any] = {"label": LABELS[metric].symbol}
+    if np.nanmax(values, initial=low) < 10 * low:  # powers of ten mark nothing there
+        bar |= {"ticks": MaxNLocator(5), "format": "%.3g"}
     if (values < low).any():
-        return {"label": f"{symbol} (black: 0)", "extend": "min"}
-    return {"label": symbol}
+        bar |= {"label": f"{LABELS[metric].symbol} (black: 0)", "extend": "min"}
+    return bar
 
 
 def _spread(part: xr.Dataset, metric: str) -> str:

@@ -7,20 +7,22 @@ from .depth import DepthCalibration
 from .explorer import Explorer, FirstAnswer, LayerView, Optimum
 from .fit import RegularizationFit
 from .laws import SeparationLaw, deep_linear_compression, separation_law
-from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
+from .misfit import residual
+from .predict import LayerPrediction, predict_layers
 from .rivals import Prediction, Stage
 from .straight_line import Straightness, all_pairs, straightness, straightness_of_means
 from .sweep_store import open_sweep
-from .theories import Theory
-from .verdict import Standing, Verdict, verdicts
+from .theories import THEORIES, Theory
+from .verdict import Failure, Standing, Verdict, verdicts
 
 __all__ = [
+    "THEORIES",
     "DepthCalibration",
     "Explorer",
+    "Failure",
     "FirstAnswer",
     "LayerPrediction",
     "LayerView",
-    "NearPrediction",
     "Optimum",
     "Prediction",
     "RegularizationFit",
@@ -37,8 +39,8 @@ __all__ = [
     "errors",
     "open_sweep",
     "predict_layers",
-    "predict_near_collapse",
     "procrustes_rotation",
+    "residual",
     "separation_law",
     "standings",
     "straightness",

@@ -16,7 +16,8 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.within import within_spectrum
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.depth import PLACING
 from perturb_nc.study.models import Layer, model_of
@@ -29,7 +30,6 @@ from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.vicinity.prediction import SmallVicinity
 from perturb_nc.validation import nonnegative
-from perturb_nc.within_metrics import within_spectrum
 
 RTOL = 1e-3  # of a path: its metrics then hold three digits, all that is shown
 _KEPT = 16  # settings; each has a d×d covariance

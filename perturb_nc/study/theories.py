@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import scipy  # its parts load, slowly, when they are first used
+from torch import Tensor
 
-from perturb_nc import metrics as metric_functions
+from perturb_nc.metrics import table as metric_functions
 from perturb_nc.study.depth import COMPARED, place
 from perturb_nc.study.laws import deep_linear, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio
@@ -20,6 +22,7 @@ from perturb_nc.study.rivals import (
     shrinkage,
     unchanged,
 )
+from perturb_nc.study.sample_paths import SampleChain, placed_on_samples, sample_chain
 from perturb_nc.study.straight_line import (
     straight_line,
     straight_line_displacement,
@@ -62,7 +65,10 @@ def central_path(stage: Stage) -> Prediction:
     """The central path from the first layer, λ_W fitted to the layers that are seen (λ_H = 0)."""
 
     def at(lambda_w: float) -> Prediction:
+        """What the path of this λ_W predicts."""
         clock = stage.clock.silent()
+        if stage.start is not None:
+            return Prediction.of(placed_on_samples(stage, lambda_w, clock))
         placed = place(stage, lambda_w, lambda_h=0.0, rtol=_RTOL, clock=clock)
         reached = {name: path for name, path in placed.items() if path is not None}
         return Prediction.of({name: path.statistics(-1) for name, path in reached.items()})
@@ -80,22 +86,16 @@ def chain_to_optimum(stage: Stage) -> Prediction:
 
 
 def _chain(stage: Stage, lambda_w: float) -> Prediction:
-    first, *later = stage.names
+    later = stage.names[1:]
     metric, wanted = getattr(metric_functions, stage.metric), stage.value(later[-1])
-    found: dict[float, Chain] = {}
+    found: dict[float, Chain | SampleChain] = {}
 
     @cache
     def excess(log_beta: float) -> float:
         # Equal steps, each of β times their number, from the weight of the nearest β.
         near = min(found, key=lambda at: abs(at - log_beta), default=None)
-        found[log_beta] = chain(
-            stage.layers[first],
-            lambda_w=lambda_w,
-            lambda_h=0.0,
-            betas=[len(later) * math.exp(log_beta)] * len(later),
-            tol=_TOL,
-            initial_weight=None if near is None else found[near].solution.weight,
-        )
+        weight = None if near is None else found[near].solution.weight
+        found[log_beta] = _chained(stage, lambda_w, math.exp(log_beta), weight)
         value = metric(found[log_beta].solution.statistics).item()
         return math.log(value / wanted) if value > 0 else -math.inf
 
@@ -126,6 +126,18 @@ def _chain(stage: Stage, lambda_w: float) -> Prediction:
         beta=math.exp(log_beta),
         spectral_ratio=best.solution.certificate.spectral_ratio,
     )
+
+
+def _chained(
+    stage: Stage, lambda_w: float, beta: float, weight: Tensor | None
+) -> Chain | SampleChain:
+    """The chain with this β as a whole, under the loss of the stage."""
+    steps = len(stage.names) - 1
+    options: dict[str, Any] = {"lambda_w": lambda_w, "tol": _TOL, "initial_weight": weight}
+    if stage.start is not None:
+        return sample_chain(stage.start, beta=beta, length=steps, **options)
+    betas = [steps * beta] * steps
+    return chain(stage.layers[stage.names[0]], lambda_h=0.0, betas=betas, **options)
 
 
 def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Prediction:

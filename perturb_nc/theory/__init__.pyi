@@ -3,6 +3,7 @@
 from . import deep
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
+from .cross_entropy.closure import ClosedFlow, cross_entropy_closure
 from .cross_entropy.collapse import (
     CrossEntropyCollapse,
     CrossEntropySpectrum,
@@ -37,6 +38,7 @@ __all__ = [
     "Cascade",
     "Certificate",
     "Chain",
+    "ClosedFlow",
     "CrossEntropyCollapse",
     "CrossEntropyFlow",
     "CrossEntropyResponse",
@@ -59,6 +61,7 @@ __all__ = [
     "central_path_flows",
     "chain",
     "collapse_under_noise",
+    "cross_entropy_closure",
     "cross_entropy_collapse",
     "cross_entropy_flow",
     "cross_entropy_spectrum",

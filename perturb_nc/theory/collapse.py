@@ -9,13 +9,13 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.validation import at_least, positive
+from perturb_nc.validation import at_least, check_pairs, positive
 
 
 def orthogonal_frame(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Tensor, "K d"]:
     """K random orthonormal rows in R^d: RRᵀ = I; ValueError when d < K."""
     k = at_least(num_classes, 2, "num_classes")
-    at_least(dim, k, "dim")
+    check_pairs(k, "a frame", 2 * at_least(dim, k, "dim") / k)
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(dim, k, generator=generator, dtype=torch.float64, device="cpu")
     return torch.linalg.qr(draw).Q.mT.contiguous()
@@ -24,7 +24,7 @@ def orthogonal_frame(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Te
 def simplex_etf(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Tensor, "K d"]:
     """K rows R with RRᵀ = I - 11ᵀ/K, a simplex equiangular tight frame; needs d >= K-1."""
     k = at_least(num_classes, 2, "num_classes")
-    at_least(dim, k - 1, "dim")
+    check_pairs(k, "a frame", 2 * (1 + at_least(dim, k - 1, "dim") / k))
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(dim, k - 1, generator=generator, dtype=torch.float64, device="cpu")
     eigenvectors = torch.linalg.eigh(
@@ -74,7 +74,7 @@ def exact_collapse(
     """The optimum of (1) for balanced classes at β = 0, and at any β when H0 is this optimum.
 
     Holds for classes of one size, λ_W, λ_H > 0 and d >= K (d >= K-1 with bias). Classes of several
-    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` at depth 1. With
+    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` of one layer. With
     d < K the optimum is no frame.
 
     With c0 = √(λ_W λ_H) and ρ = max(0, 1 - c0) √(λ_W/λ_H) the class means are √ρ R with R an
@@ -89,6 +89,16 @@ def exact_collapse(
 
     Raises:
         ValueError: arguments out of range.
+
+    Example:
+        >>> settings = {"num_classes": 4, "dim": 6, "lambda_w": 0.05, "lambda_h": 0.02}
+        >>> collapse = pnc.exact_collapse(**settings, bias=True)  # a simplex
+        >>> metrics = pnc.collapse_metrics(collapse.statistics(5), collapse.weight)
+        >>> metrics.nc1_trace, round(metrics.nc3_duality, 12)
+        (0.0, 0.0)
+
+    See Also:
+        near_collapse_spectrum: what a change of H0 does to it. small_vicinity: the optimum near it.
 
     Source: Tirer et al. 2023, Theorem 2.1; with bias Tirer & Bruna 2022.
     """

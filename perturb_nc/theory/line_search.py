@@ -25,9 +25,11 @@ def line_search(points: Points, point: Point, direction: Rows, expand: Mask) -> 
     step, everywhere = torch.ones_like(start), torch.arange(len(start), device=start.device)
 
     def along(step: Values, rows: Index) -> Point:
+        """The points at these steps."""
         return points(rows)(point.weight[rows] + wide(step) * direction[rows])
 
     def accepts(trial: Point, rows: Index) -> Mask:
+        """Where the decrease is enough."""
         value, own = _excess(trial), start[rows]
         enough = value <= own + 1e-4 * step[rows] * slope[rows] + rounding[rows]
         # Near the optimum the decrease drowns in the rounding of g, but not that of its gradient.

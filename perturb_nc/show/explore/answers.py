@@ -29,17 +29,14 @@ def errors(
     if following is None:
         return [], []
     own = {name: None if view is None else view.metrics for name, view in sides.items()}
-    columns = {**own, **explorer.rivals(layer)}
+    wanted = explorer.measured[following]
     rows = []
-    for metric, label in METRICS.items():
-        wanted = getattr(explorer.measured[following], metric)
-        cells = []
-        for name, metrics in columns.items():
-            given = name == "shrinkage" and metric == PLACING
-            value = math.nan if given else getattr(metrics, metric, math.nan)
-            cells.append(number(abs(float(log_ratio(value, wanted))), 2))
-        rows.append((label.symbol, cells))
-    return ["error", *columns], rows
+    for name, metrics in {**own, **explorer.rivals(layer)}.items():
+        told = PLACING if name == "shrinkage" else ""
+        values = (math.nan if m == told else getattr(metrics, m, math.nan) for m in METRICS)
+        ratios = (log_ratio(v, getattr(wanted, m)) for v, m in zip(values, METRICS, strict=True))
+        rows.append((name, [number(abs(float(ratio)), 2) for ratio in ratios]))
+    return ["error", *(label.symbol for label in METRICS.values())], rows
 
 
 def sensitivity(optimum: Optimum) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.metrics.table import CollapseMetrics
 from perturb_nc.show.labels import LABELS, SIDES, number, short_names
 from perturb_nc.study.explorer import FirstAnswer, LayerView, Optimum
 from perturb_nc.theory.status import Status

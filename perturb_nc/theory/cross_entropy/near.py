@@ -72,6 +72,7 @@ class NearSamples:
         inside = deviations @ simplex.mT
 
         def averaged(rows: Tensor) -> Tensor:
+            """Means over the classes."""
             zero = rows.new_zeros(len(counts), rows.shape[1])
             return zero.index_add_(0, labels, rows) / counts
 

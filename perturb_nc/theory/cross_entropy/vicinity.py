@@ -9,8 +9,8 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.autograd.functional import jvp
 
-from perturb_nc.metric_tangents import Change, metric_tangents
-from perturb_nc.metrics import metric_tensors
+from perturb_nc.metrics.table import metric_tensors
+from perturb_nc.metrics.tangents import Change, metric_tangents
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.cross_entropy.certificate import certificate_of
 from perturb_nc.theory.cross_entropy.minimize import (
@@ -58,6 +58,7 @@ class CrossEntropyVicinity(SmallVicinity):
         strengths = self.weight.new_tensor([getattr(problem, name) for name in HYPERPARAMETERS])
 
         def closed(own: Float64[Tensor, "3"]) -> tuple[Tensor, ...]:
+            """The closed form at these parameters."""
             found = near_optimum(self._nearest, _scalars_of(problem, own))
             means = found.means + own[2] / (own[1] + own[2]) * problem.shift
             return found.weight, means, found.within, found.variances
