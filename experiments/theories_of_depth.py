@@ -22,8 +22,9 @@ import torch
 import xarray as xr
 
 import perturb_nc as pnc
-from experiments import public_networks
 from experiments.command import RESULTS, SHIPPED, options
+from experiments.public_features import FOLDER as PUBLIC
+from experiments.public_features import joints as public_joints
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from experiments.running import data_for
 from perturb_nc.measure import joint_statistics
@@ -183,7 +184,7 @@ def laws(layers: dict[str, pnc.ClassStatistics]) -> dict[str, Any]:
 def shipped(path: Path, metric: str, theories: tuple[str, ...]) -> dict[str, Any]:
     """Bench of a network from its file."""
     name = f"{path.parent.name}/{path.stem.removesuffix('-seed0')}"
-    joints = public_networks.joints(path.stem) if path.parent == public_networks.FOLDER else None
+    joints = public_joints(path.stem) if path.parent == PUBLIC else None
     return bench(pnc.load_layers(path), name, metric, theories, joints)
 
 
