@@ -12,15 +12,11 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-import perturb_nc as pnc
-from experiments.command import RESULTS
 from perturb_nc import collect_features
-from perturb_nc.measure import JointStatistics
 from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import public_inputs, public_network
-from perturb_nc.storage import read_tensors, write_tensors
+from perturb_nc.storage import write_tensors
 
-FOLDER = RESULTS / "public_networks"
 LABELS, OUTPUTS = "labels", "outputs"
 
 
@@ -81,16 +77,3 @@ def block_names(model: nn.Module) -> list[str]:
     stem = ["stem"] if hasattr(model, "stem") else []
     blocks = model.get_submodule("blocks")
     return [*stem, *(f"blocks.{i}" for i, _ in enumerate(blocks.children()))]
-
-
-def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStatistics]:
-    """Joint statistics of the ends of every stage of a network, from its shipped files."""
-    found: dict[tuple[str, str], JointStatistics] = {}
-    path = folder / "cross" / f"{name}.safetensors"
-    if not path.is_file():  # no two layers of one width
-        return found
-    layers = pnc.load_layers(folder / f"{name}.safetensors")
-    for pair, cross in read_tensors(path)[0].items():
-        first, last = pair.split("|")
-        found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
-    return found

@@ -24,29 +24,32 @@ import torch
 from torch import Tensor
 
 import perturb_nc as pnc
-from experiments.command import options
+from experiments.command import RESULTS, options
 from experiments.public_features import (
-    FOLDER,
     LABELS,
     OUTPUTS,
     Pieces,
     batches_of,
     block_names,
     features,
-    joints,
 )
 from experiments.public_theory import depth, fits, vicinity
 from experiments.resume import is_finished, kept, manifest, runs_folder
-from perturb_nc.covariance_metrics import held_out_nc1, vci
-from perturb_nc.feature_ranks import feature_ranks
 from perturb_nc.measure import JointStatistics
+from perturb_nc.metrics import (
+    debiased_metrics,
+    feature_ranks,
+    held_out_nc1,
+    nc4_accuracy,
+    nc4_vs_network,
+    vci,
+)
 from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network
-from perturb_nc.sample_metrics import nc4_accuracy, nc4_vs_network
-from perturb_nc.sampling import debiased_metrics
-from perturb_nc.storage import write_json, write_tensors
+from perturb_nc.storage import read_tensors, write_json, write_tensors
 from perturb_nc.study.straight_line import all_pairs, straightness
 
+FOLDER = RESULTS / "public_networks"
 WIDEST = 512  # of shipped statistics
 WIDEST_STAGE = 256  # of theories of depth: wider ones take an hour
 SAMPLED = {  # so many of each class, of these layers: the ends of stages, and the last stage
@@ -237,6 +240,19 @@ def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> No
     notes = {"rows": "of the training images: `index`", "features": "mean over space, float16"}
     tensors |= {LABELS: labels[rows], "index": rows}
     write_tensors(output / "samples" / f"{name}.safetensors", tensors, notes)
+
+
+def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStatistics]:
+    """Joint statistics of the ends of every stage of a network, from its shipped files."""
+    found: dict[tuple[str, str], JointStatistics] = {}
+    path = folder / "cross" / f"{name}.safetensors"
+    if not path.is_file():  # no two layers of one width
+        return found
+    layers = pnc.load_layers(folder / f"{name}.safetensors")
+    for pair, cross in read_tensors(path)[0].items():
+        first, last = pair.split("|")
+        found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
+    return found
 
 
 def unpooled(name: str, config: Config) -> dict[str, Any]:

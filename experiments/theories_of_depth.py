@@ -4,9 +4,10 @@ Each layer is left out in its turn (`perturb_nc.study.theories_of_depth`), place
 of the class means; some networks once more, placed by NC1. Shipped are the class statistics under
 experiments/results/; the residual MLPs (digits, squared loss and cross-entropy, with and without
 batch norm, three seeds each) are trained here, for their joint statistics and their straightness.
-Networks that others trained come with joint statistics of the ends of their stages. What is
-computed stands in parts (`PARTS`), one file each, so that a theory or a network more does not make
-the others again; `placed` puts them together.
+What is computed stands in parts (`PARTS`), one file each, so that a theory or a network more does
+not make the others again; `placed` puts them together, with the networks that others trained as
+`public_networks` has them: their stages of three layers or more, up to a width of 256, placed by
+NC1 in the span.
 """
 
 import json
@@ -23,8 +24,6 @@ import xarray as xr
 
 import perturb_nc as pnc
 from experiments.command import RESULTS, SHIPPED, options
-from experiments.public_features import FOLDER as PUBLIC
-from experiments.public_features import joints as public_joints
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from experiments.running import data_for
 from perturb_nc.measure import joint_statistics
@@ -40,6 +39,7 @@ from perturb_nc.study import (
     theories_of_depth,
 )
 from perturb_nc.study.bench import BLOCKS, PARAMETERS
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.rivals import stages
 from perturb_nc.study.theories import THEORIES
 from perturb_nc.study.verdict import block_errors
@@ -52,6 +52,7 @@ SUMMED = {
 TITLES = {"in_span": "in the span", "out_of_span": "with what is outside it"}
 Joints = dict[tuple[str, str], Any]
 FOLDER = RESULTS / "theories_of_depth"
+PUBLIC = RESULTS / "public_networks"
 
 
 FIRST = (
@@ -84,15 +85,7 @@ PARTS = {
     "result": Config(),
     "chains": Config(theories=CHAINS, files=SHIPPED[:2]),
     "wide_chains": Config(theories=CHAINS, files=SHIPPED[2:], again=(), losses=(), again_losses=()),
-    "public": Config(
-        theories=(*FIRST, *CHAINS),
-        files=("public_networks/resnet56*.safetensors",),
-        again=("public_networks/resnet56*.safetensors",),
-        losses=(),
-        again_losses=(),
-    ),
     "cross_entropy": Config(
-        theories=(*FIRST, *CHAINS),
         metrics=("nc1",),
         files=("depth_calibration/digits-res-ce-*.safetensors",),
         losses=("cross_entropy",),
@@ -184,8 +177,7 @@ def laws(layers: dict[str, pnc.ClassStatistics]) -> dict[str, Any]:
 def shipped(path: Path, metric: str, theories: tuple[str, ...]) -> dict[str, Any]:
     """Bench of a network from its file."""
     name = f"{path.parent.name}/{path.stem.removesuffix('-seed0')}"
-    joints = public_joints(path.stem) if path.parent == PUBLIC else None
-    return bench(pnc.load_layers(path), name, metric, theories, joints)
+    return bench(pnc.load_layers(path), name, metric, theories)
 
 
 def records(config: Config, metric: str, folder: Path) -> Iterator[dict[str, Any]]:
@@ -230,7 +222,22 @@ def placed(folder: Path, metric: str) -> tuple[list[xr.Dataset], list[dict[str, 
             name = row["network"]
             networks.setdefault(name, row)
             tables.setdefault(name, []).append(whole.isel(layer=whole["network"] == name))
+    for table, row in public() if metric == PLACING else ():
+        networks[row["network"]], tables[row["network"]] = row, [table]
     return [together(own) for own in tables.values()], list(networks.values())
+
+
+def public() -> Iterator[tuple[xr.Dataset, dict[str, Any]]]:
+    """Bench and laws of the networks that others trained."""
+    for path in sorted(PUBLIC.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf8"))
+        stages = [loaded(own) for own in record["depth"].values()]
+        if not (long := [own for own in stages if own.sizes["layer"] > 1]):
+            continue
+        name = f"{PUBLIC.name}/{path.stem}"
+        table = xr.concat(long, dim="layer", combine_attrs="override")
+        network = ("layer", [name] * table.sizes["layer"])
+        yield table.assign_coords(network=network), {"network": name}
 
 
 def together(tables: list[xr.Dataset]) -> xr.Dataset:
@@ -242,7 +249,7 @@ def together(tables: list[xr.Dataset]) -> xr.Dataset:
     names = [name for name, v in first.data_vars.items() if "model" in v.dims]
     own = [t[names].reindex(parameter=[*PARAMETERS]) for t in tables]
     both = xr.concat(own, dim="model").reindex(model=list(THEORIES))
-    return first.drop_dims(("model", "parameter")).merge(both).assign_attrs(first.attrs)
+    return first.drop_dims(("model", "parameter")).assign(both.data_vars)
 
 
 def markdown(table: xr.Dataset) -> str:
