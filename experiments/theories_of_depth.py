@@ -80,11 +80,20 @@ class Config:
     samples: int | None = None
 
 
-CHAINS = ("chain_decay", "chain_placed")
 PARTS = {
     "result": Config(),
-    "chains": Config(theories=CHAINS, files=SHIPPED[:2]),
-    "wide_chains": Config(theories=CHAINS, files=SHIPPED[2:], again=(), losses=(), again_losses=()),
+    "chain_placed": Config(
+        theories=("chain_placed",),
+        metrics=("nc1_span",),
+        files=("depth_calibration/digits-res*.safetensors",),
+        losses=(),
+    ),
+    "chain_decay": Config(
+        theories=("chain_decay",),
+        metrics=("nc1_span",),
+        files=("depth_calibration/digits-res-wd*.safetensors",),
+        losses=(),
+    ),
     "cross_entropy": Config(
         metrics=("nc1",),
         files=("depth_calibration/digits-res-ce-*.safetensors",),
@@ -92,6 +101,7 @@ PARTS = {
     ),
 }
 """What is made: by name of the file."""
+QUICK = ("result", "chain_placed")
 
 
 def network(config: Config, loss: str, batch_norm: bool, seed: int) -> tuple[Joints, float]:
@@ -316,7 +326,8 @@ def main() -> None:
     if chosen.quick:
         few = {"metrics": ("nc1_span",), "seeds": (0,), "blocks": 2, "epochs": 2, "samples": 200}
         files = ("equal_width/*cross_entropy*.safetensors",)
-        parts = {n: replace(PARTS[n], files=files, **few) for n in ("result", "chains")}
+        losses, each = PARTS["result"].losses, few | {"files": files}
+        parts = {n: replace(p, losses=losses, **each) for n, p in PARTS.items() if n in QUICK}
     for part, config in parts.items():
         path = chosen.output / f"{part}.json"
         if is_finished(path, config):

@@ -28,6 +28,7 @@ from perturb_nc.theory.clock import OutOfTimeError
 _STARTS = (-2.0, 2.0, -6.0)  # log2 of λ_W; the later ones only where the first places no layer
 _STEPS = (2.0, 1.0, 0.5, 0.25, 0.125)
 _LIMITS = (-6.0, 6.0)
+_COARSE = 1.0  # the least step of a second parameter
 _RTOL = 1e-4  # of the path
 _DECAY = (-6.0, -14.0, 2.0)  # log2 of the decay of every layer: where it starts, and its limits
 
@@ -94,7 +95,7 @@ def _fitted(
 
     Found by steps downhill on one grid, whatever is hidden, so that views of a stage share what has
     been computed: of a factor 4 first, each half as long in the log as the one before, of 9 % last.
-    `more` is log2 of a second parameter: where it starts, and its limits.
+    `more` is log2 of a second parameter: where it starts, and its limits. It is found to a factor 2.
     """
     seen = [n for n in stage.names[1:] if n in stage.layers]
     others = [m for m in COMPARED if m != stage.metric]
@@ -126,7 +127,7 @@ def _fitted(
     def around(point: tuple[float, ...], step: float) -> list[tuple[float, ...]]:
         return [
             (*point[:i], end, *point[i + 1 :])
-            for i, (low, high) in enumerate(limits)
+            for i, (low, high) in enumerate(limits if step >= _COARSE else limits[:1])
             for end in (point[i] - step, point[i] + step)
             if low <= end <= high
         ]

@@ -118,16 +118,14 @@ def test_a_stationary_point_that_is_not_the_optimum_is_not_certified():
     assert "another optimum may be better" in found.status.value
 
 
-def test_strong_imbalance_is_not_small():
+def test_what_is_collapsed_for_equal_classes_is_not_for_unequal_ones():
     statistics, setting, _ = near_collapse(1e-4)
     assert prediction.small_vicinity(statistics, **setting).is_small
-    counts = torch.tensor([10, 10, 10, 970])
-    uneven = dataclasses.replace(statistics, counts=counts)
+    # Collapsed for equal classes these features are far from the collapse of classes of such sizes.
+    uneven = dataclasses.replace(statistics, counts=torch.tensor([30, 30, 30, 910]))
     found = prediction.small_vicinity(uneven, **setting)
-    assert found.distance < 0.02  # which knows nothing of class sizes
+    assert found.distance > 0.2
     assert found.status is pnc.Status.NOT_SMALL
-    exact = solved(uneven, setting, bias=False)
-    assert (found.weight - exact.weight).norm() > 0.1 * exact.weight.norm()
 
 
 def test_an_order_that_diverges_is_refused_by_name():
