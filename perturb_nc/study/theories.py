@@ -95,7 +95,7 @@ def _fitted(
 
     Found by steps downhill on one grid, whatever is hidden, so that views of a stage share what has
     been computed: of a factor 4 first, each half as long in the log as the one before, of 9 % last.
-    `more` is log2 of a second parameter: where it starts, and its limits. It is found to a factor 2.
+    `more` is log2 of a second parameter, found to a factor 2: where it starts, and its limits.
     """
     seen = [n for n in stage.names[1:] if n in stage.layers]
     others = [m for m in COMPARED if m != stage.metric]

@@ -7,7 +7,7 @@ from problems import statistics_of
 from vicinities import slopes, solved
 
 import perturb_nc as pnc
-from perturb_nc.theory.vicinity.classes import UnequalClasses, nearly_balanced
+from perturb_nc.theory.vicinity.classes import UnequalClasses, nearly_balanced, unequal_classes
 
 SETTING = {"lambda_w": 0.3, "lambda_h": 0.1, "beta": 0.7}
 SIZES = {"2:8": (2, 8), "10:20:70": (10, 20, 70), "two alike": (5, 5, 40)}
@@ -149,3 +149,27 @@ def test_where_classes_count_as_nearly_balanced():
     assert not nearly_balanced(statistics)
     assert nearly_balanced(statistics_of(statistics.means, counts=torch.tensor([76, 100, 124])))
     assert not nearly_balanced(statistics_of(statistics.means, counts=torch.tensor([74, 100, 126])))
+
+
+@biases
+def test_stiffness_of_deformations_and_rotations(bias):
+    """What the anchor holds against, by the derivative of the optimum in the class means."""
+    counts, setting = (10, 20, 70), SETTING
+    exact = collapsed(counts, setting, bias)
+    point = pnc.NearCollapseProblem(exact, **setting, bias=bias)
+    found = unequal_classes(point)
+    x, sizes, tau = found.lengths, found.sizes, found.threshold
+    i, j = len(x) - 2, len(x) - 1
+    along = torch.stack([x[i], x[j]]) / torch.stack([x[i], x[j]]).norm()
+    stiff = 0.1 * (1 / sizes[i] + 1 / sizes[j]) * (sizes[i] + sizes[j] - 2 * tau)
+    for mixed, stiffness in ((along, stiff.item()), (along.flip(0) * torch.tensor([1, -1]), 0.0)):
+        change = torch.zeros(len(x), len(x), dtype=torch.float64)
+        change[j, i], change[i, j] = mixed[0], mixed[1]  # X = R(diag(x) + Δ), Δ_ij in column j
+        step = 1e-4 * found.back @ change @ found.rows
+        ends = [
+            solved(exact.moved(exact.means + sign * step, exact.within), setting, bias)
+            for sign in (1, -1)
+        ]
+        moved = ends[0].statistics.means - ends[1].statistics.means
+        share = (moved * step).sum() / (2 * step * step).sum()
+        assert share.item() == pytest.approx(0.7 / (0.7 + stiffness), rel=1e-4)
