@@ -12,7 +12,7 @@ help:  ## list the targets
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: .venv/installed  ## train on digits, measure every layer, predict, certify, report (about 12 s)
+demo: .venv/installed  ## train on digits, measure every layer, predict, certify, report (about 15 s)
 	$(BIN)/perturb-nc demo --output results/demo
 
 test: .venv/installed  ## the whole default test suite
@@ -85,7 +85,7 @@ bench-quick: .venv/installed  ## the same at tiny sizes, in under two minutes; w
 data: .venv/installed  ## fetch MNIST, Fashion-MNIST, CIFAR-10 and trained networks into the cache
 	$(BIN)/python -m perturb_nc.networks.fetch
 
-docs: .venv/installed  ## build the documentation in build/docs; any warning is an error
+docs: .venv/installed  ## build the documentation in build/docs, its notebooks run; any warning is an error (minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build -E -W --keep-going -n -q -d build/doctrees -b html docs build/docs
 	@echo "open build/docs/index.html"

@@ -4,18 +4,21 @@ The loops are what a user writes first: register a hook, keep the features, conc
 by class means and covariance in float64. One makes a forward pass per layer, the other keeps all
 layers of one pass. Accumulators keep none, but need a second pass for the covariance. All must
 agree to 1e-6, and a row says how many bytes of features it held.
+
+A last part sets all layers of a ResNet-18 beside a forward pass alone, in time and in memory.
 """
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import perturb_nc as pnc
+from benchmarks.extraction_network import Network, beside_forward, network_table
 from benchmarks.machine import command_line, machine
 from perturb_nc import collect_statistics
 from perturb_nc.networks import MLP, ResNet
@@ -35,10 +38,17 @@ class Config:
     num_classes: int = 10
     repetitions: int = 3
     threads: int = 1
+    network: Network = field(default_factory=Network)
     seed: int = 0
 
 
-QUICK = Config(mlp=(16, 2, 100), resnet=(4, 60), batch_size=20, repetitions=1)
+QUICK = Config(
+    mlp=(16, 2, 100),
+    resnet=(4, 60),
+    batch_size=20,
+    repetitions=1,
+    network=Network(width=8, samples=200, threads=1),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +158,7 @@ def run(config: Config) -> dict[str, Any]:
         "config": asdict(config),
         "machine": machine(),
         "cases": [measure(case, config) for case in cases(config)],
+        "networks": [beside_forward(config.network, k) for k in config.network.classes],
     }
 
 
@@ -258,6 +269,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"{row['features_held'] / 1e6:.3g} | {row['difference']:.1e} |"
             for row in case["methods"]
         ]
+    lines += network_table(result["networks"])
     return "\n".join(lines) + "\n"
 
 

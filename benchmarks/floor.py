@@ -32,7 +32,7 @@ class Config:
         (2048, 10, "near collapse"),
         (2048, 100, "near collapse"),
     )
-    sweep: tuple[int, int, int] = (512, 10, 8)
+    sweep: tuple[int, int, int] = (512, 10, 22)
     singles: int = 10
     samples: int = 5_000
     flows: tuple[tuple[str, int, float, float], ...] = (

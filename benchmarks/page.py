@@ -7,13 +7,24 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import QUICK, RESULTS
 from perturb_nc.storage import replacing
 
-NAMES = ("floor", "flow", "optimum", "cross_entropy", "deep_ufm", "extraction", "explore")
+NAMES = (
+    "floor",
+    "flow",
+    "optimum",
+    "cross_entropy",
+    "deep_ufm",
+    "extraction",
+    "explore",
+    "many_classes",
+)
+TABLES = ("floor", "many_classes")  # without peers: their own on the page
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 _LIMIT = 3600.0  # seconds for one of them
 
@@ -40,11 +51,11 @@ def as_markdown(folder: Path, reasons: dict[str, str]) -> str:
         "over ours in one run. Floor: operations counted, at the speed of a matrix product "
         "measured in the same run.",
     ]
-    floor = _read(folder, "floor")
-    if floor is not None:
-        from benchmarks.floor import as_markdown as table
-
-        lines += ["", table(floor).replace("# How near", "## How near").strip()]
+    for name in TABLES:
+        result = _read(folder, name)
+        if result is not None:
+            table = import_module(f"benchmarks.{name}").as_markdown(result)
+            lines += ["", f"#{table.strip()}"]
     lines += ["", "## Ours and peers", ""]
     lines += [
         "| benchmark | case | ours, s | peer | × ours | machine |",
@@ -88,12 +99,19 @@ def compared(result: dict[str, Any]) -> list[tuple[str, float, str, float]]:
         ratio = b["seconds_per_single"] / b["seconds_per_setting"]
         case = f"{b['kind']}, a setting of {b['settings']:,}"
         found.append((case, b["seconds_per_setting"], "minimize, one by one", ratio))
+    for n in result.get("networks", []):
+        ratio = n["forward_seconds"] / n["seconds"]
+        found.append((_network(n), n["seconds"], "a forward pass alone", ratio))
     if "methods" in result:
         first, *_, last = sorted(result["methods"], key=lambda m: m["seconds_per_run_step"])
         ratio = last["seconds_per_run_step"] / first["seconds_per_run_step"]
         case = f"a step of a run, {first['method']}"
         found.append((case, first["seconds_per_run_step"], last["method"], ratio))
     return found
+
+
+def _network(row: dict[str, Any]) -> str:
+    return f"all layers of ResNet-18 N = {row['num_samples']:,}, K = {row['num_classes']}"
 
 
 def _sizes(case: dict[str, Any]) -> str:

@@ -2,31 +2,44 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import sys
 import unicodedata
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for notebooks, whose matrices are small
 
 project = "perturb_nc"
 author = "The perturb_nc authors"
 release = importlib.metadata.version("perturb-nc")
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown, and notebooks written in it
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinxcontrib.bibtex",
     "sphinx-mathjax-offline",  # the site needs no network
 ]
 html_theme = "furo"
 html_title = "perturb_nc"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 exclude_patterns = ["README.md"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "substitution"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"  # an error in a notebook is one of the build
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+copybutton_exclude = ".linenos, .gp, .go"
 suppress_warnings = ["myst.header"]  # pages may begin below a heading of level 1
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
@@ -137,8 +150,37 @@ def accelerator(results: Path) -> str:
     return f"**Pieces that have run on a GPU: {len(devices)}, on {kinds}.**"
 
 
+ROOT = Path(__file__).parent.parent
+FIGURES, THUMBNAILS = ROOT / "paper_figs", ROOT / "build" / "thumbnails"
+
+
+def thumbnails() -> str:
+    """A grid of small pictures, each of which leads to its figure in the gallery."""
+    cards = ["::::{grid} 2 3 4 5", ":gutter: 2", ""]
+    for path in sorted(FIGURES.glob("*.png")):
+        cards += [
+            ":::{grid-item-card}", f":img-top: ../build/thumbnails/{path.name}",
+            f":img-alt: {path.stem}", f":link: {path.stem}", ":link-type: ref", ":padding: 1",
+            ":text-align: center", ":class-card: thumbnail", "",
+            path.stem.replace("_", " "), ":::",
+        ]  # fmt: skip
+    return "\n".join([*cards, "::::"])
+
+
+def write_thumbnails(*_: object) -> None:
+    """Small pictures of the figures, in build/thumbnails."""
+    from PIL import Image, ImageOps
+
+    THUMBNAILS.mkdir(parents=True, exist_ok=True)
+    for path in FIGURES.glob("*.png"):
+        with Image.open(path) as figure:
+            small = ImageOps.fit(figure.convert("RGB"), (480, 300), centering=(0, 0))
+            small.save(THUMBNAILS / path.name)
+
+
 myst_substitutions = {
-    "accelerator": accelerator(Path(__file__).parent.parent / "experiments/results/accelerator")
+    "accelerator": accelerator(ROOT / "experiments" / "results" / "accelerator"),
+    "thumbnails": thumbnails(),
 }
 
 
@@ -164,13 +206,15 @@ def write_commands(folder: Path) -> None:
 
 def setup(app: object) -> None:
     """Display formulas before napoleon reads the sections (priority 500); link files as files."""
+    from formulas import typeset
 
     def process(*arguments: list[str]) -> None:
         lines = arguments[-1]
-        lines[:] = displayed(lines)
+        lines[:] = typeset(displayed(lines))
 
     def link(_app: object, _name: str, source: list[str]) -> None:
         source[0] = _FILES.sub(r"](path:\1)", source[0])
 
+    app.connect("config-inited", write_thumbnails)
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("source-read", link)

@@ -47,7 +47,7 @@ def optimum(
 ) -> pnc.deep.DeepCollapse:
     """The closed form."""
     return pnc.deep.deep_collapse_optimum(
-        depth=depth,
+        num_layers=depth,
         num_classes=num_classes,
         samples_per_class=samples or config.samples_per_class,
         lambdas=decay,
@@ -63,7 +63,7 @@ def start(config: Config) -> tuple[pnc.deep.DeepUFM, list[int], Tensor]:
         [config.width] * max(depths),
         lambdas=config.decay,
         lambda_h=config.decay,
-        depths=depths,
+        num_layers=depths,
         seeds=[*range(config.seeds)] * len(config.depths),
     )
     values = [optimum(config, d, config.decay).objective for d in depths]

@@ -13,8 +13,8 @@ import torch
 from experiments.command import RESULTS, options
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from experiments.running import data_for, trained
+from perturb_nc.metrics import effective_depth
 from perturb_nc.networks import MLP, TrainingConfig
-from perturb_nc.sample_metrics import effective_depth
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "effective_depth"

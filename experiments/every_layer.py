@@ -25,7 +25,7 @@ FOLDER = RESULTS / "every_layer"
 
 @dataclass(frozen=True)
 class Network:
-    """One architecture: `depth` as for its class, blocks per stage for the ResNet."""
+    """One architecture: `depth` in blocks, a stage for the ResNet."""
 
     kind: str
     width: int
@@ -45,7 +45,9 @@ class Network:
             return ResidualMLP(size, self.width, self.depth, data.num_classes, **norm)
         channels = data.inputs.shape[1]
         if self.kind == "convnet":
-            return ConvNet(channels, data.num_classes, width=self.width, depth=self.depth, **norm)
+            return ConvNet(
+                channels, data.num_classes, width=self.width, num_blocks=self.depth, **norm
+            )
         stages = (self.depth,) * 4
         return ResNet(channels, data.num_classes, stages=stages, width=self.width, **norm)
 

@@ -20,10 +20,8 @@ from experiments.command import RESULTS, options
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from experiments.running import BATCH, accuracy, data_for, trained
 from perturb_nc import collect_statistics
-from perturb_nc.duality_metrics import nc3_alignment
-from perturb_nc.metrics import collapse_depth
+from perturb_nc.metrics import collapse_depth, nc3_alignment, stable_rank
 from perturb_nc.networks import MLP, ConvNet, Dataset, TrainingConfig, batches, train
-from perturb_nc.sample_metrics import stable_rank
 from perturb_nc.storage import write_json
 
 FOLDER = RESULTS / "feature_learning"
@@ -73,7 +71,7 @@ def mlp(config: Config, data: Dataset) -> MLP:
 
 def convnet(config: Config, data: Dataset) -> ConvNet:
     """An untrained ConvNet with batch norm and no bias in its last layer."""
-    size = {"width": config.conv_width, "depth": config.conv_depth}
+    size = {"width": config.conv_width, "num_blocks": config.conv_depth}
     return ConvNet(data.inputs.shape[1], data.num_classes, **size)
 
 

@@ -101,7 +101,7 @@ def search(config: Config, num_classes: int) -> dict[str, Any]:
     trained = pnc.deep.lbfgs(model, max_steps=config.search_steps, tol=1e-7)
     best = int(trained.objective.argmin())
     collapse = pnc.deep.deep_collapse_optimum(
-        depth=config.depth,
+        num_layers=config.depth,
         num_classes=num_classes,
         samples_per_class=1,
         lambdas=config.decay,

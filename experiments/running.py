@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import perturb_nc as pnc
-from perturb_nc import CollapseMonitor, collect_statistics, nearest_mean_scores, read_epochs
+from perturb_nc import CollapseMonitor, collect_statistics, nearest_mean_scores
+from perturb_nc.measure import read_epochs
 from perturb_nc.networks import Dataset, EpochRecord, TrainingConfig, batches, load_dataset, train
 
 BATCH = 250

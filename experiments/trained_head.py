@@ -59,7 +59,7 @@ def run(config: Config, name: str, samples: int, depth: int, seed: int) -> dict[
         labels, [config.width] * depth, lambdas=config.decay, lambda_h=lambda_h, seeds=[seed]
     )
     optimum = pnc.deep.deep_collapse_optimum(
-        depth=depth,
+        num_layers=depth,
         num_classes=2,
         samples_per_class=samples,
         lambdas=config.decay,

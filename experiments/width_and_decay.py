@@ -57,7 +57,7 @@ def run_setting(
     records = []
     for i, decay in enumerate(decays):
         collapse = pnc.deep.deep_collapse_optimum(
-            depth=config.depth,
+            num_layers=config.depth,
             num_classes=num_classes,
             samples_per_class=1,
             lambdas=decay,

@@ -15,11 +15,11 @@ from experiments.cross_entropy import error, rows_of
 RESULT = RESULTS / "cross_entropy" / "result.json"
 MODELS = {
     "unchanged": (GREY, "x", "H0 unchanged (sees nothing)"),
-    "shrinkage": (BLACK, "+", "Σ_W0 times a factor (sees NC1)"),
-    "squared, known": (ORANGE, "s", "squared loss, λ_W known (sees NC1)"),
-    "cross-entropy, known": (BLUE, "s", "cross-entropy, λ_W known (sees NC1)"),
-    "squared, fit": (ORANGE, "o", "squared loss, fit (sees means and Σ_W)"),
-    "cross-entropy, fit": (BLUE, "o", "cross-entropy, fit (sees means and Σ_W)"),
+    "shrinkage": (BLACK, "+", r"$\Sigma_{W0}$ times a factor (sees NC1)"),
+    "squared, known": (ORANGE, "s", r"squared loss, $\lambda_W$ known (sees NC1)"),
+    "cross-entropy, known": (BLUE, "s", r"cross-entropy, $\lambda_W$ known (sees NC1)"),
+    "squared, fit": (ORANGE, "o", r"squared loss, fit (sees means and $\Sigma_W$)"),
+    "cross-entropy, fit": (BLUE, "o", r"cross-entropy, fit (sees means and $\Sigma_W$)"),
 }
 PANELS = {
     "nc1_trace": NC1_TRACE,
@@ -36,6 +36,7 @@ def draw(result: dict[str, Any]) -> Figure:
     for axis, (quantity, title) in zip(axes, PANELS.items(), strict=True):
         _errors(axis, networks, quantity)
         axis.set_title(title, fontsize=10)
+        axis.set_xlabel("|log(predicted/measured)|", fontsize=9)
         axis.set_xscale("log")
         axis.set_xlim(3e-4, 20)
     for row, network in enumerate(networks):
@@ -48,7 +49,8 @@ def draw(result: dict[str, Any]) -> Figure:
             known = [p["squared"]["known"]["lambda_w"] for p in network["pairs"].values()]
             last.plot(known, [row] * len(known), "|", color=VERMILION, ms=11)
     last.set_xscale("log")
-    last.set_title("fitted λ_W (open: bound; bars: K·wd)", fontsize=8)
+    last.set_title("fits (open: at a bound;\nbars: K·decay)", fontsize=9)
+    last.set_xlabel(r"$\lambda_W$", fontsize=9)
     axes[0].set_yticks(range(len(networks)), [n["name"] for n in networks], fontsize=8)
     axes[0].invert_yaxis()
     handles = [
@@ -57,8 +59,11 @@ def draw(result: dict[str, Any]) -> Figure:
         )[0]
         for name, (color, marker, label) in MODELS.items()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    figure.supxlabel("|log(predicted/measured)|, median over pairs of blocks", fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8,
+        title="a to c: medians over the pairs of blocks of a network, one seed each; d: every pair",
+        title_fontsize=9,
+    )  # fmt: skip
     return figure
 
 

@@ -1,7 +1,7 @@
 """Draw NC1, ÑC1 and NC2 after each added layer (Tirer et al. 2023, Figure 2)."""
 
 from matplotlib.figure import Figure
-from style import BLUE, RESULTS, VERMILION, read, write
+from style import OF_SET, RESULTS, SETS, read, seeds, write
 
 RESULT = RESULTS / "depthwise_layerwise" / "result.json"
 PANELS = {
@@ -9,8 +9,7 @@ PANELS = {
     "nc1_trace": r"$\widetilde{\mathrm{NC1}}$ = tr$\,\Sigma_W/$tr$\,\Sigma_B$",
     "nc2_etf": "NC2: distance to a simplex ETF",
 }
-STYLES = {"cifar10": (BLUE, "o-"), "fashion_mnist": (VERMILION, "D-")}
-NAMES = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
+MARKS = {"cifar10": "o-", "fashion_mnist": "D-"}
 
 
 def draw(result: dict) -> Figure:
@@ -18,16 +17,17 @@ def draw(result: dict) -> Figure:
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     for axis, (metric, title) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
         for run in result["runs"]:
-            colour, style = STYLES[run["data"]]
+            style = {"color": OF_SET[run["data"]], "ms": 3.5, "lw": 1.2, "alpha": 0.75}
             values = [run["inputs"][metric], *(layer[metric] for layer in run["layers"])]
-            label = NAMES[run["data"]] if run["seed"] == 0 else None
-            axis.plot(values, style, color=colour, ms=3.5, lw=1.2, alpha=0.75, label=label)
-        axis.set_title(title, fontsize=10)
+            label = SETS[run["data"]] if run["seed"] == 0 else None
+            axis.plot(values, MARKS[run["data"]], **style, label=label)
+        axis.set_ylabel(title, fontsize=10)
         axis.set_xlabel("layers added (0: inputs)")
         axis.set_xticks(range(0, len(values), 2))
         if metric != "nc2_etf":
             axis.set_yscale("log")
-    figure.axes[0].legend(frameon=False, fontsize=9)
+    count = seeds(len({run["seed"] for run in result["runs"]}))
+    figure.axes[0].legend(frameon=False, fontsize=9, title=f"a line each of {count}")
     return figure
 
 

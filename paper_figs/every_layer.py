@@ -1,11 +1,10 @@
 """Draw NC1, ÑC1 and NC2 of every layer of four architectures on two data sets."""
 
 from matplotlib.figure import Figure
-from style import GREEN, NC1_TRACE, PURPLE, RESULTS, SKY, VERMILION, read, write
+from style import GREEN, NC1_TRACE, PURPLE, RESULTS, SETS, SKY, VERMILION, read, write
 
 RESULT = RESULTS / "every_layer" / "result.json"
 PANELS = {"nc1": "NC1", "nc1_trace": NC1_TRACE, "nc2_etf": "NC2"}
-SETS = {"cifar10": "CIFAR-10", "fashion_mnist": "Fashion-MNIST"}
 STYLES = {
     "mlp": (SKY, "o", "10-layer MLP"),
     "residual_mlp": (GREEN, "s", "residual MLP"),
@@ -16,7 +15,7 @@ STYLES = {
 
 def draw(result: dict) -> Figure:
     """A row for each data set, a column for each metric."""
-    sets = [name for name in SETS if any(run["data"] == name for run in result["runs"])]
+    sets = list(dict.fromkeys(run["data"] for run in result["runs"]))
     figure = Figure(figsize=(10.5, 3.0 * len(sets)), layout="constrained")
     grid = figure.subplots(len(sets), 3, squeeze=False)
     for row, name in zip(grid, sets, strict=True):
@@ -26,15 +25,16 @@ def draw(result: dict) -> Figure:
                 values = [layer[metric] for layer in run["final"].values()]
                 depths = [i / (len(values) - 1) for i in range(len(values))]
                 axis.plot(depths, values, color=colour, marker=mark, ms=4, lw=1.4, label=label)
-            axis.set_title(f"{title}: {SETS[name]}", fontsize=9.5)
+            axis.set_title(SETS[name], fontsize=9.5)
+            axis.set_ylabel(title, fontsize=9.5)
             if metric != "nc2_etf":
                 axis.set_yscale("log")
-            axis.tick_params(labelsize=8, which="both")
     for axis in grid[-1]:
         axis.set_xlabel("depth (first layer 0, last 1)", fontsize=9)
     figure.legend(
         *grid[0, 0].get_legend_handles_labels(),
         loc="outside upper center", ncols=4, frameon=False, fontsize=9,
+        title="squared loss, all training images, one seed", title_fontsize=9,
     )  # fmt: skip
     return figure
 

@@ -1,8 +1,7 @@
 """Draw Figure 1 (Tirer et al. 2023) from experiments/results/near_collapse_spectrum.json."""
 
-import matplotlib
 from matplotlib.figure import Figure
-from style import RESULTS, read, write
+from style import RESULTS, ordered, read, write
 
 RESULT = RESULTS / "near_collapse_spectrum.json"
 
@@ -12,10 +11,9 @@ def draw(result: dict) -> Figure:
     config = result["manifest"]["config"]
     figure = Figure(figsize=(9, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
-    colours = matplotlib.colormaps["viridis"].resampled(len(result["curves"]) + 1)
-    for i, curve in enumerate(result["curves"]):
+    colours = ordered(len(result["curves"]))
+    for colour, curve in zip(colours, result["curves"], strict=True):
         index = range(1, len(curve["exact"]) + 1)
-        colour = colours(i)
         label = rf"$\lambda_H = {curve['lambda_h']:g}$"
         top.step(index, curve["exact"], where="mid", color=colour, lw=1.6, label=label)
         top.step(index, curve["large_beta"], where="mid", color=colour, lw=1.2, ls=":")

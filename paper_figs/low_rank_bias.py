@@ -43,7 +43,7 @@ def draw(result: dict) -> Figure:
     config = result["manifest"]["config"]
     figure.suptitle(
         rf"L = {config['depth']}, n = 1, $\lambda$ = {config['decay']:g}, width 30, "
-        f"{config['seeds']} seeds",
+        f"{config['seeds']} seeds (a point each)",
         fontsize=11,
     )
     for axis in (left, right):

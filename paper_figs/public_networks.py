@@ -19,6 +19,7 @@ def collapse(axis: Axes, layers: list[dict]) -> None:
     test = [layer["test_collapse"] for layer in layers]
     axis.plot(x, test, "s--", color=GREEN, ms=3, lw=1, label=f"{NC1_TRACE}, test about train means")
     axis.set_yscale("log")
+    axis.set_ylabel("variability within classes")
 
 
 def frame(axis: Axes, layers: list[dict]) -> None:
@@ -30,6 +31,7 @@ def frame(axis: Axes, layers: list[dict]) -> None:
         errors = [1 - layer["nearest_mean"][split] for layer in layers]
         axis.plot(x, errors, style, color=ORANGE, lw=1.2, label=f"nearest-mean error, {split}")
     axis.set_ylim(0)
+    axis.set_ylabel("distance (NC2) or error")
 
 
 def draw(result: dict) -> Figure:
@@ -43,7 +45,10 @@ def draw(result: dict) -> Figure:
         axis.set_xticks(range(0, len(names), 3), names[::3], rotation=60, ha="right", fontsize=7)
         for stage in list(result["straightness"])[1:]:
             axis.axvline(names.index(stage.split(" to ")[0]) - 0.5, color=GREY, lw=0.6, ls=":")
+        axis.set_xlabel("block")
         axis.legend(frameon=False, fontsize=8)
+    note = "bands: 95 % intervals; dotted: the width changes"
+    figure.suptitle(f"a ResNet-56 that others trained on CIFAR-10; {note}", fontsize=10)
     return figure
 
 

@@ -26,8 +26,12 @@ def draw(result: dict) -> Figure:
             values = [result["layers"][name][metric] for name in names]
             axis.plot(values, style, color=colour, ms=4.5, lw=1.4, label=label)
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+        axis.set_xlabel("layer")
         axis.legend(frameon=False, fontsize=9)
     axes[0].set_yscale("log")
+    axes[0].set_ylabel("variability within classes")
+    axes[1].set_ylabel("class means: distance from a simplex")
+    figure.suptitle("a ResNet-18 that others trained on CIFAR-10", fontsize=10)
     axes[0].axhline(0.2, color=GREY, lw=0.9, ls=":")
     axes[0].text(0, 0.21, "CDNV = 0.2", color=GREY, fontsize=8)
     axes[1].set_ylim(0)

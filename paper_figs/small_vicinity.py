@@ -34,8 +34,7 @@ def draw(result: dict) -> Figure:
             _errors(axis, run["rows"], part, colour)
         axis.set(xscale="log", yscale="log", ylim=(1e-12, 30))
         axis.set_xlabel("distance from collapse")
-        axis.set_title(label, fontsize=11)
-    above[0].set_ylabel("relative error")
+        axis.set_ylabel(f"relative error, {label}")
     names = [name.split("/")[-1].removesuffix("-seed0") for name in result["distance"]]
     names = ["public-resnet18" if name == "layers" else name for name in names]
     lines = [Line2D([], [], color=c, label=n) for c, n in zip(COLOURS, names, strict=False)]

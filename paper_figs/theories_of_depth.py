@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 from matplotlib.figure import Figure
-from style import BLUE, GREY, ROOT, VERMILION, write
+from style import BLUE, GREY, NC1_TRACE, ROOT, VERMILION, write
 
 sys.path.insert(0, str(ROOT))
 from experiments.theories_of_depth import FOLDER, kind_of, placed
@@ -14,7 +14,7 @@ PANELS = {
     "nc1": "NC1 (in the span)",
     "directional_cdnv": "directional CDNV (in the span)",
     "nc2_etf": "NC2 (in the span)",
-    "nc1_trace": "ÑC1",
+    "nc1_trace": NC1_TRACE,
 }
 COLORS = {
     "residual, squared loss": VERMILION,
@@ -41,15 +41,21 @@ def draw(benches: list) -> Figure:
         axis.set_xscale("log")
         axis.set_xlim(1e-3, 5)
         axis.set_title(title, fontsize=10)
+        axis.set_xlabel("|log(predicted/measured)|", fontsize=9)
         axis.set_yticks(range(len(theories)), [n.replace("_", " ") for n in theories], fontsize=9)
         axis.grid(axis="y", color="0.92")
     axes[0].invert_yaxis()
-    handles = [axes[0].plot([], [], "o", color=c, label=k)[0] for k, c in COLORS.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    figure.supxlabel(
-        "|log(predicted/measured)| of layers left out, median of each network; bars: of all",
-        fontsize=9,
-    )
+    counts = {kind: int((kinds == kind).sum()) for kind in COLORS}
+    handles = [
+        axes[0].plot([], [], "o", color=c, label=f"{k} ({counts[k]} networks)")[0]
+        for k, c in COLORS.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9,
+        title="points: median over the layers left out of one network; bars: over networks; "
+        "none where a theory says nothing",
+        title_fontsize=9,
+    )  # fmt: skip
     return figure
 
 

@@ -2,9 +2,8 @@
 
 from statistics import median
 
-import matplotlib
 from matplotlib.figure import Figure
-from style import BLUE, RESULTS, read, write
+from style import BLUE, RESULTS, SETS, ordered, read, seeds, write
 
 RESULT = RESULTS / "trained_head.json"
 
@@ -21,8 +20,8 @@ def draw(result: dict) -> Figure:
         steps = [max(h["step"], 1) for h in parts[0]["history"]]
         for part in parts:
             row[0].loglog(steps, [h["excess"] for h in part["history"]], color=BLUE)
-        row[0].set_ylabel(f"{name}, L = {depth}")
-        row[0].set_title("f − f*, every seed", fontsize=10, loc="left")
+        row[0].set_ylabel("f − f*")
+        row[0].set_title(f"{SETS[name]}, L = {depth}, every seed", fontsize=10)
         for axis, (metric, label, offset) in zip(row[1:], metrics, strict=True):
             for layer in range(depth):
                 values = [
@@ -31,9 +30,11 @@ def draw(result: dict) -> Figure:
                     for i in range(len(steps))
                 ]  # fmt: skip
                 which = r"$H_1$" if layer == 0 else rf"$\sigma(H_{layer + 1})$"
-                colour = matplotlib.colormaps["viridis"](layer / depth)
+                colour = ordered(depth)[layer]
                 axis.loglog(steps, values, color=colour, label=which)
-            axis.set_title(f"{label}, median", fontsize=10, loc="left")
+            axis.set_ylabel(label)
+            count = seeds(len(parts))
+            axis.set_title(f"{SETS[name]}, L = {depth}, median of {count}", fontsize=10)
         row[1].legend(frameon=False, fontsize=7)
     for axis in axes.flat:
         axis.grid(alpha=0.2)

@@ -5,7 +5,20 @@ Above: a ResNet, per epoch. Below: MLPs with many seeds, effects paired by seed.
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from style import BLACK, GREEN, NC1_TRACE, ORANGE, PURPLE, RESULTS, SKY, VERMILION, read, write
+from style import (
+    BLACK,
+    GREEN,
+    NC1_TRACE,
+    ORANGE,
+    PURPLE,
+    RESULTS,
+    SETS,
+    SKY,
+    VERMILION,
+    read,
+    seeds,
+    write,
+)
 
 RESULT = RESULTS / "weight_decay" / "result.json"
 PAIRED = RESULTS / "weight_decay_paired" / "result.json"
@@ -18,7 +31,6 @@ STYLES = {
     "features 0": (VERMILION, "--", "feature layers 0"),
 }
 LOSSES = {"mse": "squared loss, no bias", "cross_entropy": "cross-entropy, bias"}
-SETS = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SHORT = {"mse": "squared loss", "cross_entropy": "cross-entropy"}
 MARKS = {"mse": "o", "cross_entropy": "s"}
 COLOURS = (GREEN, ORANGE, BLACK, PURPLE, SKY)
@@ -34,13 +46,12 @@ def draw(result: dict) -> Figure:
         of_loss = [run for run in result["runs"] if run["loss"] == loss]
         for axis, (metric, title) in zip(row, PANELS.items(), strict=True):
             _epochs(axis, of_loss, metric)
-            axis.set_title(f"{title}: ResNet, {LOSSES[loss]}", fontsize=9.5)
+            axis.set_title(f"ResNet, {LOSSES[loss]}", fontsize=9.5)
+            axis.set_ylabel(title, fontsize=9.5)
     for axis, (metric, title) in zip(grid[-1], PANELS.items(), strict=True):
         _effects(axis, summaries, metric)
-        axis.set_title(f"{title}: MLPs, effect of a weight decay", fontsize=9.5)
-    grid[-1, 0].set_ylabel("log(metric / baseline's)", fontsize=9)
-    for axis in grid.flat:
-        axis.tick_params(labelsize=8, which="both")
+        axis.set_title("MLPs, effect of a weight decay", fontsize=9.5)
+        axis.set_ylabel(f"log({title} / baseline's)", fontsize=9.5)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9,
@@ -48,7 +59,7 @@ def draw(result: dict) -> Figure:
     )  # fmt: skip
     handles, labels = grid[-1, 0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9,
+        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8,
         title="mean over seeds, bars: two standard errors", title_fontsize=8,
     )  # fmt: skip
     return figure
@@ -80,7 +91,8 @@ def _effects(axis: Axes, summaries: list[dict], metric: str) -> None:
             [2 * effect["error"] for effect in found.values()],
             fmt=MARKS[row["loss"]], ms=4, lw=1, capsize=2,
             color=COLOURS[i],
-            label=f"{SETS[row['data']]}, {SHORT[row['loss']]}, {row['epochs']} epochs",
+            label=f"{SETS[row['data']]}, {SHORT[row['loss']]}, {row['epochs']} epochs, "
+            f"{seeds(row['seeds'])}",
         )  # fmt: skip
     names = [STYLES[decay][2].replace(" layer", "\nlayer", 1) for decay in found]
     axis.set_xticks(range(len(names)), names)

@@ -44,12 +44,12 @@ def draw(result: dict) -> Figure:
     right.set_xlabel("λ")
     right.set_ylabel("K")
     rank = rf"rank of $\sigma(H_3)$: mean (least) of seeds, width {config['width']}"
-    right.set_title(rank, fontsize=10, loc="left")
+    right.set_title(rank, fontsize=10)
+    left.set_title(rf"$\lambda$ = {config['decay']:g}", fontsize=10)
     figure.colorbar(image, ax=right, label=r"median $f / f_{\mathrm{DNC}}$")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=5, frameon=False, fontsize=9)
-    title = rf"L = {config['depth']}, n = 1, {config['seeds']} seeds; left: $\lambda$ = "
-    figure.suptitle(f"{title}{config['decay']:g}", fontsize=11)
+    figure.suptitle(f"L = {config['depth']}, n = 1, {config['seeds']} seeds", fontsize=11)
     return figure
 
 

@@ -1,14 +1,13 @@
 # The public face, and the only list of it: each name is imported when it is first asked for.
 # Types of results stand beside their verbs in the rooms' own faces (theory, study, measure).
 
-from . import measure, networks, show, study, theory
-from .layer_files import load_layers, load_metadata, save_layers
+from . import measure, metrics, networks, show, study, theory
+from .layer_files import load_layers, load_metadata, load_samples, save_layers
 from .layer_samples import LayerSamples
-from .measure.epoch_file import read_epochs
 from .measure.extraction import collect_features, collect_statistics
 from .measure.monitor import CollapseMonitor
 from .measure.nearest_mean import nearest_mean_scores
-from .metrics import CollapseMetrics, collapse_metrics
+from .metrics.table import CollapseMetrics, collapse_metrics
 from .show.maps import plot_map
 from .show.plots import plot_comparison, plot_layers, plot_path
 from .show.report.page import write_report
@@ -53,8 +52,8 @@ __all__ = [  # noqa: RUF022 - by purpose
     "collect_statistics",
     "load_layers",
     "load_metadata",
+    "load_samples",
     "nearest_mean_scores",
-    "read_epochs",
     "save_layers",
     # predict: from class statistics and regularisation to class statistics
     "CrossEntropyProblem",
@@ -90,10 +89,11 @@ __all__ = [  # noqa: RUF022 - by purpose
     "plot_path",
     "plot_spectrum",
     "plot_vicinity",
-    # the rooms: the deep unconstrained features model, our own laboratory; in the others the types
-    # of results and lesser verbs
+    # the rooms: the deep unconstrained features model, our own laboratory; every metric by name; in
+    # the others the types of results and lesser verbs
     "deep",
     "networks",
+    "metrics",
     "measure",
     "theory",
     "study",

@@ -47,6 +47,18 @@ def save_layers(
     Raises:
         ValueError: no layers, a dtype that is neither float64 nor float32, metadata that are not
             strings, or samples of other layers.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> pnc.save_layers({"blocks.0": statistics}, "layers.safetensors", {"network": "a sketch"})
+        >>> pnc.load_metadata("layers.safetensors")
+        {'network': 'a sketch'}
+
+    See Also:
+        load_layers, load_samples, load_metadata: what reads it.
     """
     named(layers, "layers", "ClassStatistics")
     if not layers:
@@ -109,6 +121,19 @@ def load_layers(
 
     Raises:
         FileNotFoundError, ValueError: no such file, or one that holds something else.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> pnc.save_layers({"blocks.0": statistics}, "layers.safetensors")
+        >>> layers = pnc.load_layers("layers.safetensors")
+        >>> torch.equal(layers["blocks.0"].means, statistics.means)
+        True
+
+    See Also:
+        save_layers: what writes it. collapse_metrics, minimize, compare_layers: what reads it.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get(_FORMAT_KEY) != _FORMAT:
@@ -167,7 +192,8 @@ def _checked_notes(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _layer(tensors: Mapping[str, Tensor], key: str) -> ClassStatistics | SpanStatistics:
-    values = {f: _converted(tensors[f"{key}/{f}"], torch.float64) for f in _FIELDS}
+    found = {f: tensors[f"{key}/{f}"] for f in _FIELDS}
+    values = {f: t.double() if t.is_floating_point() else t for f, t in found.items()}
     if f"{key}/{_SPAN}" in tensors:
         return SpanStatistics(**values, features_dim=int(tensors[f"{key}/{_SPAN}"]))
     return ClassStatistics(**values)

@@ -52,6 +52,22 @@ class SpanStatistics(Moments, Summarised):
     def __post_init__(self) -> None:
         check_and_copy(self)
 
+    @classmethod
+    def from_features(
+        cls, features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
+    ) -> "SpanStatistics":
+        """Those of features (N, d), in O(Kd) memory; arguments as of `ClassStatistics`."""
+        x = checked_features(features)
+        first = MeansBuilder(num_classes)
+        rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
+        y = as_labels(labels, len(x), num_classes=num_classes)
+        for part, classes in zip(x.split(rows), y.split(rows), strict=True):
+            first.update(part, classes)
+        second = SpanBuilder(*first.result())
+        for part, classes in zip(x.split(rows), y.split(rows), strict=True):
+            second.update(part, classes)
+        return second.result()
+
     def _summary(self) -> dict[str, object]:
         sizes = {"num_samples": int(self.counts.sum()), "features_dim": self.features_dim}
         return sizes | super()._summary()
@@ -156,19 +172,3 @@ class SpanBuilder:
                 f"{drift[k]:.3g}, where features spread by {spread[k]:.3g}; give the same samples "
                 "twice, without augmentation or dropout"
             )
-
-
-def span_statistics(
-    features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
-) -> SpanStatistics:
-    """`SpanStatistics` of features (N, d), in O(Kd) memory."""
-    x = checked_features(features)
-    first = MeansBuilder(num_classes)
-    rows = max(1, _CHUNK_BYTES // (8 * x.shape[1]))
-    y = as_labels(labels, len(x), num_classes=num_classes)
-    for part, classes in zip(x.split(rows), y.split(rows), strict=True):
-        first.update(part, classes)
-    second = SpanBuilder(*first.result())
-    for part, classes in zip(x.split(rows), y.split(rows), strict=True):
-        second.update(part, classes)
-    return second.result()

@@ -9,14 +9,14 @@ TWO = torch.arange(2).repeat_interleave(10)
 
 
 def two_classes(depths, seeds, **changes):
-    options = {"lambdas": 5e-3, "lambda_h": 5e-3, "depths": depths, "seeds": seeds, **changes}
+    options = {"lambdas": 5e-3, "lambda_h": 5e-3, "num_layers": depths, "seeds": seeds, **changes}
     return pnc.deep.DeepUFM(TWO, [32] * max(depths), **options)
 
 
 def optima(depths):
     found = [
         pnc.deep.deep_collapse_optimum(
-            depth=d, num_classes=2, samples_per_class=10, lambdas=5e-3, lambda_h=5e-3
+            num_layers=d, num_classes=2, samples_per_class=10, lambdas=5e-3, lambda_h=5e-3
         ).objective
         for d in depths
     ]
@@ -26,9 +26,11 @@ def optima(depths):
 PARAMETERS = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 
 
-def anchored(depth, **changes):
+def anchored(num_layers, **changes):
     dense = random_problem(seed=2, **changes)
-    return dense, pnc.deep.AnchoredDeepProblem(dense.reduced.statistics, depth=depth, **PARAMETERS)
+    return dense, pnc.deep.AnchoredDeepProblem(
+        dense.reduced.statistics, num_layers=num_layers, **PARAMETERS
+    )
 
 
 def direct_objective(parameters, counts, lambdas, lambda_h, *, relu=True):

@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 
 import perturb_nc as pnc
-from perturb_nc import sample_metrics
 from perturb_nc.measure.reductions import random_projection
+from perturb_nc.metrics import samples
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.deep.anchored import AnchoredDeepProblem
 from perturb_nc.theory.deep.collapse import deep_collapse_optimum
@@ -84,7 +84,7 @@ def deep_training():
 
 
 def anchored():
-    deep = AnchoredDeepProblem(statistics(), depth=2, **KEYS, beta=0.7)
+    deep = AnchoredDeepProblem(statistics(), num_layers=2, **KEYS, beta=0.7)
     return minimize_anchored(deep)
 
 
@@ -100,8 +100,8 @@ VERBS = {
     "nested lists": lambda: pnc.collapse_metrics(
         pnc.ClassStatistics.from_features(FEATURES.tolist(), LABELS), NEAR[:3].tolist()
     ),
-    "stable_rank": lambda: sample_metrics.stable_rank(NEAR.tolist(), LABELS),
-    "nc4": lambda: sample_metrics.nc4_accuracy(statistics(), NEAR.tolist(), LABELS),
+    "stable_rank": lambda: samples.stable_rank(NEAR.tolist(), LABELS),
+    "nc4": lambda: samples.nc4_accuracy(statistics(), NEAR.tolist(), LABELS),
     "minimize": optimum,
     "minimize with bias": lambda: pnc.minimize(problem(), initial_weight=NEAR[:3].tolist()),
     "certify": lambda: pnc.certify(problem(), NEAR[:3].tolist()),
@@ -159,10 +159,10 @@ VERBS = {
         network(), loader(), pnc.collect_statistics(network(), loader())
     ),
     "deep_collapse_optimum": lambda: deep_collapse_optimum(
-        depth=3, num_classes=3, samples_per_class=[4, 5, 6], lambdas=5e-3, lambda_h=5e-4
+        num_layers=3, num_classes=3, samples_per_class=[4, 5, 6], lambdas=5e-3, lambda_h=5e-4
     ).parameters((4, 5, 6)),
     "strongly_regular_solution": lambda: strongly_regular_solution(
-        depth=3, num_classes=6, samples_per_class=2, lambdas=5e-3, lambda_h=5e-4
+        num_layers=3, num_classes=6, samples_per_class=2, lambdas=5e-3, lambda_h=5e-4
     ).parameters((7, 7, 7)),
     "deep training": deep_training,
     "minimize_anchored": anchored,

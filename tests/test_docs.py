@@ -11,18 +11,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
 
 import perturb_nc as pnc
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-FACES = ("deep", "measure", "networks", "show", "study", "theory")
-HOW_TO = ("metric", "layers", "huge", "monitor", "report")
+FACES = ("deep", "measure", "metrics", "networks", "show", "study", "theory")
+HOW_TO = ("metric", "layers", "huge", "monitor", "report", "plot")
+USES = ("predict", "sweep", "compare")
+NOTEBOOKS = sorted(p.stem for p in (DOCS / "notebooks").glob("*.md") if p.stem != "index")
 PAGES = [
     "tutorial.md",
     "numerical.md",
     "cross_entropy.md",
     *(f"howto/{name}.md" for name in HOW_TO),
+    *(f"uses/{name}.md" for name in USES),
 ]
 
 
@@ -59,6 +63,40 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, unchecked, tmp_path, m
     code = "\n".join(blocks(page))
     assert code
     exec(compile(code, page, "exec"), {"__name__": "page"})
+    pyplot.close("all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_from_top_to_bottom(name, unchecked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = re.findall(
+        r"```\{code-cell\} python\n(.*?)```", read(f"notebooks/{name}.md"), re.DOTALL
+    )
+    assert len(cells) > 5
+    exec(compile("\n".join(cells), name, "exec"), {"__name__": "page"})
+    drawn = [pyplot.figure(number) for number in pyplot.get_fignums()]
+    pyplot.close("all")
+    assert len(drawn) >= 3
+
+
+def test_every_notebook_is_listed_downloadable_and_ends_with_its_limits():
+    listed = read("notebooks/index.md").rpartition("```{toctree}")[2].split()
+    assert set(NOTEBOOKS) == {name for name in listed if name.isidentifier()}
+    for name in NOTEBOOKS:
+        page = read(f"notebooks/{name}.md")
+        assert page.startswith("---\nfile_format: mystnb\n")
+        assert f"{{nb-download}}`{name}.ipynb`" in page
+        assert re.findall(r"^## (.*)$", page, re.M)[-1] == "Limits"
+
+
+def test_each_use_has_a_page_with_a_picture_one_step_from_the_first():
+    first = read("index.md")
+    assert sorted(USES) == sorted(path.stem for path in (DOCS / "uses").glob("*.md"))
+    for name in USES:
+        assert f":link: uses/{name}\n" in first
+        (figure,) = re.findall(r"```\{image\} (\S+)", read(f"uses/{name}.md"))
+        assert (DOCS / "uses" / figure).is_file()
 
 
 def test_the_tutorial_says_what_its_code_prints(capsys, unchecked):
@@ -100,7 +138,7 @@ def test_the_sweep_on_a_cluster_has_the_arguments_of_sweep():
     assert {keyword.arg for keyword in call.keywords} <= set(accepted)
 
 
-def test_every_public_name_is_in_the_reference_once():
+def test_the_reference_has_every_public_name_once_and_nothing_else():
     names = documented([f"api/{path.name}" for path in (DOCS / "api").glob("*.md")])
     assert len(names) == len(set(names))
     wanted = {f"perturb_nc.{name}" for name in pnc.__all__} - {f"perturb_nc.{f}" for f in FACES}
@@ -108,7 +146,7 @@ def test_every_public_name_is_in_the_reference_once():
         public = attribute(f"perturb_nc.{face}").__all__
         wanted |= {f"perturb_nc.{face}.{name}" for name in public if name not in FACES}
     assert len(set(pnc.__all__) - set(FACES)) <= 45
-    assert wanted - set(names) == set()
+    assert set(names) == wanted  # so nothing under the path of its module
     for name in names:
         assert attribute(name).__doc__, name
 
@@ -116,7 +154,7 @@ def test_every_public_name_is_in_the_reference_once():
 def test_every_figure_is_in_the_gallery_with_its_command():
     gallery = read("gallery.md")
     makefile = (ROOT / "Makefile").read_text(encoding="utf8")
-    shown = re.findall(r"```\{figure\} \.\./paper_figs/(\w+)\.png", gallery)
+    shown = re.findall(r"```\{figure\} \.\./paper_figs/(\w+)\.png\n:name: \1\n", gallery)
     for suffix in (".png", ".pdf"):
         drawn = sorted(path.stem for path in (ROOT / "paper_figs").glob(f"*{suffix}"))
         assert drawn == sorted(shown), suffix
@@ -194,7 +232,16 @@ def test_the_site_builds_without_a_warning(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "NearCollapseProblem" in (tmp_path / "site" / "api" / "theory.html").read_text("utf8")
+    page = (tmp_path / "site" / "api" / "theory.html").read_text("utf8")
+    assert r"\frac{\lambda _{W}}{2K} |W|^{2}" in page
+    assert 'class="viewcode-link' in page
+    for name in NOTEBOOKS:
+        (kept,) = (tmp_path / "site" / "_downloads").rglob(f"{name}.ipynb")
+        cells = json.loads(kept.read_text("utf8"))["cells"]
+        assert any(cell.get("outputs") for cell in cells)
+    remote = r'<(?:script|img|iframe|link rel="stylesheet")[^>]*(?:src|href)="(?:https?:)?//'
+    for path in (tmp_path / "site").rglob("*.html"):
+        assert not re.search(remote, path.read_text("utf8")), path.name
 
 
 def test_sections_that_docstrings_cite_are_there():
@@ -221,6 +268,28 @@ def docstrings():
                 yield path, getattr(node, "name", path.stem), ast.get_docstring(node) or ""
 
 
+def undocumented(node, place, private=False):
+    """Places of functions and classes that have no docstring, methods and inner ones among them."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield from undocumented(child, place, private)
+            continue
+        inside = private or child.name[0] == "_"
+        again = {"overload"} & {ast.unparse(decorator) for decorator in child.decorator_list}
+        if not inside and not again and not ast.get_docstring(child):
+            yield f"{place}.{child.name}"
+        yield from undocumented(child, f"{place}.{child.name}", inside)
+
+
+def test_every_public_function_method_and_class_says_what_it_is():
+    tree = ast.parse("class A:\n '''a'''\n def b(self):\n  def c(): ...\n def _d(self): ...")
+    assert list(undocumented(tree, "")) == [".A.b", ".A.b.c"]
+    found = []
+    for path in sorted((ROOT / "perturb_nc").rglob("*.py")):
+        found += undocumented(ast.parse(path.read_text(encoding="utf8")), path.stem)
+    assert found == []
+
+
 def test_papers_that_docstrings_cite_are_in_the_bibliography():
     conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
     found = set()
@@ -236,12 +305,14 @@ def test_papers_that_docstrings_cite_are_in_the_bibliography():
 
 
 def test_public_results_with_a_formula_name_their_source():
-    metrics = ("within_metrics", "frame_metrics", "duality_metrics", "covariance_metrics")
+    files = [f"metrics/{stem}" for stem in ("within", "frame", "duality", "covariance")]
     missing = []
     for path, name, text in docstrings():
-        formula = re.search(r"^ {4}\S.*[=≥≤].*$", text.partition("Args:")[0], re.MULTILINE)
+        said = re.split("Args:|Example:", text)[0]
+        formula = re.search(r"^ {4}\S.*[=≥≤].*$", said, re.MULTILINE)
         verb = name in pnc.__all__ and name[0].islower() and name not in ("deep", "networks")
-        metric = path.stem in metrics and name[0] != "_" and name != path.stem
+        of_metrics = f"{path.parent.name}/{path.stem}" in files
+        metric = of_metrics and name[0] != "_" and name != path.stem
         sourced = re.search(r"(19|20)\d\d|docs §|Source:", text)
         if ((verb and formula) or metric) and not sourced:
             missing.append(f"{path.stem}.{name}")

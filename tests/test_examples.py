@@ -10,12 +10,16 @@ import perturb_nc as pnc
 VERBS = [
     "collect_statistics", "collapse_metrics", "minimize", "certify", "linear_response",
     "hyperparameter_response", "central_path_flow", "sweep", "fit_regularization",
-    "compare_layers", "small_vicinity", "calibrate_depth",
+    "compare_layers", "small_vicinity", "calibrate_depth", "sampling_intervals", "cascade",
+    "minimize_batch", "exact_collapse", "near_collapse_spectrum", "align", "error_table",
+    "write_report", "save_layers", "load_layers", "plot_layers", "plot_path", "plot_comparison",
+    "plot_map", "plot_spectrum", "plot_vicinity",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_the_example_of_a_verb_runs(name, unchecked):
+def test_the_example_of_a_verb_runs(name, unchecked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for what it writes
     verb = getattr(pnc, name)
     given = {"pnc": pnc, "torch": torch}
     (example,) = doctest.DocTestFinder(recurse=False).find(verb, name, globs=given)

@@ -3,7 +3,7 @@ import torch
 
 import perturb_nc as pnc
 from perturb_nc.layer_files import load_layers
-from perturb_nc.span_statistics import SpanStatistics, span_statistics
+from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 
 FIELDS = ("counts", "means", "within", "class_variance")
@@ -86,9 +86,9 @@ def test_layers_in_single_precision_take_half_the_space_and_keep_seven_digits(tm
 def test_statistics_in_the_span_keep_their_kind_and_are_refused_where_the_theory_reads(tmp_path):
     x, labels = torch.randn(60, 20), torch.arange(60) % 3
     path = tmp_path / "span.safetensors"
-    pnc.save_layers({"wide": span_statistics(x, labels)}, path)
+    pnc.save_layers({"wide": SpanStatistics.from_features(x, labels)}, path)
     found = load_layers(path, span=True)["wide"]
-    assert_equal(found, span_statistics(x, labels))
+    assert_equal(found, SpanStatistics.from_features(x, labels))
     assert found.features_dim == 20
     with pytest.raises(ValueError, match=r"layer 'wide' holds .*; collect it with covariance"):
         load_layers(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.ticker import FixedFormatter
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,7 +77,13 @@ def test_figures_are_drawn_from_committed_results(script, tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(script.parent)
     module = runpy.run_path(str(script))
     result = json.loads(module["RESULT"].read_text(encoding="utf8"))
-    module["write"](module["draw"](result), str(tmp_path / script.name))
+    figure = module["draw"](result)
+    module["write"](figure, str(tmp_path / script.name))
+    for axis in figure.axes:
+        alike = axis.get_shared_y_axes().get_siblings(axis)
+        named = figure.get_supylabel() or any(other.get_ylabel() for other in alike)
+        words = isinstance(axis.yaxis.get_major_formatter(), FixedFormatter)
+        assert named or words or not axis.axison, "a quantity stands on its axis"
     for suffix in (".png", ".pdf"):
         assert (tmp_path / script.name).with_suffix(suffix).stat().st_size > 5000
         assert script.with_suffix(suffix).is_file(), "run `make figures` and commit the figure"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.metrics import READ_BY_WEIGHT, collapse_metrics
-from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, span_statistics
+from perturb_nc.metrics.table import READ_BY_WEIGHT, collapse_metrics
+from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 
 
@@ -22,7 +22,7 @@ def sample(n=120, d=30, k=4, offset=0.0, seed=0):
 
 def assert_same_metrics(features, labels, rel=1e-10):
     full = collapse_metrics(ClassStatistics.from_features(features, labels)).as_dict()
-    span = collapse_metrics(span_statistics(features, labels)).as_dict()
+    span = collapse_metrics(SpanStatistics.from_features(features, labels)).as_dict()
     for name, value in full.items():
         if name == "dnc2":  # infinite for dependent means
             assert 1 / span[name] == pytest.approx(1 / value, rel=rel, abs=1e-13)
@@ -34,7 +34,7 @@ def assert_same_metrics(features, labels, rel=1e-10):
 def test_every_metric_of_the_features_is_that_of_the_full_statistics(d):
     features, labels = sample(d=d)
     assert_same_metrics(features, labels)
-    assert span_statistics(features, labels).dim == (d if d <= 4 else 5)
+    assert SpanStatistics.from_features(features, labels).dim == (d if d <= 4 else 5)
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e6])
@@ -51,7 +51,9 @@ def test_dependent_class_means_are_no_obstacle():
 def test_collapsed_features_have_no_variability():
     features, labels = sample()
     statistics = ClassStatistics.from_features(features, labels)
-    assert collapse_metrics(span_statistics(statistics.means[labels], labels)).nc1 < 1e-25
+    assert (
+        collapse_metrics(SpanStatistics.from_features(statistics.means[labels], labels)).nc1 < 1e-25
+    )
 
 
 def test_a_component_off_the_span_moves_the_trace_and_not_nc1():
@@ -61,7 +63,9 @@ def test_a_component_off_the_span_moves_the_trace_and_not_nc1():
         rows = (labels == k).nonzero().flatten()
         rows = rows[: len(rows) // 2 * 2]
         wide[rows, 10] = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(rows) // 2)
-    before, after = (collapse_metrics(span_statistics(x, labels)) for x in (features, wide))
+    before, after = (
+        collapse_metrics(SpanStatistics.from_features(x, labels)) for x in (features, wide)
+    )
     assert after.nc1 == pytest.approx(before.nc1, rel=1e-10)
     assert after.nc1_trace > 1.01 * before.nc1_trace
 
@@ -76,7 +80,7 @@ def test_batches_in_any_order_and_classes_that_come_late():
     second = SpanBuilder(counts, means)
     for rows in torch.randperm(120).split(31):
         second.update(features[rows], labels[rows])
-    found, wanted = second.result(), span_statistics(features, labels)
+    found, wanted = second.result(), SpanStatistics.from_features(features, labels)
     for name in ("means", "within", "class_variance"):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
 
@@ -90,14 +94,14 @@ def test_other_samples_in_the_second_pass_are_refused():
     with pytest.raises(ValueError, match=r"the second pass had .* give the same samples twice"):
         second.result()
     with pytest.raises(ValueError, match=r"classes \[4\] of 5 have none"):
-        span_statistics(features, labels, 5)
+        SpanStatistics.from_features(features, labels, 5)
 
 
 def test_wide_features_need_no_square_matrix():
     d = 300_000  # its covariance would take 720 GB
     labels = torch.arange(12) % 3
     features = torch.randn(12, d)
-    statistics = span_statistics(features, labels)
+    statistics = SpanStatistics.from_features(features, labels)
     x = features.double()
     means = torch.stack([x[labels == k].mean(0) for k in range(3)])
     within = (x - means[labels]).square().sum() / 12
@@ -110,7 +114,10 @@ def test_wide_features_need_no_square_matrix():
 @pytest.mark.usefixtures("unchecked")
 def test_what_needs_the_whole_covariance_refuses_by_name():
     features, labels = sample(d=3)
-    span, full = span_statistics(features, labels), ClassStatistics.from_features(features, labels)
+    span, full = (
+        SpanStatistics.from_features(features, labels),
+        ClassStatistics.from_features(features, labels),
+    )
     options = {"lambda_w": 0.05, "lambda_h": 0.01}
     doors = {
         "statistics": [
@@ -137,7 +144,7 @@ def test_what_needs_the_whole_covariance_refuses_by_name():
 def test_a_weight_is_refused_even_where_its_shape_fits():
     features, labels = sample(d=3)  # three coordinates, but turned
     with pytest.raises(ValueError, match="weight must be None for SpanStatistics"):
-        collapse_metrics(span_statistics(features, labels), torch.eye(4, 3))
+        collapse_metrics(SpanStatistics.from_features(features, labels), torch.eye(4, 3))
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])

@@ -127,6 +127,7 @@ def test_labels_beyond_num_classes_and_objects_are_refused():
         (torch.zeros(2, 2).double(), r"within must have shape \(3, 3\), got \(2, 2\)"),
         (torch.zeros(3, 3), "within must be float64, got torch.float32"),
         (torch.full((3, 3), torch.nan).double(), "within must be finite"),
+        (torch.diag(torch.tensor([1.0, torch.inf, 1.0])).double(), "within must be finite"),
         (-torch.eye(3).double(), "variances in within must be >= 0, got -1"),
     ],
 )
@@ -135,6 +136,12 @@ def test_constructor_checks_its_fields(within, message):
     zeros = torch.zeros(2, 3).double()
     with pytest.raises(ValueError, match=message):
         pnc.ClassStatistics(torch.tensor([1, 1]), zeros, within, zeros[:, 0])
+
+
+def test_finite_numbers_of_an_infinite_sum_are_finite():
+    zeros = torch.zeros(2, 3).double()
+    within = torch.diag(torch.full((3,), 1e308, dtype=torch.float64))
+    assert pnc.ClassStatistics(torch.tensor([1, 1]), zeros, within, zeros[:, 0]).dim == 3
 
 
 def test_a_change_of_the_given_tensors_changes_nothing(sample):

@@ -51,11 +51,11 @@ def results():
     few, of_few = x[:24], labels[:24]
     entropy = pnc.CrossEntropyProblem(few, of_few, **SETTING)
     settled = pnc.minimize(entropy)
-    anchored = deep.AnchoredDeepProblem(s, **SETTING, depth=2)
+    anchored = deep.AnchoredDeepProblem(s, **SETTING, num_layers=2)
     model = deep.DeepUFM([0, 0, 1, 1], (5, 4), lambdas=0.01, lambda_h=0.01)
     return {
         "statistics": s,
-        "span": importlib.import_module("perturb_nc.span_statistics").span_statistics(x, labels),
+        "span": pnc.measure.SpanStatistics.from_features(x, labels),
         "joint": pnc.measure.JointStatistics(s, s, s.within),
         "metrics": pnc.collapse_metrics(s),
         "nearest": pnc.measure.NearestMeanScores(0.9, 0.1),

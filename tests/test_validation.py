@@ -142,14 +142,14 @@ MEMORY = """
 import resource
 import numpy as np, torch
 import perturb_nc as pnc
-from perturb_nc.span_statistics import span_statistics
+from perturb_nc.span_statistics import SpanStatistics
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 small = np.zeros((9000, 512), np.float32); small[::2] = 1
 pnc.ClassStatistics.from_features(small, np.arange(9000) % 10)  # what a first call loads
 x, y = np.ones((80_000, 512), np.float32), np.arange(80_000) % 10
 before = peak()
 pnc.ClassStatistics.from_features(x, y)
-span_statistics(x, y)
+SpanStatistics.from_features(x, y)
 print(peak() - before)
 """
 

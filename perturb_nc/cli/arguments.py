@@ -48,6 +48,10 @@ Reference = Annotated[
     typer.Option(help="layer that is H0, or that a path starts from; default: the first"),
 ]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="folder to write to")]
+FolderIfAsked = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="folder for figures and JSON; default: none is written"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 All = Annotated[bool, typer.Option("--all", help="every layer and metric, where tables sum up")]
 
@@ -100,8 +104,10 @@ def refuse_overwriting(output: Path | None, *inputs: Path | None) -> None:
         writable(output)
 
 
-def refuse_file(folder: Path) -> None:
+def refuse_file(folder: Path | None) -> None:
     """A folder to write to must be one, or be there to be made."""
+    if folder is None:
+        return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output must be a folder, got the file {folder}; give another name")
     from perturb_nc.storage import writable_folder
@@ -133,6 +139,7 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Callabl
     task = progress.add_task(escape(printable(description)), total=total)
 
     def update(completed: int, of: int | None = None) -> None:
+        """So much is done, of so much."""
         progress.start()
         progress.update(task, completed=completed, total=total if of is None else of)
 

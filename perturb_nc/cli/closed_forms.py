@@ -43,7 +43,7 @@ def spectrum(
 
 
 def deep_ufm(
-    depth: Annotated[int, typer.Option(help="L, the number of weights")],
+    num_layers: Annotated[int, typer.Option(help="L, the number of weights")],
     num_classes: Annotated[int, typer.Option(help="K")],
     decay: Annotated[float, typer.Option(help="λ_l of every weight, λ_l/2 |W_l|²")],
     feature_decay: Annotated[
@@ -62,17 +62,23 @@ def deep_ufm(
     from perturb_nc.theory.deep.strongly_regular import strongly_regular_solution
     from perturb_nc.validation import at_most
 
-    at_most(depth * num_classes, _MOST, "depth * num_classes")
+    at_most(num_layers * num_classes, _MOST, "num_layers * num_classes")
     lambda_h = decay if feature_decay is None else feature_decay
-    shape = {"depth": depth, "num_classes": num_classes, "samples_per_class": samples_per_class}
+    shape = {
+        "num_layers": num_layers,
+        "num_classes": num_classes,
+        "samples_per_class": samples_per_class,
+    }
     collapse = deep_collapse_optimum(**shape, lambdas=decay, lambda_h=lambda_h)
     rival = None
-    if depth >= 3 and _is_strongly_regular(num_classes):
+    if num_layers >= 3 and _is_strongly_regular(num_classes):
         rival = strongly_regular_solution(**shape, lambdas=decay, lambda_h=lambda_h)
     if as_json:
         print(json_text(_record(collapse, rival)))
         return
-    table = Table(title=f"L = {depth}, K = {num_classes}, n = {samples_per_class}", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"L = {num_layers}, K = {num_classes}, n = {samples_per_class}", box=SIMPLE_HEAD
+    )
     for name in ("solution", "objective", "output", "rank"):
         table.add_column(name, justify="left" if name == "solution" else "right")
     rank = num_classes if collapse.objective < 0.5 else 0
@@ -83,11 +89,11 @@ def deep_ufm(
         outputs = f"{low:.4f}..{high:.4f}"
         cells = (f"{rival.objective:.10f}", outputs, str(rival.rank))
         table.add_row("strongly regular graph (SRG)", *cells)
-    terminal.show(table, *_lines(collapse, rival, depth, num_classes))
+    terminal.show(table, *_lines(collapse, rival, num_layers, num_classes))
 
 
 def _lines(
-    collapse: "DeepCollapse", rival: "StronglyRegular | None", depth: int, num_classes: int
+    collapse: "DeepCollapse", rival: "StronglyRegular | None", num_layers: int, num_classes: int
 ) -> list[str]:
     strength, threshold = collapse.strengths[0].item(), collapse.thresholds[0].item()
     state = "nonzero" if strength < threshold else "zero"
@@ -98,8 +104,8 @@ def _lines(
         lines.append(f"SRG / DNC = {rival.ratio:.4f}; {rival.limit_ratio:.4f} as all λ go to 0")
     elif num_classes > 2:
         lines.append(
-            "no SRG solution: it needs depth >= 3 and K = r(r-1)/2 with r >= 4 (6, 10, 15, …), "
-            f"got depth {depth} and K = {num_classes}"
+            "no SRG solution: it needs L >= 3 and K = r(r-1)/2 with r >= 4 (6, 10, 15, …), "
+            f"got L = {num_layers} and K = {num_classes}"
         )
     return lines
 

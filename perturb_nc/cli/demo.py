@@ -24,6 +24,7 @@ def demo(
     with progress_bar("training a residual MLP on digits", TRAINING.epochs) as update:
 
         def on_epoch(record: "EpochRecord") -> None:
+            """Moves the bar."""
             update(record.epoch)
 
         result = run_demo(output, lambda_h=lambda_h, beta=beta, config=TRAINING, on_epoch=on_epoch)

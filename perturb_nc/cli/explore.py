@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,6 +107,9 @@ def _serve(server: "Flask", listener: socket.socket, host: str, open_browser: bo
     web = make_server(
         host, port, server, threaded=True, request_handler=_handler(), fd=listener.fileno()
     )
+    web.handle_error = _closed_connections_are_no_errors(  # type: ignore[method-assign]
+        web.handle_error
+    )
     print(f"{address} (Ctrl-C stops it)", flush=True)
     if open_browser:
         webbrowser.open(address)
@@ -116,6 +120,16 @@ def _serve(server: "Flask", listener: socket.socket, host: str, open_browser: bo
         if MOVES in server.config:
             # The move under way ends, and none begins: torch must not compute while Python ends.
             server.config[MOVES].acquire()
+
+
+def _closed_connections_are_no_errors(tell: Callable[..., None]) -> Callable[..., None]:
+    """Ctrl-C may close a connection whose thread has just begun; so may its other end."""
+
+    def handle_error(*connection: object) -> None:
+        if not isinstance(sys.exception(), OSError):
+            tell(*connection)
+
+    return handle_error
 
 
 def _handler() -> "type[WSGIRequestHandler]":

@@ -18,7 +18,6 @@ from perturb_nc.cli.arguments import (
     Loss,
     Method,
     layers_for,
-    layers_in,
     name_of,
     pick,
     refuse_overwriting,
@@ -39,8 +38,8 @@ def metrics(
 ) -> None:
     """Every collapse metric of every layer in FILE."""
     from perturb_nc.layer_files import load_layers
-    from perturb_nc.metrics import collapse_metrics
-    from perturb_nc.sampling import debiased_metrics, sampling_note
+    from perturb_nc.metrics.sampling import debiased_metrics, sampling_note
+    from perturb_nc.metrics.table import collapse_metrics
     from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text, read_arrays
 
@@ -86,21 +85,18 @@ def predict(
     from perturb_nc.layer_files import save_layers
     from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text
-    from perturb_nc.study.models import only_squared
     from perturb_nc.study.predict import predict_layers, predict_near_collapse
 
     refuse_overwriting(output, file)
     hyperparameters: dict[str, Any] = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
     predictions: Mapping[str, LayerPrediction | NearPrediction]
+    layers = layers_for(file, loss, labels_key)
+    model: dict[str, Any] = {**hyperparameters, "loss": loss, "bias": bias}
     if method == "vicinity":
-        only_squared(loss, "method vicinity")
-        predictions = near = predict_near_collapse(layers_in(file), **hyperparameters, bias=bias)
+        predictions = near = predict_near_collapse(layers, **model)
         table = layer_tables.near_collapse_table(near, hyperparameters)
     else:
-        solved = predict_layers(
-            layers_for(file, loss, labels_key), loss=loss, **hyperparameters, bias=bias
-        )
-        predictions = solved
+        predictions = solved = predict_layers(layers, **model)
         table = layer_tables.prediction_table(solved, hyperparameters, everything=everything)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)

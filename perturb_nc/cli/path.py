@@ -1,7 +1,7 @@
 """The commands on the central path: `perturb-nc flow` and `perturb-nc depth`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,7 +9,7 @@ from perturb_nc.cli.arguments import (
     MOST_VALUES,
     Beta,
     File,
-    Folder,
+    FolderIfAsked,
     Json,
     LambdaH,
     LambdaW,
@@ -18,6 +18,9 @@ from perturb_nc.cli.arguments import (
     name_of,
     refuse_file,
 )
+
+if TYPE_CHECKING:
+    from perturb_nc.study.depth import DepthCalibration
 
 
 def flow(
@@ -28,7 +31,7 @@ def flow(
     until_time: Annotated[float, typer.Option(help="last flow time")] = 10.0,
     points: Annotated[int, typer.Option(help="times kept: 0, then evenly in their log")] = 40,
     reference: Reference = None,
-    output: Folder = Path("results/flow"),
+    output: FolderIfAsked = None,
     as_json: Json = False,
 ) -> None:
     """The central path from a layer, and (β = 0) the later layers where they lie on it."""
@@ -58,19 +61,20 @@ def flow(
         calibration = calibrate_depth(layers, lambda_w=lambda_w, lambda_h=lambda_h)
     traces = scaled_traces(path)
     record = {"layer": start, **path_tables.flow_record(path, traces, calibration)}
-    title = f"Central path from {literal(start)} ({literal(file.name)})"
-    drawn = {"layers": calibration, "metrics": (*ALONG, *TRACES)}
-    figure = whole(plot_path, path, title=title, **drawn)
-    with replacing(output / "flow.png") as picture:
-        figure.savefig(picture, dpi=150)
-    write_json(output / "path.json", record)
+    if output is not None:
+        title = f"Central path from {literal(start)} ({literal(file.name)})"
+        drawn = {"layers": calibration, "metrics": (*ALONG, *TRACES)}
+        figure = whole(plot_path, path, title=title, **drawn)
+        with replacing(output / "flow.png") as picture:
+            figure.savefig(picture, dpi=150)
+        write_json(output / "path.json", record)
     if as_json:
         print(json_text(record))
         return
     terminal.show(
         path_tables.flow_table(path, traces),
         *path_tables.flow_lines(path, calibration, left_out),
-        *(f"wrote {output / name}" for name in ("path.json", "flow.png")),
+        *(f"wrote {output / name}" for name in ("path.json", "flow.png") if output is not None),
     )
 
 
@@ -83,16 +87,13 @@ def depth(
     ] = "nc1_span",
     reference: Reference = None,
     fit: Annotated[list[str] | None, typer.Option(help="layer to fit λ_W to; repeatable")] = None,
-    output: Folder = Path("results/depth"),
+    output: FolderIfAsked = None,
     as_json: Json = False,
 ) -> None:
     """Place the layers of networks on the central path; its predictions beside measurements."""
     from perturb_nc.show import path_tables, terminal
-    from perturb_nc.show.labels import literal
-    from perturb_nc.show.panels import whole
-    from perturb_nc.show.plots import plot_comparison
-    from perturb_nc.storage import json_text, replacing, write_json
-    from perturb_nc.study.depth import COMPARED, calibrate_depth
+    from perturb_nc.storage import json_text, write_json
+    from perturb_nc.study.depth import calibrate_depth
 
     if lambda_w is not None and fit:
         raise ValueError(f"fit is for fitting λ_W; leave out --lambda-w {lambda_w:g} or --fit")
@@ -114,16 +115,32 @@ def depth(
         left_out = networks[file][1]
         errors, judged = path_tables.median_errors(c, fit or [])
         records[name_of(file)] = path_tables.depth_record(c, errors, judged, left_out)
-        figure = output / f"depth-{name_of(file)}.png"
-        with replacing(figure) as picture:
-            names = literal(file.name), literal(c.start)
-            title = f"{names[0]}: layers placed by {metric} on the path from {names[1]}"
-            decays = rf"$\lambda_W$ = {c.lambda_w:.3g}, $\lambda_H$ = {c.lambda_h:.3g}"
-            shown = (*COMPARED, "flow_time")
-            page = whole(plot_comparison, c, title=f"{title} ({decays})", metrics=shown)
-            page.savefig(picture, dpi=150)
         if not as_json:
             lines = path_tables.depth_lines(errors, judged, left_out)
-            terminal.show(path_tables.depth_table(c, title=str(file)), *lines, f"wrote {figure}")
-    write_json(output / "depth.json", records)
-    print(json_text(records) if as_json else f"wrote {output / 'depth.json'}")
+            terminal.show(path_tables.depth_table(c, title=str(file)), *lines)
+    if output is not None:
+        for file, c in placed.items():
+            _draw(c, file, metric, output / f"depth-{name_of(file)}.png")
+        write_json(output / "depth.json", records)
+    if as_json:
+        print(json_text(records))
+    elif output is not None:
+        names = (*(f"depth-{name}.png" for name in records), "depth.json")
+        terminal.show(*(f"wrote {output / name}" for name in names))
+
+
+def _draw(calibration: "DepthCalibration", file: Path, metric: str, figure: Path) -> None:
+    """The placed layers of a network, beside what is measured."""
+    from perturb_nc.show.labels import literal
+    from perturb_nc.show.panels import whole
+    from perturb_nc.show.plots import plot_comparison
+    from perturb_nc.storage import replacing
+    from perturb_nc.study.depth import COMPARED
+
+    names = literal(file.name), literal(calibration.start)
+    title = f"{names[0]}: layers placed by {metric} on the path from {names[1]}"
+    decays = rf"$\lambda_W$ = {calibration.lambda_w:.3g}, $\lambda_H$ = {calibration.lambda_h:.3g}"
+    shown = (*COMPARED, "flow_time")
+    page = whole(plot_comparison, calibration, title=f"{title} ({decays})", metrics=shown)
+    with replacing(figure) as picture:
+        page.savefig(picture, dpi=150)

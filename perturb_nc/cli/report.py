@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturb_nc.cli.arguments import layers_for, name_of, progress_bar, statistics_file
+from perturb_nc.cli.arguments import Json, layers_for, name_of, progress_bar, statistics_file
 from perturb_nc.cli.bench import TimeLimit, benched, seconds
 from perturb_nc.show.labels import printable
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from perturb_nc.statistics import ClassStatistics
     from perturb_nc.study.models import Layer
 
     Statistics = tuple[dict[str, Layer], dict[str, str]]
@@ -49,10 +48,11 @@ def report(
     save: Annotated[
         Path | None, typer.Option(help="folder for the comparisons, as they finish: RUNs later on")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """One self-contained HTML page: measured, predicted, and where the prediction fails."""
     from perturb_nc.show.report.page import write_report
-    from perturb_nc.storage import existing, writable, writable_folder
+    from perturb_nc.storage import existing, json_text, writable, writable_folder
     from perturb_nc.study.depth import PLACING
 
     if output.suffix.lower() not in (".html", ".htm"):
@@ -81,9 +81,11 @@ def report(
     if asked and not any(isinstance(network, tuple) for network in networks.values()):
         names = ", ".join(asked)
         raise ValueError(f"{names} must be left out: every RUN is a finished comparison")
-    within = partial(benched, metric=metric or PLACING, joints={}, time_limit=limit)
+    options: dict[str, Any] = {"loss": loss or "squared", "metric": metric or PLACING}
+    within = partial(benched, joints={}, time_limit=limit, **options)
     write_report(_compared(networks, settings, save, within if bench else None), output)
-    print(printable(f"wrote {output}"))
+    done = {"file": str(output), "networks": list(networks)}
+    print(json_text(done) if as_json else printable(f"wrote {output}"))
 
 
 def _loaded(file: Path, loss: str) -> "tuple[str, xr.Dataset | Statistics]":
@@ -103,14 +105,13 @@ def _compared(
     networks: "dict[str, xr.Dataset | Statistics]",
     settings: Mapping[str, Any],
     save: Path | None,
-    bench: "Callable[[dict[str, ClassStatistics], str], xr.Dataset] | None",
+    bench: "Callable[[dict[str, Layer], str], xr.Dataset] | None",
 ) -> "list[xr.Dataset]":
     """Comparisons of all networks, with their benches if one is given that makes them.
 
     Statistics are compared now, with a bar for each network.
     """
     from perturb_nc.study.comparison import save_comparison, with_bench
-    from perturb_nc.study.models import statistics_of
 
     comparisons = []
     for name, network in networks.items():
@@ -121,8 +122,7 @@ def _compared(
         try:
             comparison = _compare(layers, name, settings)
             if bench is not None:
-                measured = {layer: statistics_of(x) for layer, x in layers.items()}
-                comparison = with_bench(comparison, bench(measured, name))
+                comparison = with_bench(comparison, bench(layers, name))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         recorded = {f"recorded {key}": value for key, value in metadata.items()}

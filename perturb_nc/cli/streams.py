@@ -61,6 +61,7 @@ def ending_like_ctrl_c() -> Iterator[list[int]]:
     came: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        """What Python does with Ctrl-C."""
         came.append(number)
         raise KeyboardInterrupt
 

@@ -11,6 +11,7 @@ from perturb_nc.cli.arguments import (
     MOST_VALUES,
     Bias,
     File,
+    Json,
     Loss,
     Method,
     Reference,
@@ -44,9 +45,11 @@ def sweep(
     flow_times: Annotated[str | None, typer.Option(help=f"central path too: {_AXIS}")] = None,
     chunk: Annotated[int, typer.Option(help="settings solved together")] = 256,
     workers: Annotated[int, typer.Option(help="processes, of one thread each; 0: all here")] = 0,
+    as_json: Json = False,
 ) -> None:
     """The certified optimum over a grid of λ_W, λ_H and β; stop and repeat it at will."""
     from perturb_nc.cli.workers import processes
+    from perturb_nc.storage import json_text
     from perturb_nc.study.sweep import sweep as run
     from perturb_nc.study.sweep_plan import STATUSES
     from perturb_nc.validation import at_least, at_most
@@ -78,6 +81,9 @@ def sweep(
         raise
     counts = Counter(STATUSES[code] for code in dataset["status"].values.ravel())
     proved = int(dataset["is_global"].sum())
+    if as_json:
+        print(json_text({"file": str(output), "status": counts, "is_global": proved}))
+        return
     found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     proof = f"{proved} certified as the global optimum"
     how = proof if method == "exact" else "in closed form"
@@ -89,11 +95,12 @@ def plot(
     output: Picture,
     metric: Annotated[str, typer.Option(help="nc1, nc1_trace, nc2_etf or cdnv")] = "nc1",
     beta: Annotated[str | None, typer.Option(help="a,b,c: nearest ones are drawn")] = None,
+    as_json: Json = False,
 ) -> None:
     """Maps over (λ_W, λ_H): the metric, where it is certified, and which of the two moves it."""
     from perturb_nc.show.labels import literal
     from perturb_nc.show.maps import plot_maps
-    from perturb_nc.storage import replacing, writable
+    from perturb_nc.storage import json_text, replacing, writable
     from perturb_nc.study.sweep_store import open_sweep
     from perturb_nc.validation import nonnegative
 
@@ -107,7 +114,7 @@ def plot(
     figure = plot_maps(dataset, metric=metric, betas=betas, title=f"{literal(store.name)}: {size}")
     with replacing(output) as picture:
         figure.savefig(picture, dpi=150)
-    print(printable(f"wrote {output}"))
+    print(json_text({"file": str(output)}) if as_json else printable(f"wrote {output}"))
 
 
 def parse_axis(text: str, name: str) -> "np.ndarray":

@@ -1,31 +1,47 @@
 """Files of metrics per epoch, added to epoch by epoch: JSON lines and CSV."""
 
-import csv
 import errno
-import io
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perturb_nc.measure.epoch_table import (
+    columns,
+    read_header,
+    read_records,
+    read_table,
+    rows,
+    table_text,
+)
 from perturb_nc.storage import json_text, local, replacing
 
 _STARTS = {".jsonl": b'{"epoch"', ".csv": b"epoch,"}
 
 
 def read_epochs(path: str | Path) -> list[dict[str, Any]]:
-    """The epochs of a ".jsonl" of a `CollapseMonitor`, by number; of repeated ones the last.
+    """The epochs of a file of a `CollapseMonitor`, by number; of repeated ones the last.
 
-    A last line that a kill or a running monitor left unfinished is skipped.
+    A last line that a kill or a running monitor left unfinished is skipped. Of a ".csv", what an
+    epoch has no value of is None, and texts that read as numbers are numbers.
 
     Raises:
-        ValueError: a line that is no epoch of a monitor.
+        ValueError: another kind of file, or a line that is no epoch of a monitor.
     """
-    path = Path(path)
+    path = _of_epochs(path)
+    content = path.read_bytes()
+    if path.suffix == ".csv":
+        try:
+            records = read_records(content[: content.rfind(b"\n") + 1])
+        except ValueError as error:
+            raise ValueError(
+                f"{path} holds other things than the epochs of a monitor ({error}); give a new path"
+            ) from error
+        return [records[epoch] for epoch in sorted(records)]
     # Not splitlines(): names may hold other ends of lines than \n, as U+2028.
-    *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = content.split(b"\n")
     records = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -54,9 +70,7 @@ class EpochFile:
     """
 
     def __init__(self, path: Path) -> None:
-        local(path)
-        if path.suffix not in _STARTS:
-            raise ValueError(f"path must end in .jsonl or .csv, got {path}")
+        path = _of_epochs(path)
         if path.exists() and not path.is_file():
             raise ValueError(f"path must be a regular file, got {path}; give another")
         self._path, self._csv = path, path.suffix == ".csv"
@@ -66,8 +80,8 @@ class EpochFile:
             self._check()
 
     def read(self) -> list[dict[str, Any]]:
-        """The epochs there are; none of a ".csv"."""
-        return read_epochs(self._path) if self._path.is_file() and not self._csv else []
+        """The epochs there are."""
+        return read_epochs(self._path) if self._path.is_file() else []
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one epoch: scalars, and "layers" with the metrics of each."""
@@ -79,7 +93,7 @@ class EpochFile:
             else:
                 lines = (json_text(r, indent=None) + "\n" for r in self._waiting)
                 self._write(end + "".join(lines))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # also of a table that others changed meanwhile
             warnings.warn(
                 f"{self._path} could not be written ({error}); {len(self._waiting)} epoch(s) are "
                 "kept and written with the next one",
@@ -94,10 +108,7 @@ class EpochFile:
         if not content:
             return
         start = _STARTS[self._path.suffix]
-        ours = content.startswith(start[: len(content)])
-        if ours and b"\n" in content and self._csv:
-            ours = _is_table(content[: content.rfind(b"\n") + 1])
-        if not ours:
+        if not content.startswith(start[: len(content)]):
             raise ValueError(
                 f"{self._path} is no file of a monitor, and is left as it is; give a new path"
             )
@@ -138,40 +149,23 @@ class EpochFile:
                 raise
 
     def _append_rows(self) -> None:
-        rows = [row for record in self._waiting for row in _rows(record)]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        there = self._header()
-        new = [name for name in columns if name not in there]
-        if there and not new:
-            self._write(_csv_text(rows, there))
-        elif not there:
-            self._write(_csv_text([dict(zip(columns, columns, strict=True)), *rows], columns))
+        cells = [row for record in self._waiting for row in rows(record)]
+        there = read_header(self._path)
+        names = columns(self._waiting, there)
+        if not there or names == there:
+            self._write(table_text(cells, names, header=not there))
         else:  # a new column: the whole file again, at once
-            with self._path.open(encoding="utf8", newline="") as file:
-                rows = [*csv.DictReader(file), *rows]
-            columns = [*there, *new]
+            before = read_table(self._path.read_bytes())[1]
             with replacing(self._path) as temporary:
-                text = _csv_text([dict(zip(columns, columns, strict=True)), *rows], columns)
+                text = table_text([*before, *cells], names, header=True)
                 temporary.write_bytes(text.encode("utf8"))
 
-    def _header(self) -> list[str]:
-        if not self._path.is_file():
-            return []
-        try:
-            with self._path.open(encoding="utf8", newline="") as file:
-                return next(csv.reader(file), [])
-        except (UnicodeDecodeError, csv.Error):
-            return []
 
-
-def _is_table(content: bytes) -> bool:
-    """Whether whole lines of a ".csv" are rows of one header, so that none gets lost with it."""
-    try:
-        rows = list(csv.reader(io.StringIO(content.decode("utf8"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error):
-        return False
-    width = len(set(rows[0]))
-    return "layer" in rows[0] and all(len(row) == width for row in rows)
+def _of_epochs(path: str | Path) -> Path:
+    path = local(path)
+    if path.suffix not in _STARTS:
+        raise ValueError(f"path must end in .jsonl or .csv, got {path}")
+    return path
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -182,14 +176,3 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     ours = isinstance(record, dict) and isinstance(record.get("epoch"), int)
     return record if ours and isinstance(record.get("layers"), dict) else None
-
-
-def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    common = {key: value for key, value in record.items() if key != "layers"}
-    return [common | {"layer": name} | dict(of) for name, of in record["layers"].items()]
-
-
-def _csv_text(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> str:
-    lines = io.StringIO(newline="")
-    csv.DictWriter(lines, columns, lineterminator="\n").writerows(rows)
-    return lines.getvalue()

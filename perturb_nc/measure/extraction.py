@@ -14,6 +14,8 @@ from perturb_nc.measure.reductions import Reduction
 from perturb_nc.span_statistics import MeansBuilder, SpanBuilder, SpanStatistics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 
+__all__ = ["SpanStatistics", "collect_features", "collect_statistics"]
+
 
 @overload
 def collect_statistics(
@@ -134,6 +136,7 @@ def collect_statistics(
         )
 
     def walk(take: Taker) -> Tensor:
+        """One pass over the loader."""
         return walk_layers(model, loader, take, num_classes=num_classes, **options)
 
     first: dict[str, MeansBuilder] = {}
@@ -165,6 +168,7 @@ def collect_builders(
     builders: dict[str, StatisticsBuilder] = {}
 
     def update(name: str, x: Tensor, y: Tensor) -> None:
+        """Adds a batch to the statistics of its layer."""
         builders.setdefault(name, StatisticsBuilder(num_classes)).update(x, y)
 
     counts = walk_layers(model, loader, update, num_classes=num_classes, **options)
@@ -207,6 +211,7 @@ def collect_features(
     labels: dict[str, list[Tensor]] = {}
 
     def take(name: str, x: Tensor, y: Tensor) -> None:
+        """Keeps a batch of a layer."""
         # Views of activations, and of a loader's buffers, are overwritten by what comes after.
         features.setdefault(name, []).append(x.clone())
         labels.setdefault(name, []).append(y.clone())

@@ -54,11 +54,13 @@ def joint_statistics(
     batch: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str, x: Tensor, y: Tensor) -> None:
+        """Keeps a layer until all of the batch have run."""
         if name in names:
             alone[name].update(x, y)
             batch[name] = x.to(torch.float64, copy=True), y
 
     def join(outputs: Any, labels: Tensor) -> None:
+        """Adds the pairs of a batch."""
         missing = sorted(names - batch.keys())
         if missing:
             raise ValueError(f"layers {missing} never ran in the forward pass; see pairs")

@@ -20,7 +20,7 @@ from perturb_nc.measure.processes import in_group, is_first, over_processes
 from perturb_nc.measure.reductions import Reduction
 from perturb_nc.measure.subsample import stratified
 from perturb_nc.measure.turns import Turn
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 
@@ -55,7 +55,7 @@ class CollapseMonitor:
             ".csv" (one row a layer). If a monitor wrote it, it is added to; a line that a kill cut
             off is moved to PATH.torn, an epoch measured again stands there twice, of which the last
             counts (`read_epochs`), and new columns are added to a ".csv". What a full disk does not
-            take is written with the next epoch. Lines of a ".jsonl" become the first `records`.
+            take is written with the next epoch. The epochs there become the first `records`.
         weights: layer → module whose weight reads that layer's features, for the metrics of NC3,
             as {"blocks.5": "head"}. With at="input" every layer with a weight (m, d) reads its own.
         tensorboard: a SummaryWriter; gets "collapse/METRIC/LAYER".

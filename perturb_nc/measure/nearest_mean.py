@@ -12,8 +12,8 @@ from perturb_nc.measure.layers import walk_layers
 from perturb_nc.measure.loading import Loader
 from perturb_nc.measure.modules import Layers
 from perturb_nc.measure.reductions import Reduction
+from perturb_nc.metrics.samples import nearest_class_mean
 from perturb_nc.moments import Moments
-from perturb_nc.sample_metrics import nearest_class_mean
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.validation import instance, named
@@ -70,12 +70,14 @@ def nearest_mean_scores(
     total = 0
 
     def take(name: str, x: Tensor, y: Tensor) -> None:
+        """Classifies a batch of a layer by its nearest class mean."""
         if name not in statistics:
             raise ValueError(f"statistics hold no such layer, only {list(statistics)}")
         nearest[name] = nearest_class_mean(statistics[name], x)
         right[name] = right.get(name, 0) + int((nearest[name] == y).sum())
 
     def compare(outputs: Any, labels: Tensor) -> None:
+        """Counts where the network says something else."""
         nonlocal total
         total += len(labels)
         predicted = _logits(outputs, len(labels), num_classes).argmax(1)

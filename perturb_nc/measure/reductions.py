@@ -185,6 +185,7 @@ def random_projection(dim: int, *, seed: int = 0) -> Reduction:
     matrices: dict[tuple[int, torch.device], Tensor] = {}
 
     def project(x: Float[Tensor, "N *shape"]) -> Float[Tensor, "N d"]:
+        """Features times the matrix of their width, drawn once."""
         flat = x.reshape(len(x), -1).float()
         key = (flat.shape[1], flat.device)
         if key not in matrices:

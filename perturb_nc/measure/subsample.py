@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perturb_nc.layer_samples import stratified_rows
 from perturb_nc.measure.arguments import Unpack, pair_of
 from perturb_nc.measure.dataset import Dataset
 from perturb_nc.measure.loading import Loader, opened
 from perturb_nc.validation import at_least
+
+__all__ = ["stratified", "stratified_rows"]
 
 
 def stratified(loader: Loader, per_class: int, *, unpack: Unpack | None = None) -> Loader:

@@ -36,16 +36,16 @@ class _Blocks(nn.Module):
 
 
 class ConvNet(_Blocks):
-    """Plain convolutions of one width: 2 of 2×2 with stride 2, then `depth` of 3×3 with padding.
+    """Plain convolutions of one width: 2 of 2×2 with stride 2, then `num_blocks` of 3×3, padded.
 
     The depths and strides of the convolutional networks of Galanti et al. 2022 and Rangamani et
-    al. 2023 (there depth 18); the head reads the mean over space.
+    al. 2023 (there 18); the head reads the mean over space.
 
     Args:
         in_channels: C of inputs (N, C, H, W).
         num_classes: K.
         width: channels of every block.
-        depth: number of 3×3 blocks.
+        num_blocks: number of 3×3 blocks.
         activation: a name in `architectures.ACTIVATIONS`.
         batch_norm: whether batch normalisation stands before each activation.
         bias_last: whether `head` has a bias; without one it is the W of the model.
@@ -60,15 +60,15 @@ class ConvNet(_Blocks):
         num_classes: int,
         *,
         width: int = 128,
-        depth: int = 18,
+        num_blocks: int = 18,
         activation: str = "relu",
         batch_norm: bool = True,
         bias_last: bool = False,
     ) -> None:
         super().__init__()
         at_least(width, 1, "width")
-        at_least(depth, 1, "depth")
-        sizes = [(2, at_least(in_channels, 1, "in_channels")), (2, width), *[(3, width)] * depth]
+        more = [(3, width)] * at_least(num_blocks, 1, "num_blocks")
+        sizes = [(2, at_least(in_channels, 1, "in_channels")), (2, width), *more]
         self.blocks = nn.ModuleList(
             ConvBlock(channels, width, kernel, activation, batch_norm) for kernel, channels in sizes
         )

@@ -70,6 +70,7 @@ def read_cifar10_png(folder: Path) -> Arrays:
     from PIL import Image  # needed here only
 
     def images(name: str) -> UInt8[np.ndarray, "N 3 32 32"]:
+        """The images of a sheet."""
         try:
             with Image.open(_file(folder / name)) as sheet:
                 rows = np.asarray(sheet.convert("RGB"))
@@ -80,6 +81,7 @@ def read_cifar10_png(folder: Path) -> Arrays:
         return rows.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
 
     def labels(name: str) -> UInt8[np.ndarray, "N"]:
+        """The labels of a list."""
         return np.array(json.loads(_file(folder / name).read_text()), dtype=np.uint8)
 
     return {

@@ -61,6 +61,7 @@ def read_keras_cnn(path: Path) -> dict[str, Tensor]:
         with h5py.File(path, "r") as file:
 
             def array(layer: str, name: str) -> Tensor:
+                """One array of a layer."""
                 return torch.from_numpy(file["model_weights"][layer][layer][f"{name}:0"][()])
 
             for i in range(6):

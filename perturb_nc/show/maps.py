@@ -12,6 +12,8 @@ from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import AbstractPathEffect, withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from perturb_nc.show.labels import LABELS
@@ -22,7 +24,9 @@ MAPPED = tuple(name for name in DERIVED if name != "objective")
 _FINISHED = [STATUSES.index(name) for name in ("converged", "near_collapse")]
 _MOST = 4  # maps side by side
 _SENSITIVITY = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
+_RATIO = {"label": _SENSITIVITY, "extend": "both"}
 _CERTIFIED, _FREE_ZERO, _ZERO = "white", "#ffb703", "#3a3a3a"
+_EDGE = [withStroke(linewidth=3.2, foreground="black")]  # seen on any colour
 
 
 def plot_map(
@@ -51,6 +55,20 @@ def plot_map(
 
     Raises:
         ValueError: a sweep that is not such a grid, or a metric without derivatives.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> decays = {"lambda_w": [0.01, 0.1], "lambda_h": [0.01, 0.1]}
+        >>> table = pnc.sweep(statistics, **decays, beta=[1.0])
+        >>> axis = pnc.plot_map(table, metric="nc1", beta=1.0)
+        >>> axis.get_xscale(), axis.get_yscale()
+        ('log', 'log')
+
+    See Also:
+        sweep: what it takes.
     """
     instance(dataset, xr.Dataset, "dataset", "sweep gives one")
     grid = _checked(dataset, metric)
@@ -63,14 +81,14 @@ def plot_map(
 
         ax = pyplot.figure(figsize=(5.2, 4.6), layout="constrained").add_subplot()
     if sensitivity:
-        mesh, name = _draw_sensitivity(ax, part, metric), _SENSITIVITY
-        extend = "both"
+        mesh, bar = _draw_sensitivity(ax, part, metric), _RATIO
     else:
-        mesh, name = _draw_metric(ax, part, metric, _range(part[metric].values)), _named(metric)
-        extend = "min"
+        scale = _range(part[metric].values)
+        mesh = _draw_metric(ax, part, metric, scale)
+        bar = _scale(metric, part[metric].values, scale[0])
     ax.set_xlabel(LABELS["lambda_w"].title)
     ax.set_ylabel(LABELS["lambda_h"].title)
-    ax.figure.colorbar(mesh, ax=ax, label=name, extend=extend)
+    ax.figure.colorbar(mesh, ax=ax, **bar).minorticks_off()
     handles = _legend(grid.sel(beta=[chosen]), metric, signs=sensitivity, zeros=not sensitivity)
     if handles:
         ax.legend(handles=handles, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18))
@@ -95,25 +113,41 @@ def plot_maps(
     slices = [grid.sel(beta=b) for b in chosen]
     figure = Figure(figsize=(1.8 + 3.2 * len(chosen), 6.6), layout="constrained")
     axes = figure.subplots(2, len(chosen), sharex=True, sharey=True, squeeze=False)
-    scale = _range(np.concatenate([part[metric].values.ravel() for part in slices]))
+    drawn = np.concatenate([part[metric].values.ravel() for part in slices])
+    scale = _range(drawn)
     for column, part in enumerate(slices):
         above, below = axes[:, column]
         values = _draw_metric(above, part, metric, scale)
+        said = f"{above.get_title(loc='left')}: {_spread(part, metric)}"
+        above.set_title(said, fontsize=10, loc="left")
         ratios = _draw_sensitivity(below, part, metric)
         below.set_xlabel(LABELS["lambda_w"].title)
     symbol = LABELS[metric].symbol
     for row, name in zip(axes, (symbol, f"sensitivity of {symbol}"), strict=True):
         row[0].set_ylabel(f"{name}\n" + LABELS["lambda_h"].title)
-    figure.colorbar(values, ax=axes[0].tolist(), label=_named(metric), extend="min", pad=0.01)
-    figure.colorbar(ratios, ax=axes[1].tolist(), label=_SENSITIVITY, extend="both", pad=0.01)
+    figure.colorbar(values, ax=axes[0].tolist(), pad=0.01, **_scale(metric, drawn, scale[0]))
+    figure.colorbar(ratios, ax=axes[1].tolist(), pad=0.01, **_RATIO)
     handles = _legend(grid.sel(beta=chosen), metric)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def _named(metric: str) -> str:
-    return f"{LABELS[metric].symbol} (black: 0)"
+def _scale(metric: str, values: NDArray[np.float64], low: float) -> dict[str, Any]:
+    """Name and lower end of a colour bar."""
+    bar: dict[str, Any] = {"label": LABELS[metric].symbol}
+    if np.nanmax(values, initial=low) < 10 * low:  # powers of ten mark nothing there
+        bar |= {"ticks": MaxNLocator(5), "format": "%.3g"}
+    if (values < low).any():
+        bar |= {"label": f"{LABELS[metric].symbol} (black: 0)", "extend": "min"}
+    return bar
+
+
+def _spread(part: xr.Dataset, metric: str) -> str:
+    values = part[metric].values[np.isfinite(part[metric].values)]
+    if not len(values):
+        return "no values"
+    return f"{LABELS[metric].symbol} {values.min():.3g} to {values.max():.3g}"
 
 
 def _draw_metric(axis: Axes, part: xr.Dataset, metric: str, scale: tuple[float, float]) -> QuadMesh:
@@ -172,7 +206,7 @@ def _range(values: NDArray[np.float64]) -> tuple[float, float]:
 def _mesh(axis: Axes, part: xr.Dataset, values: NDArray[np.float64], **style: Any) -> QuadMesh:
     w, h = part["lambda_w"].values, part["lambda_h"].values
     axis.set_facecolor("#d9d9d9")  # where nothing is known
-    mesh = axis.pcolormesh(w, h, values.T, shading="nearest", rasterized=True, **style)
+    mesh = axis.pcolormesh(_edges(w), _edges(h), values.T, rasterized=True, **style)
     axis.set_xscale("log")
     axis.set_yscale("log")
     unsolved = (~part["status"].isin(_FINISHED)).values
@@ -185,16 +219,29 @@ def _mark_global(axis: Axes, part: xr.Dataset) -> None:
     w, h = part["lambda_w"].values, part["lambda_h"].values
     ratio = part["spectral_ratio"].values.T
     # At β = 0 r is 1 to rounding everywhere: the level lies a little above it.
-    _curve(axis, w, h, ratio - (1 + 1e-6), colors=_CERTIFIED, linewidths=1.8)
-    shown = np.isfinite(ratio) & ~part["is_global"].values.T
-    axis.contourf(w, h, shown.astype(float), [0.5, 1.5], colors="none", hatches=["...."])
-    zero = _zero(part)
-    if zero.any():
-        axis.contourf(w, h, zero.T.astype(float), [0.5, 1.5], colors="none", hatches=["xx"])
+    _curve(axis, w, h, ratio - (1 + 1e-6), _EDGE, colors=_CERTIFIED, linewidths=1.8)
+    _hatch(axis, w, h, np.isfinite(ratio) & ~part["is_global"].values.T, "....")
+    _hatch(axis, w, h, _zero(part).T, "xx")
     inside = (h > 1 / w.max()) & (h < 1 / w.min())
     if inside.any():
-        edge = np.clip([1 / w.max(), 1 / w.min()], h.min(), h.max())
-        axis.plot(1 / edge, edge, "--", color=_FREE_ZERO, lw=1.5)
+        ends = np.clip([1 / w.max(), 1 / w.min()], h.min(), h.max())
+        axis.plot(1 / ends, ends, "--", color=_FREE_ZERO, lw=1.5)
+
+
+def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the cells around them, halfway on a logarithmic axis."""
+    logs = np.log(values)
+    ends = [1.5 * logs[0] - 0.5 * logs[1]], [1.5 * logs[-1] - 0.5 * logs[-2]]
+    return np.exp(np.concatenate([ends[0], (logs[1:] + logs[:-1]) / 2, ends[1]]))
+
+
+def _hatch(
+    axis: Axes, w: NDArray[np.float64], h: NDArray[np.float64], where: NDArray[np.bool_], kind: str
+) -> None:
+    """Hatch these cells, those at the edges whole."""
+    if where.any():
+        x, y = ([_edges(v)[0], *v[1:-1], _edges(v)[-1]] for v in (w, h))
+        axis.contourf(x, y, where.astype(float), [0.5, 1.5], colors="none", hatches=[kind])
 
 
 def _mark_signs(axis: Axes, part: xr.Dataset, metric: str) -> None:
@@ -210,12 +257,13 @@ def _curve(
     w: NDArray[np.float64],
     h: NDArray[np.float64],
     values: NDArray[np.float64],
+    effects: Sequence[AbstractPathEffect] = (),
     **style: Any,
 ) -> None:
     """Where the values change their sign, if they do."""
     finite = values[np.isfinite(values)]
     if len(finite) and finite.min() < 0 < finite.max():
-        axis.contour(w, h, values, [0.0], **style)
+        axis.contour(w, h, values, [0.0], **style).set(path_effects=effects)
 
 
 def _zero(part: xr.Dataset) -> NDArray[np.bool_]:
@@ -231,7 +279,8 @@ def _sensitivity(part: xr.Dataset, metric: str) -> tuple[NDArray[np.float64], st
     ratio[known] = np.log10(by_h[known]) - np.log10(by_w[known])
     if not known.any():
         return ratio, "no derivatives here"
-    return ratio, f"$\\lambda_H$ moves it more: {(ratio[known] > 0).mean():.0%}"
+    share = f"in {(ratio[known] > 0).mean():.0%} of the settings"
+    return ratio, f"$\\lambda_H$ moves {LABELS[metric].symbol} more {share}"
 
 
 def _legend(
@@ -242,8 +291,8 @@ def _legend(
     slopes = grid[f"{metric}_derivative"]
     handles: list[Line2D | Patch] = []
     if zeros and _crosses(grid["spectral_ratio"].values - (1 + 1e-6)):
-        said = "r = 1 (white): certified on the undotted side"
-        handles.append(Line2D([], [], color="grey", lw=1.8, label=said))
+        said = "r = 1: certified on the undotted side"
+        handles.append(Line2D([], [], color=_CERTIFIED, lw=1.8, path_effects=_EDGE, label=said))
     if zeros and w.min() * h.min() < 1 < w.max() * h.max():
         label = r"$\lambda_W\lambda_H = 1$"
         handles.append(Line2D([], [], color=_FREE_ZERO, ls="--", label=label))

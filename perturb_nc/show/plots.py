@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import colormaps
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.moments import Moments
 from perturb_nc.show.labels import SIDES, literal
 from perturb_nc.show.panels import (
@@ -51,6 +51,19 @@ def plot_layers(
 
     Raises:
         ValueError: no layers, or not as many axes as metrics.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> solution = pnc.minimize(
+        ...     pnc.NearCollapseProblem(statistics, lambda_w=0.05, lambda_h=0.05, beta=0.5)
+        ... )
+        >>> layers = {"a": statistics, "b": solution.statistics}
+        >>> axes = pnc.plot_layers(layers, metrics=["nc1", "nc2_etf"])
+        >>> len(axes)
+        2
 
     See Also:
         plot_comparison: with the central path and rivals.
@@ -96,6 +109,19 @@ def plot_path(
 
     Raises:
         ValueError: not as many axes as metrics, traces of a cascade.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> path = pnc.central_path_flow(statistics, lambda_w=0.05, lambda_h=0.0, times=[0.1, 1.0])
+        >>> (axis,) = pnc.plot_path(path, metrics=["nc1"])
+        >>> axis.get_xlabel()
+        'flow time t'
+
+    See Also:
+        central_path_flow, cascade: what it takes. calibrate_depth: layers on the path.
     """
     instance(path, (FlowPath, Cascade), "path", "central_path_flow or cascade gives one")
     times, values, side = _along(path, metrics)
@@ -132,6 +158,21 @@ def plot_comparison(
 
     Raises:
         ValueError: a metric or model that it does not hold, or not as many axes as metrics.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> path = pnc.central_path_flow(statistics, lambda_w=0.05, lambda_h=0.0, times=[1.0, 2.0])
+        >>> layers = {"a": statistics, "b": path.statistics(0), "c": path.statistics(1)}
+        >>> placed = pnc.calibrate_depth(layers, lambda_w=0.05)
+        >>> (axis,) = pnc.plot_comparison(placed, metrics=["nc1"])
+        >>> [label.get_text() for label in axis.get_xticklabels()]
+        ['a', 'b', 'c']
+
+    See Also:
+        compare_layers, calibrate_depth: what it takes. write_report: a whole page.
     """
     remedy = "compare_layers or calibrate_depth gives one"
     instance(comparison, (xr.Dataset, DepthCalibration), "comparison", remedy)

@@ -8,13 +8,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from perturb_nc.metrics.within import within_spectrum
 from perturb_nc.moments import Moments
 from perturb_nc.show.labels import SIDES, literal
 from perturb_nc.show.panels import drawn, panels, style
 from perturb_nc.theory.cross_entropy.collapse import CrossEntropySpectrum
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.validation import instance
-from perturb_nc.within_metrics import within_spectrum
 
 _LARGEST = 20  # eigenvalues of features that are drawn
 Spectrum = NearCollapseSpectrum | CrossEntropySpectrum
@@ -39,6 +39,16 @@ def plot_spectrum(
 
     Raises:
         ValueError: a layer that the comparison does not hold.
+
+    Example:
+        >>> sizes = {"num_classes": 4, "dim": 6, "samples_per_class": 5}
+        >>> spectrum = pnc.near_collapse_spectrum(**sizes, lambda_w=0.04, lambda_h=0.01, beta=1.0)
+        >>> axis = pnc.plot_spectrum(spectrum)
+        >>> [text.get_text() for text in axis.texts]
+        ['0.667', '0.99', '1', '0.962']
+
+    See Also:
+        near_collapse_spectrum, compare_layers: what it takes.
     """
     kinds = (NearCollapseSpectrum, CrossEntropySpectrum, Moments, Mapping, xr.Dataset)
     instance(spectrum, kinds, "spectrum", "near_collapse_spectrum or compare_layers gives one")

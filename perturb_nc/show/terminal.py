@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.metrics.table import CollapseMetrics
 from perturb_nc.show.labels import number, printable
 from perturb_nc.statistics import ClassStatistics
 

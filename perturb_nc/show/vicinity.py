@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.show.labels import LABELS, SIDES
 from perturb_nc.show.panels import ALONG, AxesArray, drawn, legend, panels
 from perturb_nc.theory.regularization import HYPERPARAMETERS
@@ -34,6 +34,22 @@ def plot_vicinity(
 
     Raises:
         ValueError: no prediction, predictions of several layers or that differ in two parameters.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> found = [
+        ...     pnc.small_vicinity(statistics, lambda_w=0.05, lambda_h=0.05, beta=beta)
+        ...     for beta in (0.5, 5.0)
+        ... ]
+        >>> (axis,) = pnc.plot_vicinity(found, metrics=["nc1"])
+        >>> axis.get_xscale()
+        'log'
+
+    See Also:
+        small_vicinity: what it takes.
     """
     found = [vicinity] if isinstance(vicinity, SmallVicinity) else list(vicinity)
     for each in found:

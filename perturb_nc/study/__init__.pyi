@@ -7,16 +7,19 @@ from .depth import DepthCalibration
 from .explorer import Explorer, FirstAnswer, LayerView, Optimum
 from .fit import RegularizationFit
 from .laws import SeparationLaw, deep_linear_compression, separation_law
+from .misfit import residual
 from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
 from .rivals import Prediction, Stage
 from .straight_line import Straightness, all_pairs, straightness, straightness_of_means
 from .sweep_store import open_sweep
-from .theories import Theory
-from .verdict import Standing, Verdict, verdicts
+from .theories import THEORIES, Theory
+from .verdict import Failure, Standing, Verdict, verdicts
 
 __all__ = [
+    "THEORIES",
     "DepthCalibration",
     "Explorer",
+    "Failure",
     "FirstAnswer",
     "LayerPrediction",
     "LayerView",
@@ -39,6 +42,7 @@ __all__ = [
     "predict_layers",
     "predict_near_collapse",
     "procrustes_rotation",
+    "residual",
     "separation_law",
     "standings",
     "straightness",

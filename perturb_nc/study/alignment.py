@@ -41,6 +41,19 @@ def align(statistics: ClassStatistics, to: ClassStatistics) -> ClassStatistics:
     """The statistics in the basis in which its class means are nearest to those of `to`.
 
     All features h become R h with R of `procrustes_rotation`; no collapse metric changes.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> turned = pnc.ClassStatistics.from_features(features.roll(1, dims=1), labels)
+        >>> found = pnc.align(turned, statistics)
+        >>> (found.means - statistics.means).norm() < 0.2 * (turned.means - statistics.means).norm()
+        tensor(True)
+
+    See Also:
+        fit_regularization, compare_layers: what needs layers in one basis.
     """
     rotation = procrustes_rotation(statistics, to)
     within = rotation @ statistics.within @ rotation.mT

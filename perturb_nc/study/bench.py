@@ -7,9 +7,10 @@ import numpy as np
 import xarray as xr
 
 from perturb_nc.joint_statistics import JointStatistics
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.study.comparison import TOP, errors
 from perturb_nc.study.depth import CALIBRATING, PLACING
+from perturb_nc.study.models import Layer, model_of
 from perturb_nc.study.quantities import BENCHED, quantities
 from perturb_nc.study.rivals import Prediction, Stage, stages
 from perturb_nc.study.straight_line import all_pairs, straightness, straightness_of_means
@@ -31,9 +32,10 @@ Joints = Mapping[tuple[str, str], JointStatistics]
 
 
 def theories_of_depth(
-    layers: Mapping[str, ClassStatistics],
+    layers: Mapping[str, Layer],
     *,
     name: str,
+    loss: str = "squared",
     metric: str = PLACING,
     joints: Joints | None = None,
     theories: Sequence[str] | None = None,
@@ -46,8 +48,10 @@ def theories_of_depth(
     most; `THEORIES` says what each makes use of (`perturb_nc.study.theories`).
 
     Args:
-        layers: name → class statistics in order of depth, one set of classes.
+        layers: name → class statistics in order of depth, one set of classes; for cross-entropy
+            `LayerSamples`, of which all is measured.
         name: of the network.
+        loss: of the central path and the chain: "squared", or "cross-entropy" with a free bias.
         metric: by which layers are placed, as for `calibrate_depth`. It is not judged.
         joints: (first, last) layer of a stage → joint statistics, for the straight line between
             measured ends (`perturb_nc.measure.joint_statistics`). With those of every pair of
@@ -64,13 +68,13 @@ def theories_of_depth(
         `predicted_span_spectrum`, `parameters` (λ_W, λ of every layer, β, and the spectral ratio
         of the certificate), and of the way from the first to the last layer of the stage
         `line_shape`, `path_ratio`, `share` and `off_line` (`Straightness`). NaN where there is
-        none. Attributes: metric, status (FINISHED or TIME_LIMIT) and way_of ("samples" or "class
-        means").
+        none. Attributes: metric, status (FINISHED or TIME_LIMIT), loss and way_of ("samples" or
+        "class means").
         `bench_table` sums it up.
 
     Raises:
-        ValueError: no stage of two layers, an unknown metric or theory, or a time_limit that is not
-            > 0.
+        ValueError: no stage of two layers, an unknown metric or theory, a time_limit that is not
+            > 0, or layers without the samples that the loss needs.
 
     Source: docs §4.6, 4.8; He & Su 2023; Shi, Pan & Dokmanić 2024; Wang et al. 2023.
     """
@@ -80,16 +84,20 @@ def theories_of_depth(
         raise ValueError(f"theories must be among {', '.join(THEORIES)}, got {unknown}")
     chosen = {name: THEORIES[name] for name in (THEORIES if theories is None else theories)}
     clock = Clock.of(time_limit, progress)
-    runs = [stage for stage in stages(layers, metric) if not stage.is_alone]
+    given = {n: model_of(x, loss, name=f"layer {n!r}") for n, x in layers.items()}
+    measured = {n: model.statistics for n, model in given.items()}
+    runs = [stage for stage in stages(measured, metric) if not stage.is_alone]
     if not runs:
         raise ValueError(
             "layers must hold two of one width that follow each other, got widths "
-            f"{[s.dim for s in layers.values()]}"
+            f"{[s.dim for s in measured.values()]}"
         )
     found, numbers, ways, in_time = [], [], list[xr.Dataset](), True
     for number, stage in enumerate(runs):
         joint = (joints or {}).get((stage.names[0], stage.names[-1]))
-        whole = Stage(stage.layers, metric, joint=joint, clock=clock)
+        first = given[stage.names[0]].layer
+        start = first if isinstance(first, LayerSamples) else None
+        whole = Stage(stage.layers, metric, joint=joint, clock=clock, start=start)
         ways.append(_way(whole, joints or {}))
         for layer in whole.names[1:]:
             predicted, on_time = _predictions(whole.hide([layer]), chosen)
@@ -100,7 +108,7 @@ def theories_of_depth(
     status = Status.FINISHED if in_time else Status.TIME_LIMIT
     way = xr.concat(ways, dim="layer", combine_attrs="override")
     table = xr.concat(found, dim="layer").assign(way).assign_attrs(way.attrs)
-    table = table.assign_attrs(metric=metric, status=status.name)
+    table = table.assign_attrs(metric=metric, status=status.name, loss=loss)
     return table.assign_coords(stage=("layer", numbers), network=("layer", [name] * len(numbers)))
 
 

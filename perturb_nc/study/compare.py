@@ -10,13 +10,13 @@ from itertools import pairwise
 import xarray as xr
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but not in __all__
 
-from perturb_nc.sampling import sampling_note
+from perturb_nc.metrics.sampling import sampling_note
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.alignment import align
 from perturb_nc.study.comparison import empty_comparison
 from perturb_nc.study.depth import CALIBRATING, PLACING, calibrate_stage
 from perturb_nc.study.fit import fit_model
-from perturb_nc.study.misfit import misfit
+from perturb_nc.study.misfit import residual
 from perturb_nc.study.models import Layer, Model, model_of
 from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.study.quantities import QUANTITIES, quantities
@@ -93,8 +93,8 @@ def compare_layers(
         parameter: `measured`, `predicted`, `spectrum`, `predicted_spectrum`, `held_out`, `reason`
         (why there is no prediction, or ""), `flow_time`, `path_lambda_w`, `path_status` (how its
         fit ended), and for the pair `regularization`, `standard_error` (of its log; NaN: not
-        determined), `residual` beside `unchanged_residual` (`misfit`), `spectral_ratio`, `gap`,
-        `fit_status`. NaN where there is none.
+        determined), `residual` beside `unchanged_residual` (`study.residual`), `spectral_ratio`,
+        `gap`, `fit_status`. NaN where there is none.
 
     Raises:
         ValueError: no layers, classes that differ, an unknown metric or layer, parameters out of
@@ -155,7 +155,7 @@ def compare_layers(
             observed, reference = statistics[layer], statistics[before]
             if align_layers:
                 observed = align(observed, reference)
-            table["unchanged_residual"].loc[layer] = misfit(reference, observed)
+            table["unchanged_residual"].loc[layer] = residual(reference, observed)
             if predictions is not None:
                 table["fit_status"].loc[layer] = "given"
                 _fill_optimum(table, layer, predictions[before].solution, observed, True)
@@ -236,7 +236,7 @@ def _fill_optimum(
     _fill(table, "pair", [layer], Prediction.of({layer: solution.statistics}, given))
     problem = solution.problem
     table["regularization"].loc[layer] = [getattr(problem, name) for name in HYPERPARAMETERS]
-    table["residual"].loc[layer] = misfit(solution.statistics, observed)
+    table["residual"].loc[layer] = residual(solution.statistics, observed)
     table["spectral_ratio"].loc[layer] = solution.certificate.spectral_ratio
     table["gap"].loc[layer] = solution.certificate.gap
 

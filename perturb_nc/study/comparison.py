@@ -60,6 +60,7 @@ def empty_comparison(stages: Sequence[Stage]) -> xr.Dataset:
     reasons = {stage.names[0]: "the first layer of its width" for stage in stages} | alone
 
     def unknown(*dims: str) -> tuple[tuple[str, ...], object]:
+        """A variable of NaN."""
         return dims, np.full([sizes[d] for d in dims], np.nan)
 
     first = layers[0]
@@ -123,6 +124,21 @@ def error_table(comparisons: Sequence[xr.Dataset]) -> xr.DataArray:
 
     Raises:
         ValueError: no comparisons.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> path = pnc.central_path_flow(statistics, lambda_w=0.1, lambda_h=0.0, times=[0.2, 0.5])
+        >>> layers = {"a": statistics, "b": path.statistics(0), "c": path.statistics(1)}
+        >>> comparison = pnc.compare_layers(layers, name="a path", lambda_w=0.1, pairs=False)
+        >>> table = pnc.error_table([comparison])
+        >>> table.sel(network="a path", model="path", quantity="nc1").item() < 1e-3
+        True
+
+    See Also:
+        compare_layers: what it takes. write_report: a page of it.
     """
     remedy = "pass a list of results of compare_layers"
     instance(comparisons, Sequence, "comparisons", remedy)

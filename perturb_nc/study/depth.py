@@ -10,7 +10,7 @@ import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 from numpy.typing import NDArray
 
-from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics
+from perturb_nc.metrics.table import READ_BY_WEIGHT, CollapseMetrics
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.study.quantities import log_ratio
 from perturb_nc.study.rivals import RIVALS, Prediction, Stage

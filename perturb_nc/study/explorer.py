@@ -16,18 +16,20 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.within import within_spectrum
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.study.models import Layer, model_of, only_squared
+from perturb_nc.study.depth import PLACING
+from perturb_nc.study.models import Layer, model_of
+from perturb_nc.study.rivals import Stage, interpolation, shrinkage, stages
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.flow.central_path import central_path_flow
 from perturb_nc.theory.flow.path import FlowPath
 from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
-from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
+from perturb_nc.theory.vicinity.prediction import SmallVicinity
 from perturb_nc.validation import nonnegative
-from perturb_nc.within_metrics import within_spectrum
 
 RTOL = 1e-3  # of a path: its metrics then hold three digits, all that is shown
 _KEPT = 16  # settings; each has a d×d covariance
@@ -100,8 +102,7 @@ class Explorer:
     Args:
         layers: name → measured class statistics, in order of depth; `LayerSamples` for
             cross-entropy.
-        loss: of the optimum, "squared" or "cross-entropy"; paths and the closed form near collapse
-            have the squared loss.
+        loss: of the optimum, "squared" or "cross-entropy"; paths have the squared loss.
         bias: whether the last layer of the optimum has a bias.
         tol: of `minimize`. At 1e-8 the objective is exact to rounding and metrics hold the digits
             that are shown; 1e-10 takes a third longer.
@@ -120,13 +121,16 @@ class Explorer:
     ) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
-        self.loss, self._bias, self._tol = loss, bias, tol
+        self.loss, self.bias, self._tol = loss, bias, tol
         self._models = {
             name: model_of(layer, loss, bias=bias, name=f"layer {name!r}")
             for name, layer in layers.items()
         }
+        self.given = dict(layers)
         self.layers = {name: model.statistics for name, model in self._models.items()}
-        self.measured = {name: LayerView.of(s) for name, s in self.layers.items()}
+        self.measured = {name: collapse_metrics(s) for name, s in self.layers.items()}
+        self._views: dict[str, LayerView] = {}
+        self._rivals: dict[str, dict[str, CollapseMetrics]] = {}
         self._optima: dict[tuple[str, float, float, float], Optimum] = {}
         self._paths: dict[tuple[str, float, float], FlowPath] = {}
         self._points: dict[tuple[str, float, float, float], LayerView] = {}
@@ -136,6 +140,40 @@ class Explorer:
         """The name of the layer after this one, None after the last."""
         names = [*self.layers, None]
         return names[names.index(layer) + 1]
+
+    def view(self, layer: str) -> LayerView:
+        """A layer as measured; its spectrum is taken when it is first asked for."""
+        if layer not in self._views:
+            spectrum = within_spectrum(self._statistics(layer))
+            self._views[layer] = LayerView(self.measured[layer], spectrum)
+        return self._views[layer]
+
+    def rivals(self, layer: str) -> dict[str, CollapseMetrics]:
+        """Metrics that rivals predict for the layer after this one; none after the last.
+
+        `shrinkage` is told that layer's `PLACING` metric, `interpolation` is drawn to the last
+        layer of this width (and left out where that is the layer after), `unchanged` is this layer.
+        The first two are for a layer of the same width.
+        """
+        if layer not in self._rivals:
+            self._rivals[layer] = self._rivals_of(layer)
+        return self._rivals[layer]
+
+    def _rivals_of(self, layer: str) -> dict[str, CollapseMetrics]:
+        following = self.following(layer)
+        if following is None:
+            return {}
+        names = list(self.layers)
+        after = {name: self.layers[name] for name in names[names.index(layer) :]}
+        stage = stages(after, PLACING)[0]
+        stage.memory.update({("collapse_metrics", n): self.measured[n] for n in stage.layers})
+        found = {}
+        if following in stage.layers:
+            told = Stage({name: stage.layers[name] for name in (layer, following)}, PLACING)
+            found["shrinkage"] = shrinkage(told).metrics[following]
+        if following in stage.names[:-1]:
+            found["interpolation"] = interpolation(stage).metrics[following]
+        return {**found, "unchanged": self.measured[layer]}
 
     def optimum(self, layer: str, *, lambda_w: float, lambda_h: float, beta: float) -> Optimum:
         """The optimum of (1) with H0 the features of the layer.
@@ -169,16 +207,10 @@ class Explorer:
 
         Raises:
             ValueError: where there is no closed form: λ_H or β is 0, λ_W λ_H >= 1, class means with
-                no nearest frame, or another loss than the squared one; and as `optimum`.
+                no nearest frame; and as `optimum`.
         """
-        only_squared(self.loss, "the closed form near collapse")
-        near = small_vicinity(
-            self._statistics(layer),
-            lambda_w=lambda_w,
-            lambda_h=lambda_h,
-            beta=beta,
-            bias=self._bias,
-        )
+        self._statistics(layer)  # raises where there is none
+        near = self._models[layer].near(lambda_w=lambda_w, lambda_h=lambda_h, beta=beta)
         view = LayerView(near.metrics, near.weight.new_empty(0))
         return FirstAnswer(near, view, torch.linalg.svdvals(near.weight))
 

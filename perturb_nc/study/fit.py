@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from perturb_nc.statistics import ClassStatistics, check_full
-from perturb_nc.study.misfit import Misfit, misfit
+from perturb_nc.study.misfit import Misfit, residual
 from perturb_nc.study.models import Layer, Model, model_of, statistics_of
 from perturb_nc.study.profile import profile_interval
 from perturb_nc.summary import Summarised
@@ -201,7 +201,7 @@ def fit_model(
         means_error=math.sqrt(2) * float(np.linalg.norm(between)),
         within_error=math.sqrt(2) * float(np.linalg.norm(residuals[len(between) :])),
         residual=float(np.linalg.norm(residuals)),
-        unchanged=misfit(model.statistics, observed),
+        unchanged=residual(model.statistics, observed),
         solution=solution,
         steps=best.nfev,
         status=status,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.metrics.table import CollapseMetrics
 from perturb_nc.study.rivals import Prediction, Stage, Vector
 from perturb_nc.validation import at_least, positive
 
@@ -118,7 +118,7 @@ def _fitted(at: NDArray[np.int64], values: Vector, count: int, degree: int) -> V
 
 
 def deep_linear_compression(
-    *, depth: int, samples_per_class: int, initial_scale: float, target_scale: float = 1.0
+    *, num_layers: int, samples_per_class: int, initial_scale: float, target_scale: float = 1.0
 ) -> float:
     """The factor (ε/s)² by which ÑC1 falls at every layer of a deep linear network.
 
@@ -129,15 +129,15 @@ def deep_linear_compression(
     row space that it learns; otherwise the other weights grow more, and the factor is less.
 
     Args:
-        depth: L >= 1.
+        num_layers: L >= 1.
         samples_per_class: n.
         initial_scale: ε > 0.
         target_scale: c > 0.
 
     Source: Wang et al. 2023, whose bounds hold for weights that are so to a tolerance.
     """
-    at_least(depth, 1, "depth")
+    at_least(num_layers, 1, "num_layers")
     at_least(samples_per_class, 1, "samples_per_class")
     scale = positive(initial_scale, "initial_scale")
     learned = positive(target_scale, "target_scale") * math.sqrt(samples_per_class)
-    return scale**2 / learned ** (2 / depth)
+    return scale**2 / learned ** (2 / num_layers)

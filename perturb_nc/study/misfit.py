@@ -34,7 +34,7 @@ _PROFILE_STEPS = 20  # beside a parameter that is held
 _FLAT = 1e-7  # relative change of the statistics for a factor e that counts as none
 
 
-def misfit(predicted: ClassStatistics, observed: ClassStatistics) -> float:
+def residual(predicted: ClassStatistics, observed: ClassStatistics) -> float:
     """The residual of `fit_regularization` for any prediction: relative errors of means and Σ_W."""
     of_means, of_within = _scales(observed)
     means, within = predicted.means - observed.means, predicted.within - observed.within

@@ -18,13 +18,14 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from perturb_nc.layer_files import NO_SAMPLES, holds_statistics, load_layers, load_samples
 from perturb_nc.layer_samples import LayerSamples
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.storage import read_arrays
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
 from perturb_nc.theory.cross_entropy.response import outcome_change
+from perturb_nc.theory.cross_entropy.vicinity import cross_entropy_vicinity
 from perturb_nc.theory.hyperparameter_response import hyperparameter_response
 from perturb_nc.theory.isolated import weight_response
 from perturb_nc.theory.minimize import minimize
@@ -34,6 +35,7 @@ from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
 from perturb_nc.theory.tangents import point_tangent
+from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
 
 Layer = ClassStatistics | LayerSamples
 Setting = Mapping[str, float]
@@ -75,6 +77,9 @@ class Model(Protocol):
 
     def problem(self, *, lambda_w: float, lambda_h: float, beta: float) -> Any:
         """The problem at one setting, for `minimize` and all that takes its solution."""
+
+    def near(self, *, lambda_w: float, lambda_h: float, beta: float) -> SmallVicinity:
+        """The closed form near collapse at one setting."""
 
     def made(self, problem: Any) -> bool:
         """Whether a problem is about this very layer."""
@@ -118,6 +123,12 @@ class SquaredModel:
     def problem(self, *, lambda_w: float, lambda_h: float, beta: float) -> NearCollapseProblem:
         """Problem (1)."""
         return NearCollapseProblem(
+            self.layer, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=self.bias
+        )
+
+    def near(self, *, lambda_w: float, lambda_h: float, beta: float) -> SmallVicinity:
+        """From class statistics."""
+        return small_vicinity(
             self.layer, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=self.bias
         )
 
@@ -203,6 +214,11 @@ class CrossEntropyModel:
         return CrossEntropyProblem(
             x, y, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=self.bias
         )
+
+    def near(self, *, lambda_w: float, lambda_h: float, beta: float) -> SmallVicinity:
+        """From the covariances of its classes."""
+        problem = self.problem(lambda_w=lambda_w, lambda_h=lambda_h, beta=beta)
+        return cross_entropy_vicinity(problem)
 
     def made(self, problem: Any) -> bool:
         """By its samples."""

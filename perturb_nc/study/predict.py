@@ -4,14 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
-from perturb_nc.statistics import ClassStatistics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.study.models import Layer, model_of
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.solution import Solution
-from perturb_nc.theory.vicinity.prediction import SmallVicinity, small_vicinity
+from perturb_nc.theory.vicinity.prediction import SmallVicinity
 from perturb_nc.validation import ArrayLike
 
 
@@ -58,12 +57,12 @@ class LayerPrediction(Summarised):
 
 @dataclass(frozen=True, eq=False)
 class NearPrediction:
-    """One layer: what was measured, and `small_vicinity` with its features as H0.
+    """One layer: what was measured, and the closed form near collapse with its features as H0.
 
     Attributes:
         measured: metrics of the layer itself.
-        solution: what (1) makes of it to first order in the distance from collapse; its status
-            says where this is too far.
+        solution: what the model makes of it to first order in the distance from collapse; its
+            status says where this is too far.
     """
 
     measured: CollapseMetrics
@@ -132,25 +131,25 @@ def predict_layers(
 
 
 def predict_near_collapse(
-    layers: Mapping[str, ClassStatistics],
+    layers: Mapping[str, Layer],
     *,
     lambda_w: float,
     lambda_h: float,
     beta: float,
+    loss: str = "squared",
     bias: bool = False,
 ) -> dict[str, NearPrediction]:
     """`predict_layers` in closed form, for layers near collapse.
 
     Raises:
-        ValueError: bad hyper-parameters, or a layer that has no nearest collapsed frame.
+        ValueError: as `predict_layers`, or a layer that has no nearest collapsed frame.
     """
+    models = {n: model_of(x, loss, bias=bias, name=f"layer {n!r}") for n, x in layers.items()}
     found = {}
-    for name, statistics in layers.items():
+    for name, model in models.items():
         try:
-            near = small_vicinity(
-                statistics, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=bias
-            )
+            near = model.near(lambda_w=lambda_w, lambda_h=lambda_h, beta=beta)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        found[name] = NearPrediction(collapse_metrics(statistics), near)
+        found[name] = NearPrediction(collapse_metrics(model.statistics), near)
     return found

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perturb_nc.covariance_metrics import span_spectrum
-from perturb_nc.metrics import CollapseMetrics
+from perturb_nc.metrics.covariance import span_spectrum
+from perturb_nc.metrics.table import CollapseMetrics
+from perturb_nc.metrics.within import within_spectrum
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.within_metrics import within_spectrum
 
 QUANTITIES = (
     "nc1_trace",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from perturb_nc.sample_moments import SampleMoments, unbiased_square
+from perturb_nc.metrics.sample_moments import SampleMoments, unbiased_square
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.theory.clock import Clock, Progress
@@ -20,7 +20,7 @@ from perturb_nc.validation import ArrayLike, as_labels, checked_features, named
 
 _BYTES = 32 * 2**20  # of K×K tables of samples left out
 _WORK = 1e12  # operations on them at most
-_WIDEST = 1.0  # standard error or bias of a logarithm; beyond it an interval says nothing
+_WIDEST = 1.0  # standard error or sampling bias of a logarithm; beyond it an interval says nothing
 _BLURRED = 0.2  # relative error of tr Σ_B, above which angles and norms of the means are noise
 _RATIOS = ("nc1_trace", "within_share")
 
@@ -35,12 +35,12 @@ def sampling_intervals(
 ) -> xr.DataArray:
     """Confidence intervals of the collapse metrics that the samples of layers were drawn with.
 
-    The metrics are debiased (`perturb_nc.sampling`); leaving out every sample once tells their
-    standard errors and what is left of the bias (the stratified jackknife), from inner products
+    The metrics are debiased (`pnc.metrics`); leaving out every sample once tells their standard
+    errors and what is left of the sampling bias (the stratified jackknife), from inner products
     with the class means alone. Nothing is drawn at random. The interval is symmetric in the
     logarithm; for nc1_trace = T/B and within_share it holds the θ with |T - θB| <= z s(θ), s the
     error of the difference (Fieller 1954), and has no upper end where B may be 0. Plain metrics
-    may lie outside: their bias may exceed the error.
+    may lie outside: their sampling bias may exceed the error.
 
     NaN where it cannot be had, with the reason in `attrs["reasons"]`: too few samples for their
     spread, classes of less than 4 samples, fewer dimensions than K - 1 for NC1, very many classes.
@@ -57,6 +57,17 @@ def sampling_intervals(
 
     Raises:
         ValueError: no layers, layers of different N, a level outside (0, 1).
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> intervals = pnc.sampling_intervals({"layer": features}, labels)
+        >>> intervals.sel(layer="layer", quantity="nc1_trace").values.round(2).tolist()
+        [0.14, 0.18]
+
+    See Also:
+        collect_features: what it takes. collapse_metrics: plain values. compare_layers: with them.
 
     Source: Efron & Stein 1981, "The jackknife estimate of variance"; coverage: docs/numerical.md.
     """
@@ -126,11 +137,13 @@ def _intervals(
             # Half of it: the rest stands for the third order of a ratio (set by simulation).
             variance = max(variance - _excess(whole, pulls[name]) / 2, variance / 2)
         error = variance**0.5
-        bias = spread.bias(left[name], own[name])
-        if max(error, abs(bias)) > _WIDEST:
-            reasons[name] = f"too few samples: standard error {error:.2g}, bias {bias:.2g} of a log"
+        shift = spread.sampling_bias(left[name], own[name])
+        if max(error, abs(shift)) > _WIDEST:
+            reasons[name] = (
+                f"too few samples: standard error {error:.2g}, bias {shift:.2g} of a log"
+            )
             continue
-        found[:, place] = np.exp(own[name] - bias + np.array([-z, z]) * error)
+        found[:, place] = np.exp(own[name] - shift + np.array([-z, z]) * error)
     return found, reasons
 
 
@@ -144,7 +157,7 @@ def _logarithms(moments: SampleMoments) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Jackknife:
-    """Standard errors and bias from values with every sample left out once, class by class."""
+    """Errors and sampling bias from values with every sample left out once, class by class."""
 
     labels: Int64[Tensor, "N"]
     counts: Float64[Tensor, "K"]
@@ -157,7 +170,7 @@ class _Jackknife:
         a, b = (values - self._means(values)[self.labels] for values in (one, other))
         return (((self.counts - 1) / self.counts)[self.labels] * a * b).sum().item()
 
-    def bias(self, values: Float64[Tensor, "N"], whole: float) -> float:
+    def sampling_bias(self, values: Float64[Tensor, "N"], whole: float) -> float:
         """Σ_k (n_k - 1)(ā_k - a)."""
         return ((self.counts - 1) * (self._means(values) - whole)).sum().item()
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perturb_nc import metrics as metric_functions
 from perturb_nc.joint_statistics import JointStatistics
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.layer_samples import LayerSamples
+from perturb_nc.metrics import table as metric_functions
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.quantities import log_ratio, top_spectra
 from perturb_nc.summary import Summarised
@@ -35,6 +36,8 @@ class Stage(Summarised):
         displacements: |M̃_l - M̃_0|/|M̃_L - M̃_0| of all layers, where some are hidden.
         memory: what predictors keep for other views of the same stage.
         clock: the time that predictors may take; OutOfTimeError from those that need more.
+        start: samples of the first layer, for predictors with cross-entropy; None for those with
+            the squared loss.
     """
 
     layers: dict[str, ClassStatistics]
@@ -44,6 +47,7 @@ class Stage(Summarised):
     displacements: Mapping[str, float] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
+    start: LayerSamples | None = None
 
     def _summary(self) -> dict[str, object]:
         return {"layers": len(self.layers), "start": self.names[0], "metric": self.metric}
@@ -74,6 +78,7 @@ class Stage(Summarised):
             displacements={name: self.displacement(name) for name in self.names},
             memory=self.memory,
             clock=self.clock,
+            start=self.start,
         )
 
     @cached_property
@@ -84,7 +89,12 @@ class Stage(Summarised):
     @cached_property
     def spectra(self) -> dict[str, Vector]:
         """Largest eigenvalues of Σ_W / tr Σ_B of every layer, in all and in the span."""
-        return {name: self._once(top_spectra, name) for name in self.layers}
+        return {name: self.spectrum(name) for name in self.layers}
+
+    def spectrum(self, name: str) -> Vector:
+        """That of one layer."""
+        found: Vector = self._once(top_spectra, name)
+        return found
 
     def _once(self, measure: Callable[[ClassStatistics], Any], name: str) -> Any:
         """What has been measured once, here or in a view, is not measured again."""
@@ -204,7 +214,7 @@ def _between(stage: Stage, before: str, after: str, share: float) -> tuple[Colla
     )
     values = between(first, last, share).tolist()
     metrics = CollapseMetrics(**dict(zip(names, values, strict=True)))
-    return metrics, between(stage.spectra[before], stage.spectra[after], share)
+    return metrics, between(stage.spectrum(before), stage.spectrum(after), share)
 
 
 def between(first: Vector, last: Vector, share: float) -> Vector:
@@ -219,7 +229,7 @@ def unchanged(stage: Stage) -> Prediction:
     pairs = [(before, name) for before, name in pairwise(stage.names) if before in stage.layers]
     return Prediction(
         {name: stage.measured[before] for before, name in pairs},
-        {name: stage.spectra[before] for before, name in pairs},
+        {name: stage.spectrum(before) for before, name in pairs},
         {name: stage.layers[before] for before, name in pairs},
     )
 

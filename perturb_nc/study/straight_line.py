@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import scipy  # its parts load, slowly, when they are first used
 
-from perturb_nc import metrics as metric_functions
 from perturb_nc.joint_statistics import JointStatistics
+from perturb_nc.metrics import table as metric_functions
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.rivals import Prediction, Stage, Vector
 from perturb_nc.validation import at_least

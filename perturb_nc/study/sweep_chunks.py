@@ -18,7 +18,7 @@ def load_whole(path: Path, lazy: xr.Dataset) -> tuple[xr.Dataset, int]:
     """
     bad: list[Part] = []
     missing: list[Part] = []
-    whole: dict[str, xr.DataArray] = {}
+    whole: dict[str, xr.Variable] = {}  # which, unlike arrays with axes, need no alignment
     for name, variable in lazy.data_vars.items():
         parts = list(_parts(variable))
         try:
@@ -28,7 +28,7 @@ def load_whole(path: Path, lazy: xr.Dataset) -> tuple[xr.Dataset, int]:
         except Exception:  # of zarr, numcodecs, blosc: whatever a flipped bit makes them say
             values, unreadable = _piece_by_piece(variable, [part for _, part in parts])
             bad += unreadable
-        whole[str(name)] = values
+        whole[str(name)] = values.variable
         if variable.encoding.get("filters"):  # else chunks of nothing but fill values are left out
             there = {entry.name for entry in (path / str(name)).iterdir()}
             missing += [part for key, part in parts if key not in there]

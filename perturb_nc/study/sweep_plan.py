@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from perturb_nc import metrics as metric_functions
 from perturb_nc.layer_files import layer_sha256
-from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics
+from perturb_nc.metrics import table as metric_functions
+from perturb_nc.metrics.table import READ_BY_WEIGHT, CollapseMetrics
 from perturb_nc.study.models import Layer, only_squared, statistics_of
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import (
@@ -173,6 +173,7 @@ def empty_dataset(layer: Layer, plan: SweepPlan) -> xr.Dataset:
     }
 
     def add(name: str, long_name: str, *extra: str, of: tuple[str, ...] = dims, fill: Any) -> None:
+        """Adds a variable, of one value so far."""
         shape = tuple(sizes[dim] for dim in (*of, *extra))
         attributes = {"long_name": long_name, "units": "1"}
         variables[name] = xr.Variable((*of, *extra), np.full(shape, fill), attributes)

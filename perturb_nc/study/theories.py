@@ -18,6 +18,7 @@ from perturb_nc.study.rivals import (
     shrinkage,
     unchanged,
 )
+from perturb_nc.study.sample_paths import placed_on_samples
 from perturb_nc.study.straight_line import (
     straight_line,
     straight_line_displacement,
@@ -58,7 +59,10 @@ def central_path(stage: Stage) -> Prediction:
     """The central path from the first layer, λ_W fitted to the layers that are seen (λ_H = 0)."""
 
     def at(lambda_w: float) -> Prediction:
+        """What the path of this λ_W predicts."""
         clock = stage.clock.silent()
+        if stage.start is not None:
+            return Prediction.of(placed_on_samples(stage, lambda_w, clock))
         placed = place(stage, lambda_w, lambda_h=0.0, rtol=_RTOL, clock=clock)
         reached = {name: path for name, path in placed.items() if path is not None}
         return Prediction.of({name: path.statistics(-1) for name, path in reached.items()})

@@ -3,6 +3,7 @@
 from . import deep
 from .certificate import Certificate
 from .collapse import ExactCollapse, orthogonal_frame, simplex_etf
+from .cross_entropy.closure import ClosedFlow, cross_entropy_closure
 from .cross_entropy.collapse import (
     CrossEntropyCollapse,
     CrossEntropySpectrum,
@@ -12,6 +13,7 @@ from .cross_entropy.collapse import (
 from .cross_entropy.flow import CrossEntropyFlow, cross_entropy_flow
 from .cross_entropy.minimize import CrossEntropySolution
 from .cross_entropy.response import CrossEntropyResponse
+from .cross_entropy.vicinity import CrossEntropyVicinity, cross_entropy_vicinity
 from .flow.cascade import Cascade, effective_complexity
 from .flow.central_path import central_path_flows
 from .flow.chain import Chain, chain
@@ -36,11 +38,13 @@ __all__ = [
     "Cascade",
     "Certificate",
     "Chain",
+    "ClosedFlow",
     "CrossEntropyCollapse",
     "CrossEntropyFlow",
     "CrossEntropyResponse",
     "CrossEntropySolution",
     "CrossEntropySpectrum",
+    "CrossEntropyVicinity",
     "ExactCollapse",
     "Exponential",
     "FlowCost",
@@ -57,9 +61,11 @@ __all__ = [
     "central_path_flows",
     "chain",
     "collapse_under_noise",
+    "cross_entropy_closure",
     "cross_entropy_collapse",
     "cross_entropy_flow",
     "cross_entropy_spectrum",
+    "cross_entropy_vicinity",
     "decay_effects",
     "deep",
     "effective_complexity",

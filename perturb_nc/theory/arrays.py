@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from perturb_nc.moments import Scalar
@@ -14,7 +14,7 @@ Square = Float64[Tensor, "... K K"]
 Mask = Bool[Tensor, "..."]
 
 
-def cholesky(matrix: Float64[Tensor, "... n n"]) -> Float64[Tensor, "... n n"]:
+def cholesky(matrix: Float[Tensor, "... n n"]) -> Float[Tensor, "... n n"]:
     """Cholesky factors, NaN where a matrix of the batch is not positive definite."""
     root, failed = torch.linalg.cholesky_ex(matrix)
     if not failed.any():

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics, check_full
-from perturb_nc.theory.batch_points import Part, chunks, full_norm, metrics_at, points
+from perturb_nc.theory.batch_points import Part, chunks, metrics_at, points
 from perturb_nc.theory.certificate import certify_batch
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.compression import compress
@@ -53,6 +53,19 @@ def minimize_batch(
     Raises:
         ValueError: settings out of range or of different lengths; tol, max_steps or time_limit out
             of range; statistics too badly scaled for float64.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> settings = {"lambda_w": [0.01, 0.1], "lambda_h": [0.05, 0.05], "beta": [0.5, 0.5]}
+        >>> found = pnc.minimize_batch(statistics, **settings)
+        >>> found.weight(1).shape, found.metrics["nc1"].shape
+        (torch.Size([3, 5]), torch.Size([2]))
+
+    See Also:
+        minimize: one setting. sweep: a grid of them. small_vicinity_batch: in closed form.
     """
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     check_full(statistics)
@@ -81,7 +94,7 @@ def minimize_batch(
             counted.add(index, found)
             weight[rows] = found.weight
             point = space.at(found.weight, own, bias)
-            rough[rows] = (full_norm(space, point) > tol) & (not space.is_whole)
+            rough[rows] = (space.full_norm(point) > tol) & (not space.is_whole)
         if clock.expired():
             counted.end(rest[rough], Status.TIME_LIMIT)
             rough[:] = False
@@ -90,7 +103,7 @@ def minimize_batch(
             break
         rest = rest[rough]
         point = space.at(weight[rough], settings[rest], bias)
-        wider = space.grown(statistics, point)
+        wider = space.grown(statistics, point, tol)
         space, weight = wider, wider.compressed(space.lifted(point.weight))
     return _collect(statistics, settings, bias, parts, counted)
 
@@ -131,7 +144,7 @@ def _collect(
         certificate = certify_batch(point)
         for field in fields(certificate):
             put(own, field.name, index, getattr(certificate, field.name))
-        put(own, "gradient_norm", index, full_norm(part.space, point))
+        put(own, "gradient_norm", index, part.space.full_norm(point))
         put(own, "singular_values", index, torch.linalg.svdvals(point.weight))
         put(own, "objective", index, point.objective)
         for name, found in metrics_at(point).items():

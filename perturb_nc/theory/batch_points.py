@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from perturb_nc.metrics import metric_tensors
+from perturb_nc.metrics.table import metric_tensors
 from perturb_nc.moments import Covariance, Moments
 from perturb_nc.theory.compression import Compression
 from perturb_nc.theory.isolated import weight_response
@@ -53,11 +53,6 @@ def points(
         for rows in chunks(len(part.index), part.space.statistics.dim, most):
             own = settings[part.index[rows]]
             yield part, rows, part.space.at(part.weight[rows], own, bias)
-
-
-def full_norm(space: Compression, point: ReducedPoint) -> Float64[Tensor, "b"]:
-    """ReducedPoint.gradient_norm of lifted weights, in all d dimensions."""
-    return torch.hypot(point.gradient_norm, space.neglected(point))
 
 
 def metrics_at(point: ReducedPoint) -> Mapping[str, Float64[Tensor, "b"]]:

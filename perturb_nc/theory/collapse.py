@@ -74,7 +74,7 @@ def exact_collapse(
     """The optimum of (1) for balanced classes at β = 0, and at any β when H0 is this optimum.
 
     Holds for classes of one size, λ_W, λ_H > 0 and d >= K (d >= K-1 with bias). Classes of several
-    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` at depth 1. With
+    sizes keep orthogonal means, of several lengths: `deep_collapse_optimum` of one layer. With
     d < K the optimum is no frame.
 
     With c0 = √(λ_W λ_H) and ρ = max(0, 1 - c0) √(λ_W/λ_H) the class means are √ρ R with R an
@@ -89,6 +89,16 @@ def exact_collapse(
 
     Raises:
         ValueError: arguments out of range.
+
+    Example:
+        >>> settings = {"num_classes": 4, "dim": 6, "lambda_w": 0.05, "lambda_h": 0.02}
+        >>> collapse = pnc.exact_collapse(**settings, bias=True)  # a simplex
+        >>> metrics = pnc.collapse_metrics(collapse.statistics(5), collapse.weight)
+        >>> metrics.nc1_trace, round(metrics.nc3_duality, 12)
+        (0.0, 0.0)
+
+    See Also:
+        near_collapse_spectrum: what a change of H0 does to it. small_vicinity: the optimum near it.
 
     Source: Tirer et al. 2023, Theorem 2.1; with bias Tirer & Bruna 2022.
     """

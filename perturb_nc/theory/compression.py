@@ -21,6 +21,7 @@ cG <= 1, so that where this has a negative eigenvalue at all it has its lowest a
 saddle is left in V if anywhere, and second-order conditions are those of all d.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -47,7 +48,7 @@ class Compression:
         basis: V, (d, m); None where the coordinates are those given.
         statistics: of dimension m + 1 (of dimension d without a basis).
         outside: (I - VVᵀ)Σ_W0V, (d, m); None where V is all of space.
-        leak: its triangular factor, (m, m).
+        leak: its triangular factor, (m, m), or itself where one setting is all that asks.
         roots: σ → Cholesky factor of Σ_W0 + σI, kept for a space that grows.
     """
 
@@ -90,19 +91,30 @@ class Compression:
             return torch.zeros_like(point.gradient_norm)
         return relative(_neglected(point) @ self.leak.mT, point.gradient_bound)
 
-    def grown(self, statistics: ClassStatistics, point: ReducedPoint) -> "Compression":
+    def full_norm(self, point: ReducedPoint) -> Float64[Tensor, "..."]:
+        """ReducedPoint.gradient_norm of lifted weights, in all d dimensions."""
+        return torch.hypot(point.gradient_norm, self.neglected(point))
+
+    def grown(self, statistics: ClassStatistics, point: ReducedPoint, tol: float) -> "Compression":
         """V continued from what the gradients at some points miss; all d dimensions in the end."""
         if self.basis is None or self.outside is None:
             return self
         k, d = statistics.means.shape
         basis, poles = self.basis, _poles(point.hyperparameters, statistics)
-        if 4 * (basis.shape[1] + _GROWTH * len(poles) * k) > 3 * d:
+        if len(point.weight) == 1:
+            missed = float(self.neglected(point))
+            poles = poles[:1].repeat(_rounds(missed, tol, basis.shape[1] // k))
+        else:
+            poles = poles.repeat(_GROWTH)
+        if 4 * (basis.shape[1] + len(poles) * k) > 3 * d:
             return turned(statistics)
         rows = _neglected(point) @ self.outside.mT
         rows = rows / total(rows.square()).sqrt()[:, None, None].clamp(min=1e-300)
         block = _main_directions(rows.flatten(0, 1), k)
-        poles = poles.repeat(_GROWTH)
-        return _on_basis(statistics, _continued(statistics, basis, block, poles, self.roots))
+        image = self.outside + basis * self.statistics.within.diagonal()[:-1]
+        wider = _continued(statistics, basis, block, poles, self.roots)
+        new = _on_basis(statistics, wider, image, alone=len(point.weight) == 1)
+        return replace(new, roots=self.roots)
 
 
 def uncompressed(statistics: ClassStatistics) -> Compression:
@@ -127,9 +139,8 @@ def narrow(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "1 3"])
         return turned(statistics)
     basis, roots = torch.linalg.qr(statistics.means.mT).Q, dict[float, Tensor]()
     poles = _poles(hyperparameters, statistics)[:1].repeat(_SINGLE)
-    return replace(
-        _on_basis(statistics, _continued(statistics, basis, basis, poles, roots)), roots=roots
-    )
+    basis = _continued(statistics, basis, basis, poles, roots)
+    return replace(_on_basis(statistics, basis, alone=True), roots=roots)
 
 
 def compress(statistics: ClassStatistics, hyperparameters: Float64[Tensor, "B 3"]) -> Compression:
@@ -207,8 +218,17 @@ def _orthonormal(
     return block
 
 
-def _on_basis(statistics: ClassStatistics, basis: Float64[Tensor, "d m"]) -> Compression:
-    image = statistics.within @ basis
+def _on_basis(
+    statistics: ClassStatistics,
+    basis: Float64[Tensor, "d m"],
+    image: Float64[Tensor, "d n"] | None = None,
+    *,
+    alone: bool = False,
+) -> Compression:
+    """The space of a basis, with Σ_W0 times its first columns where that is known."""
+    known = 0 if image is None else image.shape[1]
+    further = statistics.within @ basis[:, known:]
+    image = further if image is None else torch.cat([image, further], dim=1)
     core = basis.mT @ image
     variances, turn = torch.linalg.eigh(0.5 * (core + core.mT))
     basis, image = basis @ turn, image @ turn
@@ -217,5 +237,13 @@ def _on_basis(statistics: ClassStatistics, basis: Float64[Tensor, "d m"]) -> Com
     within = torch.diag(torch.cat([variances, left[None]]))
     means = torch.nn.functional.pad(statistics.means @ basis, (0, 1))
     own = ClassStatistics(statistics.counts, means, within, statistics.class_variance)
-    rest = image - basis * variances
-    return Compression(basis, own, rest, torch.linalg.qr(rest, mode="r").R)
+    rest = torch.addcmul(image, basis, variances, value=-1)
+    leak = rest if alone else torch.linalg.qr(rest, mode="r").R
+    return Compression(basis, own, rest, leak)
+
+
+def _rounds(missed: float, tol: float, blocks: int) -> int:
+    """Blocks to come, at the rate at which those that are there took the gradient down."""
+    if not 0 < missed < 1:
+        return _SINGLE
+    return min(_SINGLE, max(1, math.ceil(blocks * math.log(tol / missed) / math.log(missed))))

@@ -64,7 +64,7 @@ def lowest_curvature(point: Point) -> Curvature:
 @lowest_curvature.register
 def _(point: ReducedPoint) -> Curvature:
     _, k, d = point.weight.shape
-    scale = (trace(point.moment) / point.ridge[..., 0, 0] + 1) + trace(point.residual_moment) / (
+    scale = (point.moment_trace / point.ridge[..., 0, 0] + 1) + trace(point.residual_moment) / (
         point.c * point.ridge
     )[..., 0, 0]
     rounding = 8 * torch.finfo(torch.float64).eps * scale

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.moments import Scalar
-from perturb_nc.theory.arrays import Mask, Rows, Square, total
+from perturb_nc.theory.arrays import Factor, Mask, Rows, Square, total
 from perturb_nc.theory.reduced import ReducedPoint
 
 Coefficients = Float64[Tensor, "... K _"]  # of rows
@@ -47,7 +47,7 @@ class DiagonalPoint(ReducedPoint):
         rows = (self.lift, self._reference_rows, self.own_means, self.weight)
         return torch.cat(rows, dim=-2)
 
-    @property
+    @cached_property
     def _reach(self) -> Float64[Tensor, "... n d"]:
         """U."""
         return self._basis[..., : -self.weight.shape[-2], :]
@@ -63,6 +63,12 @@ class DiagonalPoint(ReducedPoint):
             core.diagonal(offset, dim1=-2, dim2=-1)[..., :k] = -factor[..., 0]
         core.diagonal(dim1=-2, dim2=-1)[..., 2 * k :] = self.reference.priors
         return core
+
+    @property
+    def least_spread(self) -> Factor:
+        """γ² min D."""
+        used = self._shrunk[..., : self.weight.shape[-1] - self.idle]
+        return used.amin(-1, keepdim=True).clamp(min=0.0)
 
     def through_moment(self, rows: Float64[Tensor, "... n d"]) -> Float64[Tensor, "... n d"]:
         """Rows times S."""
@@ -108,20 +114,30 @@ class DiagonalPoint(ReducedPoint):
         return torch.cat([-gain @ self._reference_gram, gain, pull], dim=-1)
 
     @cached_property
+    def _stiff_core(self) -> Coefficients:
+        """cC."""
+        return self.c * self._core
+
+    @cached_property
+    def _held(self) -> Square:
+        """(EEᵀ/N)/c."""
+        return self.residual_moment / self.c
+
+    @cached_property
     def _outer(self) -> Coefficients:
         """[cG, (λ_W/K)I - (EEᵀ/N)/c]."""
-        own = -self.residual_moment / self.c
+        own = -self._held
         own.diagonal(dim1=-2, dim2=-1).add_(self.ridge[..., 0])
         return torch.cat([self.c * self.gain, own], dim=-1)
 
     def hessian_vector_product(self, direction: Rows) -> Rows:
         """∇²g[V] of `ReducedPoint`, with the products of V with the rows of U and W taken once."""
-        v, k, overlap = direction, self.weight.shape[-2], self._overlap_in_reach
-        reads = v @ self._basis.mT
-        reached, read = reads[..., : 3 * k], reads[..., 3 * k :]
-        inner = self.gain @ (self.c * (reached @ self._core) - read.mT @ overlap)
-        inner[..., :k] -= overlap @ reached.mT - self.residual_moment @ (read / self.c)
-        outer = self._outer @ torch.cat([v * self._shrunk, v], dim=-2)
+        k, overlap = self.weight.shape[-2], self._overlap_in_reach
+        reads = direction @ self._basis.mT
+        reached, read = reads[..., :-k], reads[..., -k:]
+        inner = self.gain @ (reached @ self._stiff_core - read.mT @ overlap)
+        inner[..., :k] -= overlap @ reached.mT - self._held @ read
+        outer = self._outer @ torch.cat([direction * self._shrunk, direction], dim=-2)
         return outer + inner @ self._reach
 
     @cached_property

@@ -30,7 +30,7 @@ class DualTerms:
         """Each φ_i in [0, 1] with φ_i² σ_i² < limit at which its (concave) term is largest."""
         # The relative 1e-12 keeps T definite where r = 1 to rounding.
         ceiling = (limit * (1 - 1e-12) / self.squares).sqrt().clamp(max=1.0)
-        low, high, shares = torch.zeros_like(ceiling), ceiling, ceiling
+        low, high, shares, close = torch.zeros_like(ceiling), ceiling, ceiling, 1e-12 * ceiling
         # With l = λ_W/K, q = σ²/c and e = -<u uᵀE, Y>/N the term is largest where
         # (l - qφ²)²(e - σ²φ) = l p φ, p the pull: both sides are monotone for l >= qφ².
         slack, gain = self._slack, self.squares / self._c
@@ -40,10 +40,12 @@ class DualTerms:
             excess = room.square() * rest - pull * shares
             low, high = torch.where(excess > 0, shares, low), torch.where(excess > 0, high, shares)
             slope = -4 * gain * shares * room * rest - self.squares * room.square() - pull
-            newton = shares - excess / slope
-            inside = (newton > low) & (newton < high)
-            following = torch.where(inside, newton, (low + high) / 2)
+            step = -excess / slope
+            newton, known = shares + step, step.abs() <= close
+            # A step as small as rounding ends it, on whichever side of the bracket it falls.
+            inside = known | ((newton > low) & (newton < high))
+            following = torch.where(inside, newton.minimum(ceiling), (low + high) / 2)
             moved, shares = (following - shares).abs(), following
-            if (moved <= 1e-12 * ceiling).all():
+            if (moved <= close).all():
                 break
         return shares

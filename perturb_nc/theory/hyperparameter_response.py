@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.metrics import metric_tensors
+from perturb_nc.metrics.table import metric_tensors
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.isolated import check_isolated, solve_isolated
 from perturb_nc.theory.reduced import ReducedPoint
@@ -50,7 +50,7 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
     """Derivatives of the optimum, its statistics and all metrics in λ_W, λ_H and β.
 
     dW = -∇²g⁻¹ ∂∇g, then the formulas of `perturb_nc.theory.tangents` and, for the metrics, of
-    `perturb_nc.metric_tangents` along (dW, dλ). Metrics that are undefined, or not differentiable
+    `perturb_nc.metrics.tangents` along (dW, dλ). Metrics that are undefined, or not differentiable
     (distances and standard deviations at 0), give NaN. cdnv is that of `ClassStatistics.moved`.
 
     Raises:

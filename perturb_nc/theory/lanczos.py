@@ -29,6 +29,30 @@ def lanczos(
     point: Quadratic, top: Float64[Tensor, "B K 1"], idle: int = 0
 ) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"], Rows, Int64[Tensor, "B"]]:
     """Lowest value, residual, direction and products, from a start towards the lift's advice."""
+    values, shapes, residual, vectors, products = _process(point, top, idle)
+    weights = combined(values, shapes, values.new_tensor(_SMALL))
+    return values[:, 0], residual, _made(weights, vectors, point), products
+
+
+def lowest_pair(
+    point: Quadratic, top: Float64[Tensor, "B K 1"], idle: int = 0
+) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"], Rows, Int64[Tensor, "B"]]:
+    """The same with the vector of the lowest value, of norm 1 in M."""
+    values, shapes, residual, vectors, products = _process(point, top, idle)
+    return values[:, 0], residual, _made(shapes[..., 0], vectors, point), products
+
+
+def _made(
+    weights: Float64[Tensor, "B s"], vectors: Float64[Tensor, "B r n"], point: Quadratic
+) -> Rows:
+    found = (weights[:, None] @ vectors[:, : weights.shape[1]])[:, 0]
+    return found.unflatten(1, point.weight.shape[1:])
+
+
+def _process(
+    point: Quadratic, top: Float64[Tensor, "B K 1"], idle: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Int64[Tensor, "B"]]:
+    """Ritz values, their shapes, the residual of the lowest, vectors and products."""
     noise = random_normal(*point.weight.shape[1:], like=point.weight)
     noise[:, noise.shape[1] - idle :] = 0.0
     image = top * noise[0] * math.sqrt(len(noise)) + noise  # Mv
@@ -65,9 +89,7 @@ def lanczos(
         diagonal.append(total(vector * image))
         inside = vectors[:, : step + 1] @ image.flatten(1)[..., None]
         image = image - (images[:, : step + 1].mT @ inside)[..., 0].unflatten(1, noise.shape)
-    weights = combined(values, shapes, values.new_tensor(_SMALL))
-    direction = (weights[:, None] @ vectors[:, : weights.shape[1]])[:, 0].unflatten(1, noise.shape)
-    return values[:, 0], residual, direction, products
+    return values, shapes, residual, vectors, products
 
 
 def _tridiagonal(diagonal: list[Tensor], beside: list[Tensor]) -> Float64[Tensor, "B s s"]:

@@ -7,6 +7,8 @@ from torch import Tensor
 from perturb_nc.theory.arrays import Mask, Rows, total
 from perturb_nc.theory.point import Point, Points, wide
 
+Values = Float64[Tensor, "b"]  # here: made at every call they would cost more than the products
+Index = Int64[Tensor, "b"]
 _ROUNDING = 8 * torch.finfo(torch.float64).eps
 
 
@@ -22,10 +24,12 @@ def line_search(points: Points, point: Point, direction: Rows, expand: Mask) -> 
     rounding = _ROUNDING * start
     step, everywhere = torch.ones_like(start), torch.arange(len(start), device=start.device)
 
-    def along(step: Float64[Tensor, "b"], rows: Int64[Tensor, "b"]) -> Point:
+    def along(step: Values, rows: Index) -> Point:
+        """The points at these steps."""
         return points(rows)(point.weight[rows] + wide(step) * direction[rows])
 
-    def accepts(trial: Point, rows: Int64[Tensor, "b"]) -> Mask:
+    def accepts(trial: Point, rows: Index) -> Mask:
+        """Where the decrease is enough."""
         value, own = _excess(trial), start[rows]
         enough = value <= own + 1e-4 * step[rows] * slope[rows] + rounding[rows]
         # Near the optimum the decrease drowns in the rounding of g, but not that of its gradient.

@@ -12,6 +12,7 @@ from perturb_nc.theory.certificate import certify_point
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.compression import Compression, narrow, uncompressed
 from perturb_nc.theory.descent import COUNTED, Descent, descend
+from perturb_nc.theory.outside import judged_in_space
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.solution import Solution, solution_at
 from perturb_nc.theory.status import Status
@@ -41,9 +42,11 @@ def minimize(
 
     Where features are much wider than there are classes the steps are taken on a space of some 7 K
     dimensions that holds W (`perturb_nc.theory.compression`), which grows until the gradient in all
-    d dimensions is below tol: one factorisation, d³/3, and O(K²d) a product. What the certificate
-    does not prove global there goes on in all d dimensions, where a product costs O(Kd²) and a
-    step d³/3 for the preconditioner. N does not enter.
+    d dimensions is below tol: one factorisation, d³/3, and O(K²d) a product. Where the certificate
+    does not prove global what is found there, its curvature is judged there too, if a second
+    factorisation proves that features vary enough outside (`perturb_nc.theory.outside`). Otherwise
+    it goes on in all d dimensions, where a product costs O(Kd²) and a step d³/3 for the
+    preconditioner. N does not enter.
 
     Args:
         problem: what to minimise.
@@ -81,14 +84,23 @@ def minimize(
     instance(problem, NearCollapseProblem, "problem", "make one from statistics")
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     clock = Clock.of(time_limit, progress)
-    if initial_weight is None:
-        settings = problem.regularization.as_tensor(problem.statistics.means)[None]
-        space = narrow(problem.statistics, settings)
-        weight = starting_weight(replace(problem, statistics=space.statistics))[None]
-    else:
-        space = uncompressed(problem.statistics)
-        weight = problem.checked_weight(initial_weight, "initial_weight")[None]
-    return _minimized(problem, space, weight, tol, max_steps, clock)
+    if initial_weight is not None:
+        initial_weight = problem.checked_weight(initial_weight, "initial_weight")
+    with torch.inference_mode():  # a quarter of the time of small problems is autograd's books
+        found = _minimized(problem, *_start(problem, initial_weight), tol, max_steps, clock)
+    own = {n: v.clone() for n, v in vars(found).items() if isinstance(v, torch.Tensor)}
+    return replace(found, **own)  # ordinary tensors
+
+
+def _start(
+    problem: NearCollapseProblem, weight: Rows | None
+) -> tuple[Compression, Float64[Tensor, "1 K n"]]:
+    """A space for the steps, and a weight in it to begin with."""
+    if weight is not None:
+        return uncompressed(problem.statistics), weight[None]
+    settings = problem.regularization.as_tensor(problem.statistics.means)[None]
+    space = narrow(problem.statistics, settings)
+    return space, starting_weight(replace(problem, statistics=space.statistics))[None]
 
 
 def _minimized(
@@ -107,19 +119,31 @@ def _minimized(
         points = space.points(settings, problem.bias)
         found = descend(points, weight, tol, left, space.neglected, clock, judge=whole)
         counted.add(only, found)
-        numbers = {name: getattr(counted, name)[0].item() for name in COUNTED}
         lifted = space.lifted(found.weight)
+        point, spent = space.at(found.weight, settings, problem.bias), clock.expired()
+        short = not whole and bool(space.full_norm(point) > tol)
+        if short and left and not spent:
+            space = space.grown(problem.statistics, point, tol)
+            weight = space.compressed(lifted)
+            continue
+        numbers = {name: getattr(counted, name)[0].item() for name in COUNTED}
         solution = solution_at(problem, lifted[0], status=counted.status[0], **numbers)
         reached = solution.gradient_norm <= tol
         # A turn of the coordinates changes rounding, and so what is below tol.
         ended = whole and (reached or solution.status is not Status.CONVERGED)
         if space.basis is None or ended or (reached and solution.certificate.is_global):
             return solution
-        if reached or whole or not left or clock.expired():
-            space, weight = uncompressed(problem.statistics), lifted
-        else:
-            space = space.grown(problem.statistics, space.at(found.weight, settings, problem.bias))
-            weight = space.compressed(lifted)
+        if reached and not whole and not spent:
+            judged = judged_in_space(problem.statistics, space, point)
+            if judged is not None:
+                lowest, tolerance, products = judged
+                return replace(
+                    solution,
+                    lowest_curvature=lowest,
+                    curvature_tolerance=tolerance,
+                    products=solution.products + products,
+                )
+        space, weight = uncompressed(problem.statistics), lifted
 
 
 def starting_weight(problem: NearCollapseProblem) -> Rows:

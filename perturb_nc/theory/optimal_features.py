@@ -49,7 +49,7 @@ class OptimalFeatures(Summarised):
     has_bias: bool
     idle: int = 0
 
-    def members(self: Point, rows: slice | Tensor) -> Point:
+    def members(self: Point, rows: int | slice | Tensor) -> Point:
         """Some of the points of a batch, with what is known of them."""
         few, names = replace(self), vars(self).keys() - {"_mean", "_anchors", "targets"}
         own = {n: vars(self)[n] for n in names if isinstance(vars(self)[n], Tensor)}
@@ -67,22 +67,22 @@ class OptimalFeatures(Summarised):
         size = self.reference.means.abs().max().item()
         return f"class means of size {size:.1e}, lambda_w = {self.lambda_w.min().item():g}"
 
-    @property
+    @cached_property
     def lambda_w(self) -> Factor:
         """λ_W."""
         return self.hyperparameters[..., 0, None, None]
 
-    @property
+    @cached_property
     def lambda_h(self) -> Factor:
         """λ_H."""
         return self.hyperparameters[..., 1, None, None]
 
-    @property
+    @cached_property
     def beta(self) -> Factor:
         """β."""
         return self.hyperparameters[..., 2, None, None]
 
-    @property
+    @cached_property
     def c(self) -> Factor:
         """c = λ_H + β."""
         return self.lambda_h + self.beta

@@ -70,12 +70,12 @@ class ReducedPoint(OptimalFeatures):
         """‖∇g‖_F relative to its bound; 0 when both vanish."""
         return relative(self.gradient, self.gradient_bound)
 
-    @property
+    @cached_property
     def ridge(self) -> Factor:
         """λ_W/K."""
         return self.lambda_w / len(self.reference.priors)
 
-    @property
+    @cached_property
     def _decay(self) -> Rows:
         return self.ridge * self.weight
 
@@ -83,6 +83,16 @@ class ReducedPoint(OptimalFeatures):
     def moment(self) -> Float64[Tensor, "... d d"]:
         """S = HHᵀ/N, centred with bias."""
         return self.within + self._weighted_means.mT @ self.own_means
+
+    @property
+    def moment_trace(self) -> Scalar:
+        """tr S."""
+        return self.within_trace + total(self._weighted_means * self.own_means)
+
+    @property
+    def least_spread(self) -> Factor:
+        """A lower bound of the eigenvalues of S where weights may reach; 0 says nothing."""
+        return torch.zeros_like(self.ridge)
 
     def through_moment(self, rows: Rows) -> Rows:
         """Rows times S."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
@@ -37,8 +37,9 @@ class Solution(Summarised):
         status: how it ended.
         certificate: proof of, or distance from, global optimality.
         lowest_curvature: lowest eigenvalue of ∇²g(W*) relative to the Hessian at fixed H (at most
-            1): second-order conditions hold where it is >= -curvature_tolerance. NaN where it was
-            not looked for: the certificate proves W* global, or time_limit came before.
+            1): second-order conditions hold where it is >= -curvature_tolerance. Where a space that
+            holds W tells, it is that of this space, and elsewhere at least half of it. NaN where it
+            was not looked for: the certificate proves W* global, or time_limit came before.
         curvature_tolerance: for rounding, for a gradient that is not 0 and for a Lanczos process
             that was stopped. At a `tol` looser than the default it can be too small in directions
             that W reads little (docs/numerical.md).

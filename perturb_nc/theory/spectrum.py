@@ -67,6 +67,15 @@ def near_collapse_spectrum(
     Raises:
         ValueError: arguments out of range; c0 >= 1, where the optimum is zero.
 
+    Example:
+        >>> sizes = {"num_classes": 4, "dim": 6, "samples_per_class": 5}
+        >>> found = pnc.near_collapse_spectrum(**sizes, lambda_w=0.04, lambda_h=0.01, beta=1.0)
+        >>> found.eigenvalues.round(3).tolist(), int(found.multiplicities.sum())
+        ([0.667, 0.99, 1.0, 0.962], 120)
+
+    See Also:
+        linear_response: anywhere. exact_collapse: the optimum. plot_spectrum: its picture.
+
     Source: Tirer et al. 2023, Theorem 4.2, for large β; exact for every β: docs §4.4.
     """
     k = at_least(num_classes, 2, "num_classes")

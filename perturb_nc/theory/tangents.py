@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.metric_tangents import Change, metric_tangents
+from perturb_nc.metrics.tangents import Change, metric_tangents
 from perturb_nc.moments import Covariance, Moments, Scalar, trace
 from perturb_nc.theory.arrays import Factor, Rows, total
 from perturb_nc.theory.reduced import ReducedPoint

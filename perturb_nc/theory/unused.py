@@ -27,9 +27,12 @@ def _(point: ReducedPoint, evaluate: Evaluate, wanted: Mask) -> tuple[Point, Mas
     point that is not global.)
     """
     k, d = point.weight.shape[1:]
+    limit = 0.1 * point.ridge[..., 0]
+    wanted = wanted & (point.least_spread[..., 0] < limit)[..., 0]
+    if not wanted.any():
+        return point, wanted
     # A look at few directions tells whether any is unused; what is badly scaled is not moved.
     spread, _ = _least_used(point, min(4, k, d - point.idle))
-    limit = 0.1 * point.ridge[..., 0]
     wanted = wanted & point.usable & (spread < limit).any(-1)
     if wanted.any():
         squares, vectors = point.residual_spectrum

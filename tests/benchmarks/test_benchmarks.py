@@ -14,8 +14,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import (  # noqa: E402
     cross_entropy,
     extraction,
+    extraction_network,
     floor,
     flow,
+    many_classes,
     optimum,
     optimum_peers,
     page,
@@ -98,8 +100,42 @@ def test_the_loops_find_the_same_statistics_and_the_tables_say_so(tmp_path, monk
         dims = list(case["dims"].values())
         kept = [4 * case["num_samples"] * size for size in (max(dims), sum(dims))]
         assert held == [0, *kept, 0]
+    for row, classes in zip(result["networks"], (10, 100), strict=True):
+        assert (row["num_samples"], row["num_classes"]) == (200, classes)
+        assert row["dims"] == {"stem": 8} | {f"blocks.{i}": 8 * 2 ** (i // 2) for i in range(8)} | {
+            "head": classes
+        }
+        assert min(row["seconds"], row["forward_seconds"]) > 0
     table = (tmp_path / "extraction.md").read_text(encoding="utf8")
     assert table.count("| collect_statistics |") == 2
+    assert table.count("| 200 | 1") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak")
+def test_memory_is_that_at_the_peak():
+    def used(size):
+        return extraction_network.watched(lambda: torch.ones(size, dtype=torch.uint8).amax())[1]
+
+    few, many = used(2**10), used(2**27)
+    assert 0.9 * 2**27 < many - few < 1.3 * 2**27
+
+
+def test_many_classes_are_as_sparse_as_said():
+    features, labels = many_classes.sparse_features(many_classes.QUICK)
+    assert int((features == 0).all(0).sum()) == many_classes.QUICK.dead
+    assert 0.68 < (features == 0).double().mean() < 0.75
+    assert features.min() == 0
+    assert 4 < features.max() <= 6
+    assert labels.bincount().tolist() == [10] * 50
+
+
+def test_many_classes_reach_both_tolerances():
+    result = many_classes.run(replace(many_classes.QUICK, num_classes=10, samples=100, dim=24))
+    for row, tol in zip(result["cases"], (1e-10, 1e-6), strict=True):
+        assert row["status"] == "CONVERGED"
+        assert row["gradient_norm"] <= row["tol"] == tol
+        assert row["products"] > 0
+    assert many_classes.as_markdown(result).count("| CONVERGED |") == 2
 
 
 def test_other_statistics_are_told_apart():

@@ -57,6 +57,10 @@ def test_joint_statistics_are_for_the_straight_line(layers, file, run, tmp_path,
     code, out, _ = run("bench", file, *options)
     assert code == 0
     assert json.loads((tmp_path / "o" / "bench.json").read_text()) == json.loads(out)
+    written = sorted(tmp_path.rglob("*"))
+    options = (*options[:2], *SHORT)
+    assert "wrote" not in run("bench", file, *options)[1]
+    assert sorted(tmp_path.rglob("*")) == written  # nothing unasked
     # Not at the last layer, whose place on the line would be given.
     assert json.loads(out)["net"]["theories"]["straight_line"]["predicted"] == 2
     code, _, err = run("bench", file, tmp_path / "other.safetensors", *options)

@@ -16,7 +16,7 @@ def test_spectrum(run):
 
 
 def test_deep_ufm_prints_both_solutions(run):
-    arguments = ("deep-ufm", "--depth", 4, "--num-classes", 10, "--decay", 0.004)
+    arguments = ("deep-ufm", "--num-layers", 4, "--num-classes", 10, "--decay", 0.004)
     code, out, _ = run(*arguments)
     assert code == 0
     assert "0.0991798746" in out
@@ -30,11 +30,21 @@ def test_deep_ufm_prints_both_solutions(run):
 
 
 def test_deep_ufm_says_what_there_is_not(run):
-    code, out, _ = run("deep-ufm", "--depth", 2, "--num-classes", 3, "--decay", 0.5)
+    code, out, _ = run("deep-ufm", "--num-layers", 2, "--num-classes", 3, "--decay", 0.5)
     assert code == 0
     assert "collapse is zero" in out
     assert "no SRG solution" in out
-    two = ("deep-ufm", "--depth", 3, "--num-classes", 2, "--decay", 5e-3, "--samples-per-class", 10)
+    two = (
+        "deep-ufm",
+        "--num-layers",
+        3,
+        "--num-classes",
+        2,
+        "--decay",
+        5e-3,
+        "--samples-per-class",
+        10,
+    )
     assert "0.0354060429" in run(*two)[1]
     code, _, error = run(*two, "--feature-decay", -1)
     assert (code, error) == (2, "perturb-nc: lambda_h must be > 0, got -1.0\n")

@@ -6,6 +6,7 @@ import pytest
 from explored import network
 
 import perturb_nc as pnc
+from perturb_nc.cli import explore
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ class Server:
     def serve_forever(self):
         """Not at all."""
 
-    server_close = serve_forever
+    server_close = handle_error = serve_forever
 
 
 @pytest.fixture
@@ -77,6 +78,17 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(file, run, serv
             assert len(err.splitlines()) == 1
             assert message in err
     assert server.given is None
+
+
+def test_a_connection_closed_under_its_thread_is_no_error():
+    told = []
+    handle = explore._closed_connections_are_no_errors(lambda *connection: told.append(connection))
+    for error in (OSError(9, "Bad file descriptor"), ConnectionResetError(), ValueError()):
+        try:
+            raise error
+        except Exception:
+            handle("request", type(error))
+    assert told == [("request", ValueError)]
 
 
 def test_without_dash_the_command_names_what_to_install(file, run, monkeypatch):

@@ -47,7 +47,7 @@ CASES = {
     ],
     "plot": [("store", ("BAD", "-o", "OUT.png"))],
     "spectrum": [("nothing", (*SHAPE, *MODEL))],
-    "deep-ufm": [("nothing", ("--depth", "3", "--num-classes", "6", "--decay", "0.01"))],
+    "deep-ufm": [("nothing", ("--num-layers", "3", "--num-classes", "6", "--decay", "0.01"))],
     "report": [("statistics", ("BAD", "-o", "OUT.html"))],
     "explore": [("statistics", ("BAD", "--no-open"))],
 }
@@ -193,14 +193,14 @@ def test_numbers_out_of_range_are_refused(files, run, tmp_path, unchecked):
     }
 
 
-FLAT = ("deep-ufm", "--depth", 1, "--num-classes", 2)
+FLAT = ("deep-ufm", "--num-layers", 1, "--num-classes", 2)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("deep-ufm", "--depth", 10**6, "--num-classes", 2, "--decay", "0.01"),
-        ("deep-ufm", "--depth", 3, "--num-classes", 10**9, "--decay", "0.01"),
+        ("deep-ufm", "--num-layers", 10**6, "--num-classes", 2, "--decay", "0.01"),
+        ("deep-ufm", "--num-layers", 3, "--num-classes", 10**9, "--decay", "0.01"),
         (*FLAT, "--decay", "1e308", "--samples-per-class", 2**50),
         ("spectrum", *SHAPE, *MODEL, "--dim", 10**18),
         ("sweep", "LAYERS", "-o", "OUT", "--reference", "a", *(["1:2:10000"] * 3)),

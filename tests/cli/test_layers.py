@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import near_cross_entropy
 import numpy as np
 import torch
 from problems import near_collapse
@@ -8,6 +9,7 @@ from problems import near_collapse
 import perturb_nc as pnc
 from perturb_nc.layer_files import load_samples
 from perturb_nc.study import predict
+from perturb_nc.theory.cross_entropy.vicinity import cross_entropy_vicinity
 
 
 def test_stats_is_from_features(features, layer):
@@ -90,7 +92,21 @@ def test_predict_near_collapse_is_small_vicinity(run, tmp_path):
     code, _, err = run("predict", file, *options[:-1], "nearly")
     assert (code, "'nearly' is not one of 'exact', 'vicinity'" in err) == (2, True)
     code, _, err = run("predict", file, *options, "--loss", "cross-entropy")
-    assert (code, "method vicinity is of the squared loss" in err) == (2, True)
+    assert (code, "keeps no samples" in err or "holds no samples" in err) == (2, True)
+
+
+def test_predict_near_collapse_with_cross_entropy_is_its_closed_form(run, tmp_path):
+    problem = near_cross_entropy.near_collapse(1e-3)
+    file = tmp_path / "features.npz"
+    np.savez(file, layer=problem.features.numpy(), labels=problem.labels.numpy())
+    setting = near_cross_entropy.SETTING
+    options = [part for name, v in setting.items() for part in (f"--{name.replace('_', '-')}", v)]
+    options += ["--method", "vicinity", "--loss", "cross-entropy", "--bias"]
+    code, out, _ = run("predict", file, *options, "--json")
+    assert code == 0
+    record = json.loads(out)["layer"]
+    assert record["remainder"] == cross_entropy_vicinity(problem).remainder
+    assert record["is_small"]
 
 
 def test_predict_with_cross_entropy_is_minimize(run, tmp_path):

@@ -166,7 +166,7 @@ def test_files_that_lie_about_their_size_take_no_memory(good, tmp_path_factory, 
             "1" * 12,
         ]
     )
-    calls.append(["deep-ufm", "--depth", "3", "--num-classes", str(10**9), "--decay", "0.1"])
+    calls.append(["deep-ufm", "--num-layers", "3", "--num-classes", str(10**9), "--decay", "0.1"])
     command = [sys.executable, "-c", MEASURED, json.dumps(calls)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     codes, mebibytes = json.loads(result.stdout)

@@ -31,6 +31,10 @@ def test_flow_is_central_path_flow_with_the_layers_on_it(network, run, tmp_path)
     assert (tmp_path / "o" / "flow.png").stat().st_size > 10_000
     code, out, _ = run("flow", network, *options, "-o", tmp_path / "o", "--json")
     assert json.loads(out) == record
+    written = sorted(tmp_path.rglob("*"))
+    assert json.loads(run("flow", network, *options, "--json")[1]) == record
+    assert "wrote" not in run("flow", network, *options)[1]
+    assert sorted(tmp_path.rglob("*")) == written  # nothing unasked
     code, out, _ = run(
         "flow", network, *options, "--beta", 1, "--reference", "b", "--json", "-o", tmp_path
     )
@@ -54,6 +58,11 @@ def test_depth_is_calibrate_depth(network, run, tmp_path):
     assert line in out
     assert "not of the start layer's dimension: head" in out
     assert (tmp_path / "o" / "depth-network.png").stat().st_size > 10_000
+    written = sorted(tmp_path.rglob("*"))
+    code, out, _ = run("depth", network, *options, "--json")
+    assert json.loads(out)["network"] == record
+    assert "wrote" not in run("depth", network, *options)[1]
+    assert sorted(tmp_path.rglob("*")) == written  # nothing unasked
     nc2 = record["predicted"]["shrinkage"]["c"]["nc2_etf"]
     assert nc2 == record["measured"]["a"]["nc2_etf"]  # Σ_W alone shrinks: the means stay
 

@@ -63,6 +63,10 @@ def test_report_compares_statistics_and_takes_what_is_finished(files, layers, ru
     assert saved.attrs["metric"] == "nc1"
     code, out, err = run("report", files / "file.json", kept / "run.json", "-o", output)
     assert (code, err) == (0, "")
+    done = json.loads(
+        run("report", kept / "run.json", "-o", output.with_name("p.html"), "--json")[1]
+    )
+    assert done == {"file": str(output.with_name("p.html")), "networks": ["run"]}
     assert output.read_text(encoding="utf8").count("<h2") == 3  # all, and two
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,12 @@ def test_the_sweep_command_is_sweep_and_plot_draws_it(statistics, layer, run, tm
     assert out.endswith(f": 6 converged; {proved} certified as the global optimum\n")
     assert "6/6" in err
     xr.testing.assert_allclose(open_sweep(store), expected, rtol=1e-8)
+    again = json.loads(
+        run("sweep", layer, *AXES, "-o", store, "--flow-times", "0.5,1", "--json")[1]
+    )
+    assert again == {"file": str(store), "status": {"converged": 6}, "is_global": proved}
+    drawn = run("plot", store, "-o", tmp_path / "map.pdf", "--json")[1]
+    assert json.loads(drawn) == {"file": str(tmp_path / "map.pdf")}
     code, out, _ = run("plot", store, "-o", tmp_path / "map.png", "--metric", "cdnv")
     assert (code, out) == (0, f"wrote {tmp_path / 'map.png'}\n")
     assert (tmp_path / "map.png").stat().st_size > 10_000

@@ -25,7 +25,7 @@ from perturb_nc.study.sweep_store import open_sweep
 
 ROOT = Path(pnc.__file__).parent.parent
 TESTS = Path(__file__).parents[1]
-AXES = {"lambda_w": "1e-3:1:9", "lambda_h": "1e-3:0.5:6", "beta": "0.1:10:8"}
+AXES = {"lambda_w": "1e-3:1:9", "lambda_h": "1e-3:0.5:6", "beta": "0.1:10:5"}
 CHUNK = 4
 KILLS = {"here": 76, "in 2 workers": 12, "of a training": 20}
 PARTS = 4  # of the kills of sweeps, for as many processes of pytest
@@ -81,10 +81,9 @@ def cells(store):
     return {tuple(at): [found[n].values[tuple(at)].tobytes() for n in names] for at in settled}
 
 
-def attacked(ledger, layer, store, kill, workers=0):
-    """One start of the sweep that a signal ends; gives how many cells there are then."""
+def attacked(ledger, layer, store, before, kill, workers=0):
+    """One start of the sweep that a signal ends; gives the cells that are there then."""
     rng = generator(ledger.seed, "kill", workers, kill)
-    before = cells(store) if store.exists() else {}
     process = started(MAIN, *words(layer, store, workers))
     how = rng.choice(SIGNALS)
     deadline = time.monotonic() + 120
@@ -108,13 +107,13 @@ def attacked(ledger, layer, store, kill, workers=0):
         process.kill()
         process.communicate()
         ledger.falls_by("orphans", f"kill {kill}: {how} does not end the command")
-        return len(before)
+        return before
     judge(ledger, f"kill {kill}, {how}", error, family)
     after = cells(store) if store.exists() else {}
     if lost := [at for at, bits in before.items() if after.get(at) != bits]:
         ledger.falls_by("lost rows", f"kill {kill}, {how}: {len(lost)} finished cells")
     ledger.ends(f"{how}, all cells kept")
-    return len(after)
+    return after
 
 
 def judge(ledger, attempt, error, family):
@@ -140,12 +139,13 @@ def test_kills_of_sweeps_with_workers(layer, whole, tmp_path, ledger, caplog):
 
 def attack(ledger, layer, whole, folder, kills, workers):
     """Kills of one sweep after the other: when one is finished the next begins."""
-    round_, store = 0, folder / "0" / "sweep.zarr"
+    round_, store, there = 0, folder / "0" / "sweep.zarr", {}
     for kill in kills:
-        finished = attacked(ledger, layer, store, kill, workers)
-        if finished == whole["status"].size or kill == kills[-1]:
+        there = attacked(ledger, layer, store, there, kill, workers)
+        if len(there) == whole["status"].size or kill == kills[-1]:
             finish(ledger, layer, store, whole, workers)
             shutil.rmtree(store.parent)
+            there = {}
             round_ += 1
             store = folder / str(round_) / "sweep.zarr"
 

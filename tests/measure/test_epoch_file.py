@@ -25,9 +25,9 @@ def test_whatever_names_hold_every_epoch_is_read_again(tmp_path, suffix):
     path = tmp_path / "deep" / f"run{suffix}"
     EpochFile(path).append(record(1))
     EpochFile(path).append(record(2))
+    assert read_epochs(path) == [record(1), record(2)]
+    assert EpochFile(path).read() == [record(1), record(2)]
     if suffix == ".jsonl":
-        assert read_epochs(path) == [record(1), record(2)]
-        assert EpochFile(path).read() == [record(1), record(2)]
         path.write_bytes(path.read_bytes() + b"\n")  # an empty line
         assert read_epochs(path) == [record(1), record(2)]
     else:
@@ -65,6 +65,8 @@ def test_a_row_cut_off_by_a_kill_is_moved_aside(tmp_path):
     content = path.read_bytes()
     for cut in range(1, len(content)):
         path.write_bytes(content[:cut])
+        whole = [1] * (content[:cut].count(b"\n") > 1)  # a header and a row
+        assert [r["epoch"] for r in read_epochs(path)] == whole
         EpochFile(path).append(record(2))
         assert path.read_bytes().startswith(content[: content[:cut].rfind(b"\n") + 1])
         assert [r["layer"] for r in rows(path)][-2:] == [NAME, "head"]
@@ -100,7 +102,7 @@ def test_tables_with_rows_of_another_width_are_refused_and_stay_as_they_are(tmp_
     EpochFile(path).append(record(1))
     content = path.read_bytes() + row.encode("latin1") + b"\n"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is no file of a monitor, and is left as it is"):
+    with pytest.raises(ValueError, match=r"holds other things .* give a new path"):
         EpochFile(path)
     assert path.read_bytes() == content
 
@@ -126,7 +128,27 @@ def test_new_and_missing_columns_are_taken(tmp_path):
     file.append(record(3, loss=0.25))
     found = [(r["epoch"], r["loss"], r["accuracy"]) for r in rows(path)[::2]]
     assert found == [("1", "0.5", ""), ("2", "", "0.75"), ("3", "0.25", "")]
+    assert read_epochs(path)[1] == record(2, loss=None, accuracy=0.75)
     assert [path.name for path in tmp_path.iterdir()] == ["run.csv"]
+
+
+def test_a_table_that_others_change_meanwhile_stops_no_training(tmp_path):
+    path = tmp_path / "run.csv"
+    file = EpochFile(path)
+    file.append(record(1))
+    path.write_bytes(path.read_bytes() + b"9,a\n")
+    with pytest.warns(UserWarning, match=r"row 4 has 2 cells, and 4 are named.* 1 epoch\(s\) are"):
+        file.append(record(2, loss=0.5))
+    path.write_bytes(path.read_bytes().removesuffix(b"9,a\n"))
+    file.append(record(3))
+    assert [r["epoch"] for r in read_epochs(path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["run.txt", "run", "run.json"])
+def test_files_of_another_kind_are_named(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"path must end in .jsonl or .csv, got .*{name}"):
+        read_epochs(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from perturb_nc.measure.dataset import Dataset, batches
 from perturb_nc.measure.extraction import collect_features, collect_statistics
 from perturb_nc.measure.reductions import random_projection
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.networks.architectures import MLP, ResidualMLP
 from perturb_nc.networks.convolutional import VGG, ConvNet
 from perturb_nc.networks.resnet import ResNet
@@ -198,7 +198,7 @@ class Odd(nn.Module):
 MODELS = {
     "mlp": lambda: MLP(32, (7, 6), K, batch_norm=True, activation="silu"),
     "residual": lambda: ResidualMLP(32, 6, 2, K, activation="leaky_relu"),
-    "convnet": lambda: ConvNet(2, K, width=3, depth=2),
+    "convnet": lambda: ConvNet(2, K, width=3, num_blocks=2),
     "vgg": lambda: VGG(2, K, stages=(1, 1), width=3, hidden=(5,)),
     "resnet": lambda: ResNet(2, K, stages=(1, 1), width=3),
     "odd": Odd,

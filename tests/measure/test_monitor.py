@@ -9,7 +9,7 @@ from perturb_nc.measure.dataset import Dataset, batches
 from perturb_nc.measure.epoch_file import read_epochs
 from perturb_nc.measure.extraction import collect_statistics
 from perturb_nc.measure.monitor import CollapseMonitor
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.networks.architectures import MLP
 from perturb_nc.networks.training import TrainingConfig, train
 

@@ -9,7 +9,7 @@ from perturb_nc.networks.convolutional import ConvNet
 
 
 def test_nearest_means_classify_every_layer_of_other_samples_in_one_pass():
-    model = ConvNet(2, K, width=4, depth=1)
+    model = ConvNet(2, K, width=4, num_blocks=1)
     statistics = collect_statistics(model, loader(), reduce="pool")
     x, y = images(n=45, seed=5)
     other = list(zip(x.split(20), y.split(20), strict=True))

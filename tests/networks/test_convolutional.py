@@ -30,11 +30,11 @@ def test_vgg_convolutions_have_the_published_number_of_parameters():
 
 
 def test_a_convnet_has_the_parameters_of_its_formula():
-    model = ConvNet(3, 10, width=8, depth=18)
+    model = ConvNet(3, 10, width=8, num_blocks=18)
     assert len(model.blocks) == 20
     # No biases under batch norm, which has 2 parameters a channel.
     assert count(model) == 4 * 3 * 8 + 4 * 8 * 8 + 18 * 9 * 8 * 8 + 20 * 2 * 8 + 8 * 10
-    plain = ConvNet(3, 10, width=8, depth=18, batch_norm=False)
+    plain = ConvNet(3, 10, width=8, num_blocks=18, batch_norm=False)
     assert count(plain) == count(model) - 20 * 8
 
 
@@ -50,7 +50,7 @@ def test_a_vgg_is_its_formula():
 
 
 def test_a_convnet_is_its_formula():
-    model = ConvNet(2, 4, width=3, depth=1, batch_norm=False, activation="leaky_relu").double()
+    model = ConvNet(2, 4, width=3, num_blocks=1, batch_norm=False, activation="leaky_relu").double()
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
     h = x
     for block, (stride, padding) in zip(model.blocks, ((2, 0), (2, 0), (1, 1)), strict=True):
@@ -67,7 +67,7 @@ def test_a_convnet_is_its_formula():
         lambda **k: VGG(1, 10, stages=VGG_STAGES[8], width=2, hidden=(4,), **k),
         lambda **k: VGG(1, 10, stages=VGG_STAGES[13], width=2, hidden=(), **k),
         lambda **k: ResNet(1, 10, stages=RESNET_STAGES[8], width=2, **k),
-        lambda **k: ConvNet(1, 10, width=2, depth=2, **k),
+        lambda **k: ConvNet(1, 10, width=2, num_blocks=2, **k),
     ],
 )
 def test_images_of_28_and_32_pixels_give_finite_gradients(build, size):
@@ -85,8 +85,8 @@ def test_sizes_are_checked():
         VGG(3, 10, stages=())
     with pytest.raises(ValueError, match="hidden must be >= 1, got 0"):
         VGG(3, 10, hidden=(0,))
-    with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
-        ConvNet(3, 10, depth=0)
+    with pytest.raises(ValueError, match="num_blocks must be >= 1, got 0"):
+        ConvNet(3, 10, num_blocks=0)
     with pytest.raises(ValueError, match="in_channels must be >= 1, got 0"):
         ResNet(0, 10)
     with pytest.raises(ValueError, match="one of relu, leaky_relu, gelu, silu, tanh, got 'swish'"):

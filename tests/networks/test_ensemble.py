@@ -55,7 +55,7 @@ def configs(common):
             {"loss": "cross_entropy"},
         ),
         (
-            lambda: ConvNet(1, 3, width=4, depth=1, batch_norm=False),
+            lambda: ConvNet(1, 3, width=4, num_blocks=1, batch_norm=False),
             (1, 8, 8),
             {"schedule": "one_cycle", "milestones": ()},
         ),

@@ -6,8 +6,8 @@ import torch
 from matplotlib.figure import Figure
 
 import perturb_nc as pnc
+from perturb_nc.metrics.within import within_spectrum
 from perturb_nc.theory import cross_entropy_spectrum
-from perturb_nc.within_metrics import within_spectrum
 
 SETTING = {"lambda_w": 0.02, "lambda_h": 0.01, "beta": 0.3}
 SIZES = {"num_classes": 3, "dim": 6, "samples_per_class": 5}

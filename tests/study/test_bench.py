@@ -5,7 +5,7 @@ import pytest
 from own_networks import FITTING, LAMBDA_W, path_of
 from problems import random_problem
 
-from perturb_nc.covariance_metrics import span_spectrum
+from perturb_nc.metrics.covariance import span_spectrum
 from perturb_nc.study import theories
 from perturb_nc.study.bench import IN_SPAN, OUT_OF_SPAN, bench_table, standings, theories_of_depth
 from perturb_nc.study.compare import compare_layers

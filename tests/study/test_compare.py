@@ -11,7 +11,7 @@ import perturb_nc as pnc
 from perturb_nc.show.report.tables import provenance
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.comparison import MODELS, error_table, errors
-from perturb_nc.study.misfit import misfit
+from perturb_nc.study.misfit import residual
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.study.rivals import RIVALS
 
@@ -177,7 +177,7 @@ def test_widths_are_compared_apart_and_every_hole_has_a_reason():
 def test_misfit_is_the_residual_of_the_fit():
     before, after = anchored_chain(2).values()
     found = pnc.fit_regularization(before, rotated(after, 3), lambda_h=0.02, beta=2.0)
-    again = misfit(found.solution.statistics, rotated(after, 3))
+    again = residual(found.solution.statistics, rotated(after, 3))
     assert again == pytest.approx(found.residual, rel=1e-12)
 
 

@@ -4,7 +4,9 @@ from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.study import explorer as module
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.explorer import RTOL, Explorer, LayerView
+from perturb_nc.study.rivals import RIVALS, Stage
 
 SETTING = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 DECAY = {name: SETTING[name] for name in ("lambda_w", "lambda_h")}
@@ -39,10 +41,24 @@ def direct(layers, layer, setting):
 
 def test_layers_are_measured_and_follow_each_other(explorer, layers):
     for name, statistics in layers.items():
-        same(explorer.measured[name], statistics)
-    view = explorer.measured["b"]
+        same(explorer.view(name), statistics)
+        assert explorer.view(name).metrics is explorer.measured[name]
+    view = explorer.view("b")
     assert view.spectrum.sum().item() == pytest.approx(view.metrics.nc1_trace)
     assert [explorer.following(name) for name in layers] == ["b", "c", None]
+
+
+def test_rivals_are_those_of_the_studies(explorer, layers):
+    found = explorer.rivals("a")
+    stage = Stage(layers, PLACING)
+    assert {n: m.as_dict() for n, m in found.items()} == {
+        name: pytest.approx(RIVALS[name](stage).metrics["b"].as_dict(), nan_ok=True)
+        for name in RIVALS
+    }
+    assert set(explorer.rivals("b")) == {"shrinkage", "unchanged"}  # the last one is the one after
+    assert explorer.rivals("c") == {}
+    other = random_problem(seed=2, counts=(5, 9, 6, 8), dim=9).reduced.statistics
+    assert set(Explorer({"a": layers["a"], "narrow": other}).rivals("a")) == {"unchanged"}
 
 
 def test_the_optimum_is_that_of_minimize_whatever_came_before(explorer, layers):

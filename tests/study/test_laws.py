@@ -41,7 +41,7 @@ def test_a_parabola_is_found():
     assert math.isnan(separation_law([1.0, 1.0, 1.0]).correlation)
 
 
-SETTINGS = {"depth": 6, "samples_per_class": 10, "initial_scale": 0.3, "target_scale": 0.01}
+SETTINGS = {"num_layers": 6, "samples_per_class": 10, "initial_scale": 0.3, "target_scale": 0.01}
 
 
 def trained_deep_linear(*, aligned):
@@ -165,4 +165,4 @@ def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="values must be > 0"):
         separation_law([1.0, 0.0])
     with pytest.raises(ValueError, match="initial_scale must be > 0"):
-        deep_linear_compression(depth=3, samples_per_class=1, initial_scale=0.0)
+        deep_linear_compression(num_layers=3, samples_per_class=1, initial_scale=0.0)

@@ -11,11 +11,12 @@ import perturb_nc as pnc
 from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.show.explore.page import predicted
 from perturb_nc.show.explore.scales import SCALES
-from perturb_nc.study.explorer import Explorer
+from perturb_nc.study.explorer import Explorer, FirstAnswer
 from perturb_nc.study.misfit import Misfit
 from perturb_nc.study.models import LOSSES, model_of, only_squared, read_layers
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory.clock import Clock
+from perturb_nc.theory.cross_entropy.vicinity import cross_entropy_vicinity
 
 STRENGTHS = {"lambda_w": 0.05, "lambda_h": 0.02, "beta": 0.5}
 fast = pytest.mark.usefixtures("unchecked")  # many solves, types checked by the other tests
@@ -166,11 +167,12 @@ def test_the_explorer_shows_the_optimum_of_its_loss():
     assert found.solution.objective == pytest.approx(pnc.minimize(problem).objective, rel=1e-12)
     near = explorer.optimum("a", **{**STRENGTHS, "beta": 0.55})  # from the one before
     assert near.solution.status is pnc.Status.CONVERGED
-    with pytest.raises(ValueError, match="the closed form near collapse is of the squared loss"):
-        explorer.first_answer("a", **STRENGTHS)
-    answer = predicted(
-        explorer, "a", {name: scale.start for name, scale in SCALES.items()}, exact=False
-    )
+    first = explorer.first_answer("a", **STRENGTHS)
+    assert first.near.remainder == cross_entropy_vicinity(problem).remainder
+    start = {name: scale.start for name, scale in SCALES.items()}
+    answer = predicted(explorer, "a", start, exact=False)
+    assert isinstance(answer.optimum, FirstAnswer)
+    answer = predicted(explorer, "a", start, exact=True)
     assert answer.is_final
     assert answer.optimum.solution.certificate.is_global
     with pytest.raises(ValueError, match="layer 'a' holds no samples"):

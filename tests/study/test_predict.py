@@ -1,11 +1,14 @@
 import math
 
+import near_cross_entropy
 import pytest
 import torch
 from problems import near_collapse, random_problem
 
 import perturb_nc as pnc
+from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.study.predict import predict_layers, predict_near_collapse
+from perturb_nc.theory.cross_entropy.vicinity import cross_entropy_vicinity
 
 PARAMETERS = {"lambda_w": 0.3, "lambda_h": 0.1, "beta": 0.7}
 
@@ -61,3 +64,16 @@ def test_a_layer_without_a_nearest_frame_is_named(layers):
     narrow = random_problem(seed=0, dim=3).reduced.statistics
     with pytest.raises(ValueError, match="narrow: statistics must have dim >= 4 for a frame"):
         predict_near_collapse({**layers, "narrow": narrow}, **PARAMETERS)
+
+
+def test_near_collapse_with_cross_entropy_it_is_its_closed_form():
+    problem = near_cross_entropy.near_collapse(1e-3)
+    layer = LayerSamples(problem.features, problem.labels)
+    options = {**near_cross_entropy.SETTING, "loss": "cross-entropy", "bias": True}
+    found = predict_near_collapse({"near": layer}, **options)["near"]
+    expected = cross_entropy_vicinity(problem)
+    assert found.as_dict()["remainder"] == expected.remainder
+    exact = predict_layers({"near": layer}, **options)["near"].predicted
+    assert found.predicted.nc1 == pytest.approx(exact.nc1, rel=1e-2)
+    with pytest.raises(ValueError, match="layer 'a' holds no samples"):
+        predict_near_collapse({"a": layer.statistics}, **options)

@@ -3,9 +3,9 @@ import torch
 from problems import statistics_of
 
 import perturb_nc as pnc
+from perturb_nc.metrics.within import within_spectrum
 from perturb_nc.study import quantities as module
 from perturb_nc.theory.collapse import simplex_etf
-from perturb_nc.within_metrics import within_spectrum
 
 
 def test_quantities_do_not_see_a_rotation_or_a_gain(generic):

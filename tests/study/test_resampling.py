@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import perturb_nc as pnc
-from perturb_nc.sample_moments import SampleMoments
+from perturb_nc.metrics.sample_moments import SampleMoments
 from perturb_nc.study import resampling
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.study.resampling import sampling_intervals
@@ -48,9 +48,9 @@ def test_a_mean_of_known_variance():
     first = x[labels == 0]
     left = torch.where(labels == 0, (first.sum() - x) / 19, first.mean())
     assert jackknife.covariance(left, left) == pytest.approx(first.var().item() / 20)
-    assert jackknife.bias(left, first.mean().item()) == pytest.approx(0, abs=1e-13)
+    assert jackknife.sampling_bias(left, first.mean().item()) == pytest.approx(0, abs=1e-13)
     squares = left**2  # E x̄² = μ² + σ²/n
-    bias = jackknife.bias(squares, first.mean().item() ** 2)
+    bias = jackknife.sampling_bias(squares, first.mean().item() ** 2)
     assert bias == pytest.approx(first.var().item() / 20, rel=1e-10)
 
 

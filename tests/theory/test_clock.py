@@ -181,7 +181,7 @@ def test_intervals_and_predictions_keep_the_layers_they_have(hands):
 
 
 def test_descents_of_deep_heads_end_in_time(hands):
-    problem = pnc.deep.AnchoredDeepProblem(statistics(), depth=2, **PARAMETERS, beta=0.5)
+    problem = pnc.deep.AnchoredDeepProblem(statistics(), num_layers=2, **PARAMETERS, beta=0.5)
     progress, seen = hands(1)
     found = pnc.deep.minimize_anchored(problem, time_limit=LIMIT, progress=progress)
     assert found.status is Status.TIME_LIMIT

@@ -185,3 +185,10 @@ def test_a_wide_problem_has_the_optimum_of_all_dimensions(noise, proven):
         assert math.isnan(solution.lowest_curvature) is proven
     assert narrow.objective == pytest.approx(whole.objective, rel=1e-13)
     torch.testing.assert_close(narrow.weight, whole.weight, rtol=0, atol=1e-8)
+
+
+def test_solutions_are_ordinary_tensors():
+    problem = random_problem(seed=0, bias=True).reduced
+    solution = pnc.minimize(problem)
+    handed = (solution.weight, solution.bias, solution.statistics.means, problem.statistics.priors)
+    assert not any(x.is_inference() for x in handed)

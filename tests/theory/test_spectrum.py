@@ -87,7 +87,7 @@ def test_spectrum_is_not_that_of_the_model_with_bias():
 
 def test_spectrum_is_not_that_of_imbalanced_classes():
     exact = deep_collapse_optimum(
-        depth=1,
+        num_layers=1,
         num_classes=3,
         samples_per_class=(1, 2, 3),
         lambdas=0.1 / 3,

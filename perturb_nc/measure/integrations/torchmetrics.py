@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from perturb_nc.metrics import collapse_metrics
+from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.statistics import ClassStatistics, StatisticsBuilder
 from perturb_nc.validation import at_least
 

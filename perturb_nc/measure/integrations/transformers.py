@@ -14,8 +14,8 @@ class CollapseCallback(TrainerCallback):
         Trainer(model, ..., callbacks=[CollapseCallback(loader, layers="encoder.*.output")])
 
     `loader` gives dictionaries as the model takes them, with "labels". Metrics go to the log
-    of the trainer (`state.log_history`, and the loggers that it reports to) as
-    "collapse/METRIC/LAYER", and to `monitor.records`.
+    of the trainer (`state.log_history`) as "collapse/METRIC/LAYER", and to `monitor.records`.
+    The loggers it reports to are not told: give them to `log`, as `log=wandb.log`.
 
     Args:
         loader: what to measure on; see `CollapseMonitor`.

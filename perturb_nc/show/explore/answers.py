@@ -8,6 +8,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 
 from perturb_nc.show.explore.figures import METRICS
 from perturb_nc.show.labels import number, symbol
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.explorer import Explorer, LayerView, Optimum
 from perturb_nc.study.fit import fit_regularization
 from perturb_nc.study.quantities import log_ratio
@@ -23,21 +24,19 @@ Rows = list[tuple[str, list[str]]]
 def errors(
     explorer: Explorer, layer: str, sides: Mapping[str, LayerView | None]
 ) -> tuple[list[str], Rows]:
-    """|log(predicted/measured)| at the layer after, of each side and of the layer itself."""
+    """|log(predicted/measured)| at the layer after, of each side and of the rivals."""
     following = explorer.following(layer)
     if following is None:
         return [], []
-    measured = explorer.measured[following].metrics
-    views = {**sides, "unchanged": explorer.measured[layer]}
+    own = {name: None if view is None else view.metrics for name, view in sides.items()}
+    wanted = explorer.measured[following]
     rows = []
-    for metric, label in METRICS.items():
-        wanted = getattr(measured, metric)
-        cells = []
-        for view in views.values():
-            value = math.nan if view is None else getattr(view.metrics, metric)
-            cells.append(number(abs(float(log_ratio(value, wanted))), 2))
-        rows.append((label.symbol, cells))
-    return ["error", *views], rows
+    for name, metrics in {**own, **explorer.rivals(layer)}.items():
+        told = PLACING if name == "shrinkage" else ""
+        values = (math.nan if m == told else getattr(metrics, m, math.nan) for m in METRICS)
+        ratios = (log_ratio(v, getattr(wanted, m)) for v, m in zip(values, METRICS, strict=True))
+        rows.append((name, [number(abs(float(ratio)), 2) for ratio in ratios]))
+    return ["error", *(label.symbol for label in METRICS.values())], rows
 
 
 def sensitivity(optimum: Optimum) -> str:
@@ -78,7 +77,13 @@ def fitted(explorer: Explorer, layer: str) -> dict[str, float]:
         raise ValueError(
             f"{following} has another width, {observed.dim} instead of {reference.dim}"
         )
-    found = fit_regularization(reference, observed, loss=explorer.loss, time_limit=_SECONDS)
+    found = fit_regularization(
+        explorer.given[layer],
+        explorer.given[following],
+        loss=explorer.loss,
+        bias=explorer.bias,
+        time_limit=_SECONDS,
+    )
     return {name: getattr(found, name) for name in ("lambda_w", "lambda_h", "beta")}
 
 

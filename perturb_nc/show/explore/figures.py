@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from perturb_nc.metrics.table import CollapseMetrics
 from perturb_nc.show.labels import LABELS, SIDES, number, short_names
 from perturb_nc.study.explorer import FirstAnswer, LayerView, Optimum
 from perturb_nc.theory.status import Status
@@ -26,7 +27,7 @@ _TITLE = 40  # letters above a figure
 
 def metric_figure(
     metric: str,
-    measured: Mapping[str, LayerView],
+    measured: Mapping[str, CollapseMetrics],
     layer: str,
     optimum: LayerView | None,
     path: LayerView | None,
@@ -35,7 +36,7 @@ def metric_figure(
     """A metric at every layer; after the reference layer, what is predicted, and the path."""
     names = list(measured)
     place = names.index(layer)
-    values = [_positive(getattr(view.metrics, metric)) for view in measured.values()]
+    values = [_positive(getattr(metrics, metric)) for metrics in measured.values()]
     traces = [
         _trace("measured", range(len(names)), values, MEASURED, mode="lines+markers"),
         _trace("reference", [place], [values[place]], MEASURED, size=13, symbol="circle-open"),

@@ -8,6 +8,8 @@ from dash import dcc, html
 
 from perturb_nc.show.explore import figures
 from perturb_nc.show.explore.scales import SCALES
+from perturb_nc.show.labels import LABELS
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.explorer import Explorer
 from perturb_nc.study.models import LOSSES
 
@@ -85,8 +87,9 @@ def _section(title: str, *parts: Any) -> html.Section:
 
 
 _ERROR = (
-    "|log(predicted/measured)| at the layer after, 0.1 being 10 %; unchanged: the reference layer "
-    "itself as the prediction"
+    "|log(predicted/measured)| at the layer after, 0.1 being 10 %. Optimum and path: at your "
+    f"sliders. Rivals: shrinkage of Σ_W, told {LABELS[PLACING].symbol} of that layer; "
+    "interpolation in the log to the last layer of this width; the reference layer unchanged"
 )
 _KEY: list[Any] = [
     html.Span("measured", className="measured"),

@@ -181,9 +181,9 @@ def shown(explorer: Explorer, layer: str, found: Predicted) -> Answer:
     following = explorer.following(layer)
     names = list(explorer.layers)
     short = dict(zip(names, short_names(names, _NAME), strict=True))
-    own = {f"{short[layer]}, measured": (explorer.measured[layer], figures.MEASURED)}
+    own = {f"{short[layer]}, measured": (explorer.view(layer), figures.MEASURED)}
     if following is not None:
-        own[f"{short[following]}, measured"] = (explorer.measured[following], figures.NEXT)
+        own[f"{short[following]}, measured"] = (explorer.view(following), figures.NEXT)
     views = {**own, name: (view, figures.PREDICTED), "path": (path, figures.PATH)}
     known = {name: (v, color) for name, (v, color) in views.items() if v is not None}
     return (

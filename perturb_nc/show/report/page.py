@@ -48,6 +48,19 @@ def write_report(
 
     Raises:
         ValueError: no comparison, or two of one name.
+
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> path = pnc.central_path_flow(statistics, lambda_w=0.1, lambda_h=0.0, times=[0.2, 0.5])
+        >>> layers = {"a": statistics, "b": path.statistics(0), "c": path.statistics(1)}
+        >>> comparison = pnc.compare_layers(layers, name="a path", lambda_w=0.1, pairs=False)
+        >>> pnc.write_report([comparison], "report.html")
+
+    See Also:
+        compare_layers: what it takes. error_table: its numbers. plot_comparison: a figure alone.
     """
     remedy = "pass a list of results of compare_layers"
     instance(comparisons, Sequence, "comparisons", remedy)

@@ -166,6 +166,7 @@ def cross_entropy_spectrum(
     towards = k * other * (other + theta)
 
     def deformation(x: float) -> float:
+        """At logit gap x, of this setting."""
         return _deformation(c0, ratio, gap, x)
 
     if bias_decay and not bias:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from perturb_nc.theory.arrays import cholesky
@@ -26,6 +26,7 @@ MEMORY_BUDGET = 512 * 2**20
 _MOST_CLASSES = 64
 _CHUNK_BYTES = 32 * 2**20
 _STEPS = 200
+_RELATIVE = {torch.float64: 1e-13, torch.float32: 1e-6}  # of products without matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +35,9 @@ class Targets:
 
     loss: Loss
     rows: Logits
-    weights: Float64[Tensor, "n 1"]
+    weights: Float[Tensor, "n 1"]
 
-    def values(self, logits: Logits) -> Float64[Tensor, "n"]:
+    def values(self, logits: Logits) -> Float[Tensor, "n"]:
         """ω(ψ(z) - <t, z>)."""
         fit = self.loss.potential(logits) - (self.rows * logits).sum(1)
         return self.weights[:, 0] * fit
@@ -44,6 +45,11 @@ class Targets:
     def residuals(self, outputs: Logits) -> Logits:
         """q = ω(p - t)."""
         return self.weights * (outputs - self.rows)
+
+    @property
+    def single(self) -> "Targets":
+        """In float32."""
+        return replace(self, rows=self.rows.float(), weights=self.weights.float())
 
     def __getitem__(self, index: slice | Tensor) -> "Targets":
         return replace(self, rows=self.rows[index], weights=self.weights[index])
@@ -61,14 +67,20 @@ class Eliminated:
     """
 
     targets: Targets
-    factor: Float64[Tensor, "K r"]
+    factor: Float[Tensor, "K r"]
     logits: Logits
     outputs: Logits
     residuals: Logits
     steps: int
 
+    @property
+    def single(self) -> "Eliminated":
+        """In float32."""
+        arrays = (self.factor, self.logits, self.outputs, self.residuals)
+        return Eliminated(self.targets.single, *(own.float() for own in arrays), self.steps)
+
     @cached_property
-    def curvatures(self) -> Float64[Tensor, "n K K"] | None:
+    def curvatures(self) -> Float[Tensor, "n K K"] | None:
         """Ŝ = (S⁻¹ + LLᵀ)⁻¹ of ωS, the derivative of q in a; None where too large to keep."""
         n, k = self.logits.shape
         if not _explicit(n, k):
@@ -89,12 +101,14 @@ class Eliminated:
             loss, weights = self.targets.loss, self.targets.weights[rows]
             outputs, right = self.outputs[rows], directions[rows]
             pull = weights * loss.curve(outputs, right) @ self.factor
-            inner = _conjugate_gradients(loss, outputs, weights, self.factor, pull, 1e-13)
+            inner = _conjugate_gradients(
+                loss, outputs, weights, self.factor, pull, _RELATIVE[pull.dtype]
+            )
             changes[rows] = weights * loss.curve(outputs, right - inner @ self.factor.mT)
         return changes
 
     @property
-    def mean_curvature(self) -> Float64[Tensor, "K K"]:
+    def mean_curvature(self) -> Float[Tensor, "K K"]:
         """Mean of Ŝ, or of ωS put through its formula where Ŝ is not kept."""
         if self.curvatures is not None:
             return self.curvatures.mean(0)
@@ -115,7 +129,7 @@ class Eliminated:
 def eliminate(
     targets: Targets,
     anchors: Logits,
-    factor: Float64[Tensor, "K r"],
+    factor: Float[Tensor, "K r"],
     start: Logits | None = None,
 ) -> Eliminated:
     """Solve z = a - LLᵀq(z) for every sample; `start` is q of a neighbour, to start from."""
@@ -141,7 +155,7 @@ def _explicit(samples: int, num_classes: int) -> bool:
 def _newton(
     targets: Targets,
     anchors: Logits,
-    factor: Float64[Tensor, "K r"],
+    factor: Float[Tensor, "K r"],
     start: Logits | None,
     explicit: bool,
 ) -> tuple[Logits, int]:
@@ -174,12 +188,12 @@ def _newton(
 def _lengths(
     targets: Targets,
     z: Logits,
-    s: Float64[Tensor, "n r"],
-    move: Float64[Tensor, "n r"],
+    s: Float[Tensor, "n r"],
+    move: Float[Tensor, "n r"],
     change: Logits,
-    slope: Float64[Tensor, "n r"],
-    reach: Float64[Tensor, "n"],
-) -> Float64[Tensor, "n 1"]:
+    slope: Float[Tensor, "n r"],
+    reach: Float[Tensor, "n"],
+) -> Float[Tensor, "n 1"]:
     """1, or the first half, quarter, ... that descends enough; log(1 + R)/R at the least."""
     lengths = torch.ones_like(reach)
     far = (reach > 1.0).nonzero()[:, 0]
@@ -195,8 +209,8 @@ def _lengths(
 
 
 def _systems(
-    targets: Targets, outputs: Logits, factor: Float64[Tensor, "K r"]
-) -> Float64[Tensor, "n r r"]:
+    targets: Targets, outputs: Logits, factor: Float[Tensor, "K r"]
+) -> Float[Tensor, "n r r"]:
     """I + Lᵀ(ωS)L."""
     curvature = targets.weights[:, :, None] * targets.loss.curvature(outputs)
     systems = factor.mT @ (curvature @ factor)
@@ -204,15 +218,13 @@ def _systems(
     return systems
 
 
-def _solve(
-    systems: Float64[Tensor, "n r r"], right: Float64[Tensor, "n r"]
-) -> Float64[Tensor, "n r"]:
+def _solve(systems: Float[Tensor, "n r r"], right: Float[Tensor, "n r"]) -> Float[Tensor, "n r"]:
     return torch.cholesky_solve(right[..., None], cholesky(systems))[..., 0]
 
 
 def _reduced_curvature(
-    targets: Targets, outputs: Logits, factor: Float64[Tensor, "K r"]
-) -> Float64[Tensor, "n K K"]:
+    targets: Targets, outputs: Logits, factor: Float[Tensor, "K r"]
+) -> Float[Tensor, "n K K"]:
     """Ŝ = ωS - ωSL(I + LᵀωSL)⁻¹LᵀωS."""
     curvature = targets.weights[:, :, None] * targets.loss.curvature(outputs)
     pull = factor.mT @ curvature
@@ -225,11 +237,11 @@ def _reduced_curvature(
 def _conjugate_gradients(
     loss: Loss,
     outputs: Logits,
-    weights: Float64[Tensor, "n 1"],
-    factor: Float64[Tensor, "K r"],
-    right: Float64[Tensor, "n r"],
-    relative: Float64[Tensor, "n 1"] | float,
-) -> Float64[Tensor, "n r"]:
+    weights: Float[Tensor, "n 1"],
+    factor: Float[Tensor, "K r"],
+    right: Float[Tensor, "n r"],
+    relative: Float[Tensor, "n 1"] | float,
+) -> Float[Tensor, "n r"]:
     """(I + LᵀωSL)⁻¹ right, sample by sample, without the matrices; no eigenvalue is below 1."""
     solution, residual, direction = torch.zeros_like(right), right, right
     inner = right.square().sum(1, keepdim=True)

@@ -10,10 +10,10 @@ the negative entropy for ψ*; ψ = ½|z|² would be the squared loss, with S = I
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
-Logits = Float64[Tensor, "n K"]
+Logits = Float[Tensor, "n K"]
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class Loss(Protocol):
 
     only_differences: bool
 
-    def potential(self, logits: Logits) -> Float64[Tensor, "n"]:
+    def potential(self, logits: Logits) -> Float[Tensor, "n"]:
         """ψ(z)."""
 
     def outputs(self, logits: Logits) -> Logits:
@@ -34,10 +34,10 @@ class Loss(Protocol):
     def curve(self, outputs: Logits, directions: Logits) -> Logits:
         """S v, with S = ∇²ψ(z) in terms of p."""
 
-    def curvature(self, outputs: Logits) -> Float64[Tensor, "n K K"]:
+    def curvature(self, outputs: Logits) -> Float[Tensor, "n K K"]:
         """S as matrices."""
 
-    def conjugate(self, outputs: Logits) -> Float64[Tensor, "n"]:
+    def conjugate(self, outputs: Logits) -> Float[Tensor, "n"]:
         """ψ*(p)."""
 
 
@@ -46,7 +46,7 @@ class CrossEntropy:
 
     only_differences = True
 
-    def potential(self, logits: Logits) -> Float64[Tensor, "n"]:
+    def potential(self, logits: Logits) -> Float[Tensor, "n"]:
         """log Σ_k exp z_k."""
         return logits.logsumexp(1)
 
@@ -59,12 +59,12 @@ class CrossEntropy:
         mean = (outputs * directions).sum(1, keepdim=True)
         return outputs * (directions - mean)
 
-    def curvature(self, outputs: Logits) -> Float64[Tensor, "n K K"]:
+    def curvature(self, outputs: Logits) -> Float[Tensor, "n K K"]:
         """diag(p) - ppᵀ."""
         matrix = -outputs[:, :, None] * outputs[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(outputs)
         return matrix
 
-    def conjugate(self, outputs: Logits) -> Float64[Tensor, "n"]:
+    def conjugate(self, outputs: Logits) -> Float[Tensor, "n"]:
         """Σ_k p_k log p_k on the simplex."""
         return torch.special.xlogy(outputs, outputs).sum(1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.layer_samples import stratified_rows
@@ -58,13 +58,7 @@ class CrossEntropySolution(Solution):
         k, d = self.weight.shape
         x = as_features(reference_features, name="reference_features", dim=d)
         y = as_labels(labels, len(x), num_classes=k).to(self.weight.device)
-        x = x.to(self.weight)
-        s, targets = self.point.samples, self.problem.targets(y)
-        anchors = s.gamma * (x @ self.weight.mT)
-        if self.bias is not None:
-            anchors = anchors + self.bias
-        state = eliminate(targets, anchors, self.point.factor)
-        return s.gamma * x - s.kappa * (state.residuals @ self.weight)
+        return optimal_features(self.problem, self.point, x.to(self.weight), y)
 
 
 @minimize.register(CrossEntropyProblem)
@@ -102,6 +96,19 @@ def minimize_cross_entropy(  # type: ignore[misc]  # a sibling, not a subclass
         certificate=certificate_of(point, problem.anchor_cost),
         **{name: getattr(found, name)[0].item() for name in COUNTED},
     )
+
+
+def optimal_features(
+    problem: CrossEntropyProblem,
+    point: CrossEntropyPoint,
+    features: Float64[Tensor, "N d"],
+    labels: Int64[Tensor, "N"],
+) -> Float64[Tensor, "N d"]:
+    """Features of given samples at the optimum for the last layer of a point."""
+    s, weight = point.samples, point.last_layer
+    anchors = s.gamma * (features @ weight.mT) + outer_bias(problem, point)
+    state = eliminate(problem.targets(labels), anchors, point.factor)
+    return s.gamma * features - s.kappa * (state.residuals @ weight)
 
 
 def outer_bias(problem: CrossEntropyProblem, point: CrossEntropyPoint) -> Float64[Tensor, "K"]:

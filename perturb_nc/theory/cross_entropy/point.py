@@ -18,16 +18,19 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
-from perturb_nc.moments import Scalar
-from perturb_nc.theory.arrays import Rows, Square, cholesky, relative, total
+from perturb_nc.theory.arrays import cholesky, relative, total
 from perturb_nc.theory.cross_entropy.elimination import Eliminated, Targets, eliminate
 from perturb_nc.theory.cross_entropy.loss import Logits
 from perturb_nc.theory.line_search import line_search
 from perturb_nc.theory.newton import solve_hessian
 
+# float64, but for the twin of a point that Newton's directions are found with.
+Rows = Float[Tensor, "... K d"]
+Square = Float[Tensor, "... K K"]
+Scalar = Float[Tensor, "..."]
 _STEPS = 100
 _ALIKE = 2.0  # roots of the mean curvature that one preconditioner serves
 
@@ -44,12 +47,18 @@ class Samples:
         moment: XXᵀ/N.
     """
 
-    features: Float64[Tensor, "N d"]
+    features: Float[Tensor, "N d"]
     targets: Targets
     gamma: float
     kappa: float
-    penalties: Float64[Tensor, "m"]
-    moment: Float64[Tensor, "d d"]
+    penalties: Float[Tensor, "m"]
+    moment: Float[Tensor, "d d"]
+
+    @cached_property
+    def single(self) -> "Samples":
+        """The same in float32."""
+        arrays = {name: getattr(self, name).float() for name in ("features", "penalties", "moment")}
+        return replace(self, targets=self.targets.single, **arrays)
 
     @property
     def has_bias(self) -> bool:
@@ -72,21 +81,30 @@ class CrossEntropyPoint:
     """
 
     samples: Samples
-    weight: Float64[Tensor, "1 K m"]
+    weight: Float[Tensor, "1 K m"]
     start: Logits | None = None
-    movable: Float64[Tensor, "m"] | None = None
+    movable: Float[Tensor, "m"] | None = None
+
+    @cached_property
+    def single(self) -> "CrossEntropyPoint":
+        """The same in float32, for products whose last digits do not matter."""
+        movable = None if self.movable is None else self.movable.float()
+        twin = CrossEntropyPoint(self.samples.single, self.weight.float(), movable=movable)
+        known = ("state", "residual_moment", "residual_overlap")
+        vars(twin).update({name: _single(getattr(self, name)) for name in known})
+        return twin
 
     def members(self, rows: Tensor) -> "CrossEntropyPoint":
         """The batch of one."""
         return self
 
     @property
-    def layer(self) -> Float64[Tensor, "1 K d"]:
+    def layer(self) -> Float[Tensor, "1 K d"]:
         """W, as a batch of one."""
         return self.weight[..., : self.samples.features.shape[1]]
 
     @property
-    def last_layer(self) -> Float64[Tensor, "K d"]:
+    def last_layer(self) -> Float[Tensor, "K d"]:
         """W."""
         return self.layer[0]
 
@@ -97,7 +115,7 @@ class CrossEntropyPoint:
         return f"features of size {size:.1e}, lambda_w/K = {self.samples.penalties[0].item():g}"
 
     @cached_property
-    def bias(self) -> Float64[Tensor, "K"]:
+    def bias(self) -> Float[Tensor, "K"]:
         """b, of the centred features; 0 without bias."""
         w = self.weight[0]
         return w[:, -1] if self.samples.has_bias else torch.zeros_like(w[:, 0])
@@ -109,7 +127,7 @@ class CrossEntropyPoint:
         return torch.addmm(self.bias, s.features, self.last_layer.mT, alpha=s.gamma)
 
     @cached_property
-    def factor(self) -> Float64[Tensor, "K r"]:
+    def factor(self) -> Float[Tensor, "K r"]:
         """L with LLᵀ = κWWᵀ."""
         root = torch.linalg.qr(self.last_layer.mT, mode="r").R.mT
         return self.samples.kappa**0.5 * root
@@ -126,7 +144,7 @@ class CrossEntropyPoint:
         return (q.mT @ q / len(q))[None]
 
     @cached_property
-    def residual_overlap(self) -> Float64[Tensor, "K d"]:
+    def residual_overlap(self) -> Float[Tensor, "K d"]:
         """QXᵀ/N."""
         return self.state.residuals.mT @ self.samples.features / len(self.samples.features)
 
@@ -164,7 +182,7 @@ class CrossEntropyPoint:
         return relative(self.gradient, bound[None])
 
     @cached_property
-    def _moment(self) -> Float64[Tensor, "m m"]:
+    def _moment(self) -> Float[Tensor, "m m"]:
         """h̃h̃ᵀ over N."""
         s, w = self.samples, self.last_layer
         cross = s.gamma * s.kappa * (w.mT @ self.residual_overlap)
@@ -177,13 +195,17 @@ class CrossEntropyPoint:
         return torch.cat([torch.cat([moment, mean[None]]), column[:, None]], dim=1)
 
     @cached_property
-    def _stiffness(self) -> tuple[Square, list[slice], list[Float64[Tensor, "m m"]]]:
+    def _stiffness(self) -> tuple[Square, list[slice], list[Float[Tensor, "m m"]]]:
         """Eigenvectors of the mean curvature, its roots in groups, and for each group a factor.
 
         The factor is of s h̃h̃ᵀ/N + Λ, s in the middle of a group. Roots of a group are a factor
         `_ALIKE` apart at most: a preconditioner need not know more, and a factor costs d³/3.
         """
-        roots, vectors = torch.linalg.eigh(self.state.mean_curvature)
+        curvature = self.state.mean_curvature
+        if not curvature.isfinite().all():  # for the solver to name: eigh raises, or not
+            nothing = torch.full_like(curvature, torch.nan)
+            return nothing, [slice(0, len(nothing))], [torch.full_like(self._moment, torch.nan)]
+        roots, vectors = torch.linalg.eigh(curvature)
         # Along 1 cross-entropy has no curvature, and nothing moves along it.
         values = roots.clamp(min=1e-3 * roots[-1].item()).tolist()
         groups, start = [], 0
@@ -220,7 +242,7 @@ class CrossEntropyPoint:
         own -= s.kappa * (across + across.mT) @ self.last_layer
         return self._widened(own, changes.mean(0))
 
-    def shift(self, direction: Float64[Tensor, "K m"]) -> Logits:
+    def shift(self, direction: Float[Tensor, "K m"]) -> Logits:
         """e(V, v), the change of a, less what Wᵀq turns by."""
         s, v = self.samples, self._layer_of(direction[None])
         turn = v @ self.last_layer.mT
@@ -229,7 +251,7 @@ class CrossEntropyPoint:
         )
         return shift + direction[:, -1] if s.has_bias else shift
 
-    def _layer_of(self, rows: Rows) -> Float64[Tensor, "K n"]:
+    def _layer_of(self, rows: Rows) -> Float[Tensor, "K n"]:
         return rows[0, :, : self.samples.features.shape[1]]
 
     def anchor_overlap(self, rows: Rows, *, transposed: bool) -> Rows:
@@ -249,9 +271,13 @@ class CrossEntropyPoint:
             rows = torch.cat([rows[..., :-1], rows[..., -1:] - common], dim=-1)
         return rows
 
-    def _widened(self, own: Float64[Tensor, "K n"], column: Float64[Tensor, "K"]) -> Rows:
+    def _widened(self, own: Float[Tensor, "K n"], column: Float[Tensor, "K"]) -> Rows:
         wide = torch.cat([own, column[:, None]], dim=1) if self.samples.has_bias else own
         return wide[None]
+
+
+def _single(value: Eliminated | Tensor) -> Eliminated | Tensor:
+    return value.single if isinstance(value, Eliminated) else value.float()
 
 
 class WarmStart:

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.metric_tangents import Change, metric_tangents
-from perturb_nc.metrics import metric_tensors
+from perturb_nc.metrics.table import metric_tensors
+from perturb_nc.metrics.tangents import Change, metric_tangents
 from perturb_nc.theory.arrays import Rows
 from perturb_nc.theory.cross_entropy.loss import Logits
 from perturb_nc.theory.cross_entropy.minimize import CrossEntropySolution

@@ -33,7 +33,7 @@ class AnchoredDeepProblem(Summarised):
 
     Args:
         statistics: class statistics of H0; classes may be imbalanced.
-        depth: L >= 1 linear layers.
+        num_layers: L >= 1 linear layers.
         lambda_w: λ_W > 0, of every layer.
         lambda_h: λ_H >= 0, not 0 together with beta.
         beta: β >= 0.
@@ -44,13 +44,13 @@ class AnchoredDeepProblem(Summarised):
 
     statistics: ClassStatistics
     _: KW_ONLY
-    depth: int
+    num_layers: int
     lambda_w: float
     lambda_h: float
     beta: float
 
     def __post_init__(self) -> None:
-        at_least(self.depth, 1, "depth")
+        at_least(self.num_layers, 1, "num_layers")
         self.single_layer()  # whose checks apply
 
     def single_layer(self) -> NearCollapseProblem:
@@ -71,11 +71,11 @@ class AnchoredDeepProblem(Summarised):
     def factors(self, weight: Float64[Tensor, "K d"]) -> Weights:
         """Balanced W_1 (K×d), W_2..W_L (K×K) with product A: the cheapest ones."""
         u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-        root = (s ** (1 / self.depth))[:, None]
-        if self.depth == 1:
+        root = (s ** (1 / self.num_layers))[:, None]
+        if self.num_layers == 1:
             return [weight]
         k = len(s)
-        middle = [torch.diag(root.flatten())] * (self.depth - 2)
+        middle = [torch.diag(root.flatten())] * (self.num_layers - 2)
         return [root * vh, *middle, u[:, :k] * root.mT]
 
     def value_and_gradient(self, weights: Sequence[Tensor]) -> tuple[float, list[Tensor]]:

@@ -60,9 +60,11 @@ class DeepCollapse(Summarised):
         Raises:
             ValueError: not L widths, or one below K.
         """
-        depth, k = self.singular_values.shape
-        if len(widths) != depth:
-            raise ValueError(f"widths must be one for each of {depth} layers, got {len(widths)}")
+        num_layers, k = self.singular_values.shape
+        if len(widths) != num_layers:
+            raise ValueError(
+                f"widths must be one for each of {num_layers} layers, got {len(widths)}"
+            )
         generator = torch.Generator().manual_seed(seed)
         frames = [orthogonal_frame(k, at_least(widths[0], k, "widths"), seed=seed)]
         frames += [_nonnegative_frame(k, at_least(w, k, "widths"), generator) for w in widths[1:]]
@@ -77,7 +79,7 @@ class DeepCollapse(Summarised):
 
 def deep_collapse_optimum(
     *,
-    depth: int,
+    num_layers: int,
     num_classes: int,
     samples_per_class: int | Sequence[int],
     lambdas: float | Sequence[float],
@@ -99,7 +101,7 @@ def deep_collapse_optimum(
     `strongly_regular_solution` can beat.
 
     Args:
-        depth: L >= 1, the number of weights.
+        num_layers: L >= 1, the number of weights.
         num_classes: K >= 2.
         samples_per_class: n, or n_1..n_K.
         lambdas: λ_1..λ_L > 0, or one for all.
@@ -110,7 +112,7 @@ def deep_collapse_optimum(
 
     Source: Súkeník, Mondelli & Lampert 2023 (ReLU, K = 2); Dang et al. 2023 (linear).
     """
-    lambdas = layer_lambdas(lambdas, depth)
+    lambdas = layer_lambdas(lambdas, num_layers)
     lambda_h = positive(lambda_h, "lambda_h")
     counts = _counts(samples_per_class, num_classes)
     total, layers = sum(counts), len(lambdas)
@@ -139,18 +141,19 @@ def deep_collapse_optimum(
     )
 
 
-def scalar_optimum(depth: int, coefficient: float) -> tuple[float, float]:
+def scalar_optimum(num_layers: int, coefficient: float) -> tuple[float, float]:
     """(p, value) of min_p ½(1-p)² + (L+1)/2 · c p^(2/(L+1)); p = 0 where nothing is below 1/2."""
-    power = (depth - 1) / (depth + 1)
-    crest = (depth - 1) / (2 * depth)  # of (1-p) p^power, which decreases from here on
+    power = (num_layers - 1) / (num_layers + 1)
+    crest = (num_layers - 1) / (2 * num_layers)  # of (1-p) p^power, which decreases from here on
 
     def slope(p: float) -> float:
+        """0 at the optimum."""
         return (1 - p) * p**power - coefficient
 
     if slope(crest) <= 0:
         return 0.0, 0.5
     p = scipy.optimize.brentq(slope, crest, 1.0, xtol=1e-16)
-    value = 0.5 * (1 - p) ** 2 + (depth + 1) / 2 * coefficient * p ** (2 / (depth + 1))
+    value = 0.5 * (1 - p) ** 2 + (num_layers + 1) / 2 * coefficient * p ** (2 / (num_layers + 1))
     return (p, value) if value < 0.5 else (0.0, 0.5)
 
 
@@ -178,12 +181,12 @@ def deep_penalties(
     )
 
 
-def layer_lambdas(lambdas: float | Sequence[float], depth: int) -> list[float]:
+def layer_lambdas(lambdas: float | Sequence[float], num_layers: int) -> list[float]:
     """λ_1..λ_L from one value or L of them, checked."""
-    depth = at_least(depth, 1, "depth")
-    values = list(lambdas) if isinstance(lambdas, Sequence) else [lambdas] * depth
-    if len(values) != depth:
-        raise ValueError(f"lambdas must be one for each of {depth} layers, got {len(values)}")
+    num_layers = at_least(num_layers, 1, "num_layers")
+    values = list(lambdas) if isinstance(lambdas, Sequence) else [lambdas] * num_layers
+    if len(values) != num_layers:
+        raise ValueError(f"lambdas must be one for each of {num_layers} layers, got {len(values)}")
     return [positive(value, "lambdas") for value in values]
 
 

@@ -11,7 +11,9 @@ from perturb_nc.theory.deep.collapse import scalar_optimum
 from perturb_nc.validation import at_least, nonnegative, positive
 
 
-def anchored_contraction(*, depth: int, lambda_w: float, lambda_h: float, beta: float) -> float:
+def anchored_contraction(
+    *, num_layers: int, lambda_w: float, lambda_h: float, beta: float
+) -> float:
     """The within-class contraction of (3) in the span of the class means, at collapsed H0 = H*.
 
     β/(β + λ_H + a²) with a² = (c p^(2/(L+1))/λ_W)^L the squared singular values of the head,
@@ -19,19 +21,19 @@ def anchored_contraction(*, depth: int, lambda_w: float, lambda_h: float, beta: 
     At L = 1 it is β/(β + √(λ_H/λ_W)), an eigenvalue of `near_collapse_spectrum`.
 
     Args:
-        depth: L >= 1.
+        num_layers: L >= 1.
         lambda_w, lambda_h: > 0, in the units of (1).
         beta: >= 0.
 
     Raises:
         ValueError: values out of range.
     """
-    depth = at_least(depth, 1, "depth")
+    num_layers = at_least(num_layers, 1, "num_layers")
     lambda_w, lambda_h = positive(lambda_w, "lambda_w"), positive(lambda_h, "lambda_h")
     beta = nonnegative(beta, "beta")
-    c = (lambda_h * lambda_w**depth) ** (1 / (depth + 1))
-    p, _ = scalar_optimum(depth, c)
-    return beta / (beta + lambda_h + (c * p ** (2 / (depth + 1)) / lambda_w) ** depth)
+    c = (lambda_h * lambda_w**num_layers) ** (1 / (num_layers + 1))
+    p, _ = scalar_optimum(num_layers, c)
+    return beta / (beta + lambda_h + (c * p ** (2 / (num_layers + 1)) / lambda_w) ** num_layers)
 
 
 def measured_contraction(

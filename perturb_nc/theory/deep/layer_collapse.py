@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perturb_nc.duality_metrics import dnc3
-from perturb_nc.frame_metrics import dnc2
+from perturb_nc.metrics.duality import dnc3
+from perturb_nc.metrics.frame import dnc2
+from perturb_nc.metrics.within import nc1_trace
 from perturb_nc.moments import Moments
-from perturb_nc.within_metrics import nc1_trace
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,13 @@ def minimize_anchored(
     clock = Clock.of(time_limit, progress)
     single = minimize(problem.single_layer(), time_limit=clock.left()).weight
     heads = [single]
-    if problem.depth > 1:
+    if problem.num_layers > 1:
         heads = [single, *_other_heads(problem, single, restarts)]
     ends: list[_End] = []
     for head in heads:
         ends.append(_descend(problem, head, tol, max_steps, clock))
         clock.report(len(ends), ends[-1].objective)
-    if problem.depth > 1:
+    if problem.num_layers > 1:
         zero = problem.factors(torch.zeros_like(single))
         ends.insert(0, _End(problem.objective(zero), zero, 0.0, Status.CONVERGED))  # wins a tie
     found = _solution(problem, ends)
@@ -165,11 +165,11 @@ def _lower_bound(problem: AnchoredDeepProblem, reached: float) -> float:
     above its chord L σ̂^(2/L-2) u, so that f is at least f of (1) with λ_W' = λ_W L σ̂^(2/L-2),
     which `certify` bounds (docs §4.2). Exact at L = 1.
     """
-    depth, k = problem.depth, problem.statistics.num_classes
+    num_layers, k = problem.num_layers, problem.statistics.num_classes
     single = problem.single_layer()
     floor = single.at(torch.zeros_like(problem.statistics.means)).anchor_cost.item()
     slack = max(reached - floor, 0.0)
-    chord = depth * (2 * k * slack / (problem.lambda_w * depth)) ** (1 - depth)
+    chord = num_layers * (2 * k * slack / (problem.lambda_w * num_layers)) ** (1 - num_layers)
     if not (math.isfinite(chord) and chord > 0):
         return floor
     relaxed = replace(single, lambda_w=problem.lambda_w * chord)

@@ -18,7 +18,7 @@ _CACHE_BYTES = 2**22  # of points; measured best of 2^18..2^30 at width 64
 class DeepProblem:
     """(2) for R runs, each a point of P numbers: H_1 (N×d_1), then W_l (d_{l+1}×d_l), all flat.
 
-    The last depth layers of a run are active; what comes before passes H_1 on unchanged, with no
+    The last `num_layers` of a run are active; what comes before passes H_1 on unchanged, with no
     activation, no penalty and no gradient. No checks: `DeepUFM` builds it.
     """
 

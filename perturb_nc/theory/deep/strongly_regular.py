@@ -78,22 +78,26 @@ class StronglyRegular(Summarised):
         Raises:
             ValueError: not L widths, or one too small.
         """
-        depth, r = len(self.lambdas), self.order
+        num_layers, r = len(self.lambdas), self.order
         b, a = incidence_matrix(r), disjoint_edges(r)
         k = len(a)
-        if len(widths) != depth:
-            raise ValueError(f"widths must be one for each of {depth} layers, got {len(widths)}")
-        least = [r] * (depth - 1) + [k]
+        if len(widths) != num_layers:
+            raise ValueError(
+                f"widths must be one for each of {num_layers} layers, got {len(widths)}"
+            )
+        least = [r] * (num_layers - 1) + [k]
         sizes = [at_least(w, low, "widths") for w, low in zip(widths, least, strict=True)]
         u, s, vh = torch.linalg.svd(b, full_matrices=False)
         features = s.sqrt()[:, None] * vh
         eye = torch.diag(b.new_ones(r))
-        weights = [u * s.sqrt(), *[eye] * (depth - 3), 0.5 - b.mT]
+        weights = [u * s.sqrt(), *[eye] * (num_layers - 3), 0.5 - b.mT]
         penalties = [self.samples_per_class * self.lambda_h, *self.lambdas[:-1]]
         factors = [features, *weights]
         costs = [lam * f.square().sum() for lam, f in zip(penalties, factors, strict=True)]
         # Every factor at the same cost, and the product of the scales at `scale`.
-        mean = math.prod(cost.item() ** (1 / depth) for cost in costs) * self.scale ** (2 / depth)
+        mean = math.prod(cost.item() ** (1 / num_layers) for cost in costs) * self.scale ** (
+            2 / num_layers
+        )
         features, *weights = (
             (mean / cost).sqrt() * f for cost, f in zip(costs, factors, strict=True)
         )
@@ -110,7 +114,7 @@ class StronglyRegular(Summarised):
 
 def strongly_regular_solution(
     *,
-    depth: int,
+    num_layers: int,
     num_classes: int,
     samples_per_class: int,
     lambdas: float | Sequence[float],
@@ -128,7 +132,7 @@ def strongly_regular_solution(
     λ f/f_DNC → [X Σ_j m_j/a_j² / K^(L+1)]^(1/(L+1)).
 
     Args:
-        depth: L >= 3.
+        num_layers: L >= 3.
         num_classes: K = r(r-1)/2 with r >= 4: 6, 10, 15, …
         samples_per_class: n >= 1.
         lambdas: λ_1..λ_L > 0, or one for all.
@@ -139,37 +143,43 @@ def strongly_regular_solution(
 
     Source: Súkeník, Lampert & Mondelli 2024; docs §6.
     """
-    depth, r = at_least(depth, 3, "depth"), graph_order(num_classes)
-    decays, lambda_h = layer_lambdas(lambdas, depth), positive(lambda_h, "lambda_h")
+    num_layers, r = at_least(num_layers, 3, "num_layers"), graph_order(num_classes)
+    decays, lambda_h = layer_lambdas(lambdas, num_layers), positive(lambda_h, "lambda_h")
     n = at_least(samples_per_class, 1, "samples_per_class")
     k, last = num_classes, decays[-1]
     nuclear = math.sqrt(2 * (r - 1)) + (r - 1) * math.sqrt(r - 2)
-    log_factors = 2 * math.log(nuclear) + (depth - 3) * math.log(r) + math.log(k * r / 4)
+    log_factors = 2 * math.log(nuclear) + (num_layers - 3) * math.log(r) + math.log(k * r / 4)
     log_penalty = math.log(n * lambda_h) + sum(map(math.log, decays[:-1]))
     squares = np.array([math.comb(r - 2, 2) ** 2, (r - 3) ** 2, 1.0])
     multiplicities = np.array([1, r - 1, r * (r - 3) // 2])
-    coefficient = math.exp((log_factors + log_penalty) / depth)
+    coefficient = math.exp((log_factors + log_penalty) / num_layers)
 
     def objective(log_square: float) -> float:
+        """As a function of the log of the square."""
         fit = last / (math.exp(log_square) * squares + k * last)
-        return float(0.5 * multiplicities @ fit) + depth / 2 * coefficient * math.exp(
-            log_square / depth
+        return float(0.5 * multiplicities @ fit) + num_layers / 2 * coefficient * math.exp(
+            log_square / num_layers
         )
 
     def slope(log_square: float) -> float:
+        """Its derivative."""
         gains = math.exp(log_square) * squares
         fit = float(multiplicities @ (last * gains / (gains + k * last) ** 2))
-        return -0.5 * fit + 0.5 * coefficient * math.exp(log_square / depth)
+        return -0.5 * fit + 0.5 * coefficient * math.exp(log_square / num_layers)
 
     found = _lowest(objective, slope, math.log(k * last))
     square = 0.0 if found is None else math.exp(found)
     dimension = multiplicities @ (1 / squares)
-    log_limit = (log_factors + math.log(dimension)) / (depth + 1) - math.log(k)
+    log_limit = (log_factors + math.log(dimension)) / (num_layers + 1) - math.log(k)
     gains = torch.from_numpy(square * squares)
     return StronglyRegular(
         objective=0.5 if found is None else objective(found),
         collapse=deep_collapse_optimum(
-            depth=depth, num_classes=k, samples_per_class=n, lambdas=decays, lambda_h=lambda_h
+            num_layers=num_layers,
+            num_classes=k,
+            samples_per_class=n,
+            lambdas=decays,
+            lambda_h=lambda_h,
         ).objective,
         limit_ratio=math.exp(log_limit),
         order=r,

@@ -34,8 +34,8 @@ class DeepUFM(nn.Module):
         lambda_h: λ_H: one value or one a run (R,).
         seeds: one a run; R is their number.
         relu: False for the linear model.
-        depths: of the runs, at most L, for runs of different depths; all widths must then agree.
-            The last `depth` weights of a run are its own, `lambdas` included.
+        num_layers: of each run, at most L; by default all L. All widths must agree where it is
+            given, and the last weights of a run are its own, `lambdas` included.
         reference_features: H0, (N, d_1).
         beta: β: one value or one a run.
         gain, feature_scale: of the start.
@@ -55,7 +55,7 @@ class DeepUFM(nn.Module):
         lambda_h: float | ArrayLike,
         seeds: Sequence[int] = (0,),
         relu: bool = True,
-        depths: Sequence[int] | None = None,
+        num_layers: Sequence[int] | None = None,
         reference_features: ArrayLike | None = None,
         beta: float | ArrayLike = 0.0,
         gain: float = 1.0,
@@ -67,10 +67,10 @@ class DeepUFM(nn.Module):
         if not (targets.sum(0) > 0).all() or targets.shape[1] < 2:
             raise ValueError("labels must hold every class 0..K-1, and at least two")
         sizes = tuple(at_least(w, 1, "widths") for w in widths)
-        depth, runs = at_least(len(sizes), 1, "the number of widths"), len(seeds)
+        most, runs = at_least(len(sizes), 1, "the number of widths"), len(seeds)
         at_least(runs, 1, "the number of seeds")
-        active = _active(depths, sizes, runs).to(y.device)
-        decay = _per_run(lambdas, (runs, depth), "lambdas").to(y.device) * active
+        active = _active(num_layers, sizes, runs).to(y.device)
+        decay = _per_run(lambdas, (runs, most), "lambdas").to(y.device) * active
         anchors = None
         if reference_features is not None:
             anchors = as_features(reference_features, name="reference_features", dim=sizes[0])
@@ -162,17 +162,17 @@ def _per_run(value: float | ArrayLike, shape: tuple[int, ...], name: str) -> Ten
 
 
 def _active(
-    depths: Sequence[int] | None, widths: tuple[int, ...], runs: int
+    num_layers: Sequence[int] | None, widths: tuple[int, ...], runs: int
 ) -> Bool[Tensor, "R L"]:
-    depth = len(widths)
-    if depths is None:
-        return torch.ones(runs, depth, dtype=torch.bool, device="cpu")
-    if len(depths) != runs or not all(1 <= d <= depth for d in depths):
-        raise ValueError(f"depths must be {runs} values in 1..{depth}, got {list(depths)}")
+    most = len(widths)
+    if num_layers is None:
+        return torch.ones(runs, most, dtype=torch.bool, device="cpu")
+    if len(num_layers) != runs or not all(1 <= n <= most for n in num_layers):
+        raise ValueError(f"num_layers must be {runs} values in 1..{most}, got {list(num_layers)}")
     if len(set(widths)) > 1:
-        raise ValueError(f"runs of different depths need equal widths, got {widths}")
-    first = depth - torch.tensor(depths, device="cpu")
-    return torch.arange(depth, device="cpu") >= first[:, None]
+        raise ValueError(f"runs of different num_layers need equal widths, got {widths}")
+    first = most - torch.tensor(num_layers, device="cpu")
+    return torch.arange(most, device="cpu") >= first[:, None]
 
 
 def _start(problem: DeepProblem, seed: int, *, gain: float, feature_scale: float) -> list[Tensor]:

@@ -100,6 +100,23 @@ def cascade(
     Raises:
         ValueError: hyper-parameters or time_limit out of range.
 
+    Example:
+        >>> labels = torch.arange(60) % 3
+        >>> noise = torch.arange(300.0).square().sin().view(60, 5)
+        >>> features = torch.eye(3, 5)[labels] + 0.2 * noise
+        >>> statistics = pnc.ClassStatistics.from_features(features, labels)
+        >>> found = pnc.cascade(statistics, lambda_w=0.05, lambda_h=0.0, betas=[20.0] * 2)
+        >>> path = pnc.central_path_flow(statistics, lambda_w=0.05, lambda_h=0.0, times=[0.05, 0.1])
+        >>> found.complexity, found.status.name
+        (0.1, 'CONVERGED')
+        >>> [round(solution.metrics.nc1_trace, 3) for solution in found]
+        [0.139, 0.131]
+        >>> [round(metrics.nc1_trace, 3) for metrics in path.metrics]
+        [0.138, 0.131]
+
+    See Also:
+        central_path_flow: its limit. minimize: one of its layers. plot_path: its picture.
+
     Source: docs §4.6.
     """
     effective_complexity(betas)  # checks them before any work

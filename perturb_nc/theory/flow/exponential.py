@@ -33,7 +33,7 @@ class Exponent:
 
     Attributes:
         uses: which i it needs, in order.
-        of: the combination of these.
+        of: the combination of these; of one alone `fraction` times it.
         fraction: of the step that it goes.
     """
 
@@ -81,26 +81,54 @@ def _moved(
     On features that is αI plus a map of the span Q of the weights, of rank K times their number.
     """
     used = [weights[i] for i in exponent.uses]
-    basis = torch.linalg.qr(torch.cat([w.mT for w in used], dim=-1)).Q
-    k, q = len(model.priors), basis.shape[-1]
+    if len(used) == 1 and not model.anchored:
+        return _held(model, state, used[0], exponent.fraction * step)
+    k, m = weights[0].shape[-2:]
+    if len(used) * k < m:
+        basis = torch.linalg.qr(torch.cat([w.mT for w in used], dim=-1)).Q
+    else:
+        basis = model.identity
+    q = basis.shape[-1]
     generators = _generators(model, torch.stack(used) @ basis, step)
     small = torch.linalg.matrix_exp(exponent.of(generators))
     alpha, gamma = model.relaxation(exponent.fraction * step)
-    identity = torch.eye(q, dtype=basis.dtype, device=basis.device)
-    change, forcing = small[..., :q, :q] - alpha * identity, small[..., :q, q : q + k]
+    change, forcing = small[..., :q, :q].clone(), small[..., :q, q : q + k]
+    change.diagonal(dim1=-2, dim2=-1).sub_(alpha[..., 0])
     means = (state.means @ basis) @ change.mT + forcing.mT
     propagator = change @ (basis.mT @ state.propagator)
     outer = alpha * state.outer
     if not model.anchored:
         means, propagator = alpha * state.means + means @ basis.mT, basis @ propagator
         return FlowState(means, alpha * state.propagator + propagator, outer)
-    anchor = small[..., :q, q + k :] - gamma * identity
+    anchor = small[..., :q, q + k :].clone()
+    anchor.diagonal(dim1=-2, dim2=-1).sub_(gamma[..., 0])
     means = means + (model.means @ basis) @ anchor.mT
     means = alpha * state.means + gamma * model.means + means @ basis.mT
     propagator = (
         alpha * state.propagator + gamma * model.identity + basis @ (propagator + anchor @ basis.mT)
     )
     return FlowState(means, propagator, outer + gamma)
+
+
+def _held(model: FlowModel, state: FlowState, weight: Rows, time: float) -> FlowState:
+    """The state after a time with W held, where β = 0: functions of the K×K matrix WWᵀ alone.
+
+    Features are multiplied by e^{-t(WᵀW + c)} = e^{-ct}(I - Wᵀ(1 - e^{-tWWᵀ})(WWᵀ)⁻¹W), and
+    Wᵀ(1 - e^{-t(WWᵀ + c)})(WWᵀ + c)⁻¹e_k is added to those of class k.
+    """
+    values, vectors = torch.linalg.eigh(weight @ weight.mT)
+    values = values.clamp(min=0.0)[..., None, :]  # of a Gram matrix: below 0 is rounding
+    alpha = torch.exp(-model.c * time)
+
+    def integral(rate: Tensor) -> Tensor:
+        """∫ e^{-rate·t} dt, and from it a function of WWᵀ."""
+        whole = torch.where(rate > 0, -torch.expm1(-rate * time) / rate, time)
+        return (vectors * whole) @ vectors.mT
+
+    taken, given = alpha * integral(values), integral(values + model.c)
+    means = alpha * state.means + (given - (state.means @ weight.mT) @ taken) @ weight
+    propagator = alpha * state.propagator - weight.mT @ (taken @ (weight @ state.propagator))
+    return FlowState(means, propagator, alpha * state.outer)
 
 
 def _generators(model: FlowModel, weights: Float64[Tensor, "s ... K q"], step: float) -> Generators:

@@ -43,6 +43,7 @@ class Exponential:
             positive(self.step, "step")
         at_least(self.max_steps, 1, "max_steps")
 
+    @torch.inference_mode()  # many small operations, of which autograd's books are a quarter
     def integrate(
         self,
         space: FlowSpace,
@@ -93,16 +94,19 @@ class Scipy:
         sizes = [state.means.numel(), state.propagator.numel()]
 
         def unpack(flat: NDArray[np.float64]) -> FlowState:
+            """The state of a flat vector."""
             means, propagator = torch.from_numpy(flat).to(state.means).split(sizes)
             return FlowState(
                 means.view_as(state.means), propagator.view_as(state.propagator), state.outer
             )
 
         def rate(_: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+            """The right-hand side, flat."""
             now = unpack(flat)
             return pack(*model.rate(now, model.weight(now)))
 
         def pack(means: Tensor, propagator: Tensor) -> NDArray[np.float64]:
+            """The flat vector of a state."""
             return torch.cat([means.flatten(), propagator.flatten()]).cpu().numpy()
 
         first = pack(state.means, state.propagator)

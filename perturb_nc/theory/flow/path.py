@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc import metrics as metric_functions
-from perturb_nc.metrics import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
+from perturb_nc.metrics import table as metric_functions
+from perturb_nc.metrics.table import READ_BY_WEIGHT, CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 from perturb_nc.summary import Tabular
@@ -255,7 +255,7 @@ def flow_paths(run: Trajectory, rtol: float, atol: float, method: Method) -> lis
             beta=float(model.beta[b]),
             times=basis.new_tensor(run.times),
             means=torch.stack([state.means[b] @ basis[b].mT for state in run.states]),
-            basis=basis[b],
+            basis=basis[b].clone(),  # an ordinary tensor
             inner=torch.stack([state.propagator[b] for state in run.states]),
             outer=torch.stack([state.outer[b, 0, 0] for state in run.states]),
             status=run.status,
@@ -286,7 +286,10 @@ def events(until: Mapping[str, float]) -> list[Event]:
         raise ValueError(f"until must name metrics ({', '.join(known)}) or speed, got {unknown}")
 
     def event(name: str, value: float) -> Event:
+        """0 where the quantity has the value."""
+
         def distance(space: FlowSpace, state: FlowState, weight: Rows) -> float:
+            """The quantity less the value."""
             if name == "speed":
                 return float(space.model.speed(state, weight)) - value
             return float(getattr(metric_functions, name)(space.statistics_at(state))) - value

@@ -68,7 +68,9 @@ class FlowSetting:
 
     def next_block(self, basis: Basis) -> Float64[Tensor, "... d K"]:
         """C⁻¹ of the last block, made orthonormal to V."""
-        block = torch.cholesky_solve(basis[..., -self.statistics.num_classes :], self.root)
+        block, root = basis[..., -self.statistics.num_classes :], self.root
+        block = torch.linalg.solve_triangular(root, block, upper=False)
+        block = torch.linalg.solve_triangular(root.mT, block, upper=True)
         # Once more for what rounding leaves, or for directions that V had already.
         for _ in range(2):
             block = torch.linalg.qr(block - basis @ (basis.mT @ block)).Q

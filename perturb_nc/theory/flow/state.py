@@ -118,6 +118,8 @@ class FlowModel:
 
     def relaxation(self, time: float) -> tuple[Factor, Factor]:
         """e^{-ct} and β(1 - e^{-ct})/c, which is 0 where β = 0 (and c may be)."""
+        if not self.anchored:
+            return torch.exp(-self.c * time), torch.zeros_like(self.c)
         rest = torch.expm1(-self.c * time)
         gamma = torch.where(self.c > 0, -self.beta * rest / self.c, 0.0)
         return torch.exp(-self.c * time), gamma
@@ -157,6 +159,7 @@ def step_error(
     nothing, start = torch.zeros_like(state.outer), model.start
 
     def rms(propagator: Tensor, outer: Factor = nothing) -> Tensor:
+        """Root mean square of the deviations."""
         return model.spread(propagator, outer).clamp_min(0).sqrt()
 
     # Of deviations that decay on their own a hundred millionth is resolved.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import scipy  # its parts load, slowly, when they are first used
+import torch
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.theory.clock import Clock
@@ -189,7 +190,8 @@ class Walk:
             status = Status.EVENT
         self.time = target if size == target - self.time else self.time + size
         if self.on_step is not None:
-            self.on_step(self.time, self.space.statistics_at(self.state))
+            with torch.inference_mode(False):  # ordinary tensors for whoever keeps them
+                self.on_step(self.time, self.space.statistics_at(self.state))
         self.clock.report(self.steps, self.time)
         if status is None and self.time < target and self._decayed():
             status = Status.DECAYED

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from perturb_nc.metric_tangents import Change, metric_tangents
-from perturb_nc.metrics import metric_tensors
+from perturb_nc.metrics.table import metric_tensors
+from perturb_nc.metrics.tangents import Change, metric_tangents
 from perturb_nc.theory.hyperparameter_response import HyperparameterResponse
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import HYPERPARAMETERS
@@ -23,6 +23,7 @@ def derivatives(
     mean = reference.priors @ reference.means if frame.has_bias else 0.0
 
     def means(parts: list[Tensor], kept: Tensor) -> Tensor:
+        """Class means of these parts."""
         return frame.of_classes(frame.mixed(*parts)) + kept * mean
 
     weight = contrasts @ frame.mixed(*_values(scalars.weight))

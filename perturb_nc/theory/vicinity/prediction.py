@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from perturb_nc.metrics import CollapseMetrics, collapse_metrics
+from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
@@ -268,7 +268,7 @@ def _predicted(
         gamma_out=problem.beta / (problem.beta + problem.lambda_h),
         remainder=remainder,
         certificate=certificate,
-        status=_status(remainder, certificate),
+        status=status_of(remainder, certificate),
         **found,
     )
 
@@ -316,16 +316,17 @@ def _remainder(found: dict[str, Tensor], following: ReducedPoint) -> dict[str, f
         "means": following.own_means,
         "within": following.within,
     }
-    return {name: _relative(value, better[name]) for name, value in found.items()}
+    return {name: relative_error(value, better[name]) for name, value in found.items()}
 
 
-def _relative(value: Tensor, better: Tensor) -> float:
+def relative_error(value: Tensor, better: Tensor) -> float:
     """Difference over the size of the better value; 0 for two zeros."""
     gap, scale = torch.linalg.norm(better - value).item(), torch.linalg.norm(better).item()
     return 0.0 if gap == 0 else gap / scale if scale > 0 else math.inf
 
 
-def _status(remainder: dict[str, float], certificate: Certificate) -> Status:
+def status_of(remainder: dict[str, float], certificate: Certificate) -> Status:
+    """CONVERGED, or what is not small enough."""
     if not max(remainder.values()) <= SMALL:  # NaN too
         return Status.NOT_SMALL
     if not certificate.spectral_ratio <= 1:

@@ -7,6 +7,8 @@ import perturb_nc as pnc
 from perturb_nc.show.explore import answers
 from perturb_nc.show.explore.page import fitting_stops
 from perturb_nc.show.explore.scales import SCALES, setting_at
+from perturb_nc.show.labels import LABELS
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.explorer import Explorer
 from perturb_nc.study.quantities import log_ratio
 
@@ -21,15 +23,26 @@ def explorer():
 def test_errors_are_of_the_layer_after(explorer):
     optimum = explorer.optimum("one", **SETTING)
     heads, rows = answers.errors(explorer, "one", {"optimum": optimum.view, "path": None})
-    assert heads == ["error", "optimum", "path", "unchanged"]
-    measured = {name: view.metrics.nc1 for name, view in explorer.measured.items()}
-    expected = [
-        abs(float(log_ratio(value, measured["two"])))
-        for value in (optimum.view.metrics.nc1, measured["one"])
-    ]
-    cells = dict(rows)["NC1"]
-    assert [float(cells[0]), float(cells[2])] == pytest.approx(expected, rel=0.05)
-    assert cells[1] == "–"
+    assert [name for name, _ in rows] == [
+        "optimum", "path", "shrinkage", "interpolation", "unchanged",
+    ]  # fmt: skip
+    measured = {name: metrics.nc1 for name, metrics in explorer.measured.items()}
+    halfway = (measured["one"] * measured["three"]) ** 0.5
+    expected = {
+        name: abs(float(log_ratio(value, measured["two"])))
+        for name, value in (
+            ("optimum", optimum.view.metrics.nc1),
+            ("interpolation", halfway),
+            ("unchanged", measured["one"]),
+        )
+    }
+    cells = {name: row[heads.index("NC1") - 1] for name, row in rows}
+    assert {name: float(cells[name]) for name in expected} == pytest.approx(expected, rel=0.05)
+    assert cells["path"] == "–"
+    layers = dict(zip("ab", list(explorer.layers.values())[:1] * 2, strict=True))
+    heads, rows = answers.errors(Explorer(layers), "a", {})
+    told = heads.index(LABELS[PLACING].symbol) - 1
+    assert [(name, row[told]) for name, row in rows] == [("shrinkage", "–"), ("unchanged", "0")]
     assert answers.errors(explorer, "three", {"optimum": optimum.view}) == ([], [])
 
 

@@ -76,6 +76,51 @@ def test_the_objective_falls():
     torch.testing.assert_close(path.features[0], dense.reference)
 
 
+FREE = {"num_classes": 4, "dim": 5, "counts": (3, 6, 4, 5), "lambda_w": 0.1, "lambda_h": 0.2}
+
+
+def between(statistics, bias):
+    """What grows but for λ_H: the spread of the class means, or without a bias their size."""
+    means, priors = statistics.means, statistics.priors
+    return (priors @ (means - bias * (priors @ means)).square().sum(1)).item()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"label_smoothing": 0.2, "class_weights": (1.0, 2.5, 0.5, 1.5)}, {"bias": False}],
+    ids=str,
+)
+def test_what_is_monotone_along_it(options):
+    dense = dense_cross_entropy(seed=4, **FREE, **options)
+    times, bias = [0.0, 0.1, 0.5, 1.5, 4.0], dense.has_bias
+    path = cross_entropy_flow(dense.problem, times=times, rtol=1e-2)
+    growth = (dense.lambda_h * path.times).exp()
+    same = dense.labels[:, None] == dense.labels
+    apart = torch.cdist(path.features, path.features) * growth[:, None, None]
+    assert (apart.diff(dim=0)[:, same] <= 1e-9).all()
+    assert apart.diff(dim=0)[:, ~same].max() > 0.01  # of different classes they do move apart
+    spread = growth**2 * torch.tensor([between(path.statistics(i), bias) for i in range(5)])
+    assert (spread.diff() > 0).all()
+    # Its rate, 2(λ_W|W|²/K + v).
+    h = 1e-3
+    near = cross_entropy_flow(dense.problem, times=[h, 2 * h, 3 * h], rtol=1e-4, atol=1e-12)
+    own = [between(near.statistics(i), bias) for i in range(3)]
+    found = (own[2] - own[0]) / (4 * h) + dense.lambda_h * own[1]
+    w, features, y = near.weight[1], near.features[1], dense.labels
+    logits = features @ w.mT + (near.bias[1] if bias else 0)
+    targets = dense.problem.targets(y)
+    q = targets.residuals(logits.softmax(1))
+    counts = torch.bincount(y)[:, None]
+    deviations, excess = (
+        x - (x.new_zeros(4, x.shape[1]).index_add_(0, y, x) / counts)[y] for x in (features, q)
+    )
+    within = (excess * (deviations @ w.mT)).sum() / len(y)
+    assert within > 0
+    rate = dense.lambda_w * w.square().sum() / 4 + within
+    assert found == pytest.approx(rate.item(), rel=1e-3)
+
+
 def test_bad_arguments_are_named():
     problem = dense_cross_entropy(seed=1).problem
     with pytest.raises(ValueError, match="times must increase from 0 on, got"):

@@ -32,11 +32,11 @@ def test_balanced_factors_are_the_cheapest():
 
 def test_bad_arguments_are_named():
     dense, problem = anchored(2)
-    with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
-        pnc.deep.AnchoredDeepProblem(dense.reduced.statistics, depth=0, **PARAMETERS)
+    with pytest.raises(ValueError, match="num_layers must be >= 1, got 0"):
+        pnc.deep.AnchoredDeepProblem(dense.reduced.statistics, num_layers=0, **PARAMETERS)
     with pytest.raises(ValueError, match=r"lambda_w must be > 0, got 0\.0"):
         pnc.deep.AnchoredDeepProblem(
-            dense.reduced.statistics, depth=2, lambda_w=0.0, lambda_h=0.1, beta=1.0
+            dense.reduced.statistics, num_layers=2, lambda_w=0.0, lambda_h=0.1, beta=1.0
         )
     with pytest.raises(ValueError, match="max_steps must be >= 1"):
         pnc.deep.minimize_anchored(problem, max_steps=0)

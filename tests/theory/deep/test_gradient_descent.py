@@ -25,7 +25,7 @@ def test_gradient_descent_reaches_the_optimum_of_two_classes():
 @pytest.mark.slow
 def test_gradient_descent_reaches_the_linear_optimum_of_four_classes():
     found = pnc.deep.deep_collapse_optimum(
-        depth=3, num_classes=4, samples_per_class=100, lambdas=2e-3, lambda_h=2e-3
+        num_layers=3, num_classes=4, samples_per_class=100, lambdas=2e-3, lambda_h=2e-3
     )
     labels = torch.arange(4).repeat_interleave(100)
     model = pnc.deep.DeepUFM(

@@ -7,7 +7,7 @@ from perturb_nc.theory.status import Status
 
 def test_collapse_is_a_fixed_point_with_its_metrics():
     found = pnc.deep.deep_collapse_optimum(
-        depth=3, num_classes=4, samples_per_class=3, lambdas=1e-3, lambda_h=1e-3
+        num_layers=3, num_classes=4, samples_per_class=3, lambdas=1e-3, lambda_h=1e-3
     )
     labels = torch.arange(4).repeat_interleave(3)
     model = pnc.deep.DeepUFM(labels, [9, 7, 8], lambdas=1e-3, lambda_h=1e-3, seeds=[0, 1])

@@ -27,7 +27,7 @@ def test_only_zero_is_optimal_beyond_the_threshold():
     below, above, far = training.objective.view(3, 4)
     found = [
         pnc.deep.deep_collapse_optimum(
-            depth=3, num_classes=2, samples_per_class=10, lambdas=decay, lambda_h=decay
+            num_layers=3, num_classes=2, samples_per_class=10, lambdas=decay, lambda_h=decay
         )
         for decay in (0.07, 0.09)
     ]

@@ -8,15 +8,15 @@ from perturb_nc.theory.deep.contraction import measured_contraction
 from perturb_nc.theory.status import Status
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("num_layers", [2, 3])
 @pytest.mark.parametrize("counts", [None, (3, 6, 9, 4)])
-def test_the_reduction_agrees_with_descent_on_all_features(depth, counts):
-    dense, problem = anchored(depth, counts=counts)
+def test_the_reduction_agrees_with_descent_on_all_features(num_layers, counts):
+    dense, problem = anchored(num_layers, counts=counts)
     found = pnc.deep.minimize_anchored(problem)
     penalties = pnc.deep.deep_penalties(**PARAMETERS, num_classes=4, num_samples=len(dense.labels))
     model = pnc.deep.DeepUFM(
         dense.labels,
-        [12, 6, 5][:depth],
+        [12, 6, 5][:num_layers],
         lambdas=penalties.lambdas,
         lambda_h=penalties.lambda_h,
         beta=penalties.beta,
@@ -41,7 +41,7 @@ def test_the_reduction_agrees_with_descent_on_all_features(depth, counts):
 def test_a_heavy_penalty_leaves_no_head():
     statistics = random_problem(seed=2).reduced.statistics
     problem = pnc.deep.AnchoredDeepProblem(
-        statistics, depth=3, lambda_w=5.0, lambda_h=0.1, beta=0.5
+        statistics, num_layers=3, lambda_w=5.0, lambda_h=0.1, beta=0.5
     )
     found = pnc.deep.minimize_anchored(problem)
     assert not found.head.any()
@@ -55,7 +55,7 @@ def several_minima():
     s, scale = dense.reduced.statistics, 0.22422875715937185
     scaled = s.moved(scale * s.means, scale**2 * s.within)
     return pnc.deep.AnchoredDeepProblem(
-        scaled, depth=4, lambda_w=0.371, lambda_h=0.00662, beta=0.0636
+        scaled, num_layers=4, lambda_w=0.371, lambda_h=0.00662, beta=0.0636
     )
 
 
@@ -74,23 +74,23 @@ def test_other_starts_leave_a_worse_minimum(several_minima):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_lower_bound_is_below_every_minimum_and_its_own_at_one_layer(depth):
-    _, problem = anchored(depth)
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_lower_bound_is_below_every_minimum_and_its_own_at_one_layer(num_layers):
+    _, problem = anchored(num_layers)
     found = pnc.deep.minimize_anchored(problem)
     single = pnc.minimize(problem.single_layer())
-    if depth == 1:
+    if num_layers == 1:
         assert found.lower_bound == pytest.approx(single.certificate.lower_bound, rel=1e-9)
         assert found.starts == 1
-        safe = {"depth": 1, "lambda_w": 1.0, "lambda_h": 0.1, "beta": 1.0}  # λ_W(λ_H + β) >= 1
+        safe = {"num_layers": 1, "lambda_w": 1.0, "lambda_h": 0.1, "beta": 1.0}  # λ_W(λ_H + β) >= 1
         sure = pnc.deep.AnchoredDeepProblem(problem.statistics, **safe)
         assert pnc.deep.minimize_anchored(sure).is_global is True
         return
     # The chord: with λ_W' the problem of one layer is below (3) at every head with σ <= σ̂.
     slack = found.objective - problem.at(torch.zeros_like(found.head)).anchor_cost.item()
-    largest = (2 * 4 * slack / (PARAMETERS["lambda_w"] * depth)) ** (depth / 2)
+    largest = (2 * 4 * slack / (PARAMETERS["lambda_w"] * num_layers)) ** (num_layers / 2)
     assert torch.linalg.svdvals(found.head)[0] < largest
-    chord = depth * largest ** (2 / depth - 2)
+    chord = num_layers * largest ** (2 / num_layers - 2)
     relaxed = pnc.NearCollapseProblem(
         problem.statistics, **{**PARAMETERS, "lambda_w": chord * PARAMETERS["lambda_w"]}
     )

@@ -11,7 +11,8 @@ def test_gradient_is_that_of_autograd(relu, anchored):
     reference = torch.randn(20, 6, dtype=torch.float64) if anchored else None
     model = pnc.deep.DeepUFM(
         TWO, [6, 6, 6],
-        lambdas=torch.rand(4, 3), lambda_h=torch.rand(4), depths=[3, 2, 1, 3], seeds=[0, 1, 2, 3],
+        lambdas=torch.rand(4, 3), lambda_h=torch.rand(4), num_layers=[3, 2, 1, 3],
+        seeds=[0, 1, 2, 3],
         relu=relu, reference_features=reference, beta=torch.rand(4),
     )  # fmt: skip
     point = model.points() + 0.1 * torch.randn(model.points().shape, dtype=torch.float64)
@@ -19,7 +20,7 @@ def test_gradient_is_that_of_autograd(relu, anchored):
     value, gradient = model.problem.value_and_gradient(point)
     model.objective().sum().backward()
     expected = torch.cat([p.grad.flatten(1) for p in model.parameters()], dim=1)
-    active = gradient != 0  # weights before a run's depth stay at zero
+    active = gradient != 0  # weights before a run's own stay at zero
     torch.testing.assert_close(value, model.objective().detach())
     torch.testing.assert_close(gradient[active], expected[active], rtol=1e-12, atol=1e-14)
     own = (20 * 6 + torch.tensor([2, 1, 0, 2]) * 36 + 12).tolist()

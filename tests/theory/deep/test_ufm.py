@@ -21,7 +21,7 @@ def test_the_objective_is_free_of_frame_and_of_labelling():
 def test_few_classes_collapse_and_a_strongly_regular_start_stays_below():
     labels = torch.arange(10)
     strongly = pnc.deep.strongly_regular_solution(
-        depth=4, num_classes=10, samples_per_class=1, lambdas=0.004, lambda_h=0.004
+        num_layers=4, num_classes=10, samples_per_class=1, lambdas=0.004, lambda_h=0.004
     )
     model = pnc.deep.DeepUFM(labels, [12] * 4, lambdas=0.004, lambda_h=0.004)
     model.load_parameters(strongly.parameters([12] * 4))
@@ -38,8 +38,8 @@ def test_few_classes_collapse_and_a_strongly_regular_start_stays_below():
         ({"labels": [0, 2]}, "labels must hold every class"),
         ({"lambdas": [1.0, 2.0, 3.0]}, r"lambdas must broadcast to \(1, 2\), got \(3,\)"),
         ({"lambda_h": -1.0}, r"lambda_h must be finite and >= 0, got -1\.0"),
-        ({"depths": [3]}, r"depths must be 1 values in 1..2, got \[3\]"),
-        ({"depths": [1], "widths": [4, 3]}, "need equal widths"),
+        ({"num_layers": [3]}, r"num_layers must be 1 values in 1..2, got \[3\]"),
+        ({"num_layers": [1], "widths": [4, 3]}, "need equal widths"),
         ({"seeds": []}, "the number of seeds must be >= 1"),
         ({"reference_features": torch.zeros(3, 4)}, "one row a label: 3 for 20"),
     ],

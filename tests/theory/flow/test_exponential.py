@@ -7,6 +7,7 @@ from flows import cases, flow, problem, propagators
 
 from perturb_nc.theory.flow import exponential
 from perturb_nc.theory.flow.integrators import Exponential
+from perturb_nc.theory.flow.state import FlowModel, FlowState
 
 
 def slopes(dense, order):
@@ -49,3 +50,38 @@ def test_structure_is_kept_at_any_step_size(order, step, lambda_w):
         scaled = torch.exp(2 * path.lambda_h * time) * within.trace()
         assert scaled <= previous * (1 + 1e-9)
         previous = scaled
+
+
+@pytest.mark.parametrize("lambda_h", [0.0, 0.3])
+def test_a_weight_held_moves_features_by_the_exponential_of_its_generator(lambda_h):
+    generator = torch.Generator().manual_seed(0)
+    k, m, time = 3, 5, 0.7
+
+    def random(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    own = [torch.full((1, 1, 1), v, dtype=torch.float64) for v in (0.1, lambda_h, 0.0)]
+    priors = torch.full((k,), 1 / k, dtype=torch.float64)
+    model = FlowModel(random(1, k, m), torch.eye(m).double()[None], 0 * priors[:1], priors, *own)
+    state = FlowState(random(1, k, m), random(1, m, m), 0.9 * torch.ones(1, 1, 1).double())
+    weight = random(1, k, m)
+    weight[:, 2] = weight[:, 1]  # of rank 2
+    found = exponential._held(model, state, weight, time)
+    w = weight[0]
+    rate = torch.zeros(m + k, m + k, dtype=torch.float64)
+    rate[:m, :m] = -w.mT @ w - lambda_h * torch.eye(m).double()
+    rate[:m, m:] = w.mT
+    whole = torch.linalg.matrix_exp(time * rate)
+    means = state.means[0] @ whole[:m, :m].mT + whole[:m, m:].mT
+    torch.testing.assert_close(found.means[0], means, rtol=1e-12, atol=1e-13)
+    turned = whole[:m, :m] @ state.propagator[0]
+    torch.testing.assert_close(found.propagator[0], turned, rtol=1e-12, atol=1e-13)
+    assert float(found.outer) == pytest.approx(0.9 * np.exp(-lambda_h * time))
+
+
+def test_what_a_path_hands_out_are_ordinary_tensors():
+    kept = []
+    path = flow(problem(), times=[0.5, 1.0], on_step=lambda _, s: kept.append(s))
+    handed = [path.means, path.basis, path.inner, path.outer, kept[0].means, kept[0].within]
+    assert not any(x.is_inference() for x in handed)
+    assert not kept[0].priors.is_inference()

@@ -112,7 +112,7 @@ def test_a_stationary_point_that_is_not_the_optimum_is_not_certified():
     statistics, setting, _ = near_collapse(0.9, num_classes=3, dim=2, bias=True, **setting)
     found = prediction.small_vicinity(statistics, **setting, bias=True, order=30)
     assert max(found.remainder.values()) < 1e-6  # the expansion converges, to what is no optimum
-    assert found.certificate.spectral_ratio == pytest.approx(1.154, abs=1e-3)
+    assert found.certificate.spectral_ratio == pytest.approx(1.15, abs=0.01)
     assert found.status is pnc.Status.NOT_CERTIFIED
     assert not found.is_small
     assert "another optimum may be better" in found.status.value
