@@ -70,6 +70,7 @@ nitpick_ignore_regex = [
         "py:class",
         r"perturb_nc\..*\.(CrossEntropyPoint|Regularization|Accumulation|Covariance|Model)",
     ),
+    ("py:class", r"perturb_nc\..*\.(Coefficients|NearSamples|NearScalars)"),
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line
@@ -208,9 +209,10 @@ def setup(app: object) -> None:
     """Display formulas before napoleon reads the sections (priority 500); link files as files."""
     from formulas import typeset
 
-    def process(*arguments: list[str]) -> None:
-        lines = arguments[-1]
-        lines[:] = typeset(displayed(lines))
+    def process(_app: object, kind: str, *rest: list[str]) -> None:
+        lines = rest[-1]
+        # What a dictionary has for a docstring is that of all dictionaries.
+        lines[:] = [] if kind == "data" else typeset(displayed(lines))
 
     def link(_app: object, _name: str, source: list[str]) -> None:
         source[0] = _FILES.sub(r"](path:\1)", source[0])

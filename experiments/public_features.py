@@ -40,8 +40,8 @@ def features(
     name: str, split: str, folder: Path, *, images: int | None, piece: int, batch_size: int
 ) -> Pieces:
     """Features of the first `images` images of a split; those that are missing are made."""
-    model, data = public_network(name), public_inputs(name, split)
-    layers = block_names(model)
+    model = public_network(name).to(memory_format=torch.channels_last)
+    data, layers = public_inputs(name, split), block_names(model)
     files = []
     for start in range(0, images or len(data), piece):
         rows = slice(start, min(start + piece, images or len(data)))
@@ -69,7 +69,8 @@ def measured(
 
 def batches_of(data: Dataset, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs and labels in order."""
-    yield from zip(data.inputs.split(size), data.labels.split(size), strict=True)
+    for inputs, labels in zip(data.inputs.split(size), data.labels.split(size), strict=True):
+        yield inputs.contiguous(memory_format=torch.channels_last), labels
 
 
 def block_names(model: nn.Module) -> list[str]:

@@ -2,7 +2,8 @@
 
 All training and test images of CIFAR-10 (of MNIST for one), features pooled over space. ResNet-56
 and VGG-16 were trained on the first 45,000 training images: their collapse is that of these, the
-other 5,000 are held out. For each network there are
+other 5,000 are held out. The statistics of ResNet-18 are those of `public_resnet`, of all training
+images; what needs features is from fewer of them. For each network there are
 
 - NAME.json: of every block the metrics on the images it was trained on, debiased, with 95 %
   intervals (jackknife), on all 50,000, test collapse, and nearest-mean classification; of every
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 import perturb_nc as pnc
-from experiments.command import RESULTS, options
+from experiments.command import options
 from experiments.public_features import (
     LABELS,
     OUTPUTS,
@@ -33,6 +34,15 @@ from experiments.public_features import (
     block_names,
     features,
 )
+from experiments.public_joints import (
+    BEFORE,
+    FOLDER,
+    blocks_of,
+    joints,
+    recoloured,
+    statistics_file,
+)
+from experiments.public_tables import tables
 from experiments.public_theory import depth, fits, vicinity
 from experiments.resume import is_finished, kept, manifest, runs_folder
 from perturb_nc.measure import JointStatistics
@@ -46,10 +56,9 @@ from perturb_nc.metrics import (
 )
 from perturb_nc.networks import Dataset
 from perturb_nc.networks.public import PUBLIC_NETWORKS, public_inputs, public_network
-from perturb_nc.storage import read_tensors, write_json, write_tensors
+from perturb_nc.storage import replacing, write_json, write_tensors
 from perturb_nc.study.straight_line import all_pairs, straightness
 
-FOLDER = RESULTS / "public_networks"
 WIDEST = 512  # of shipped statistics
 WIDEST_STAGE = 256  # of theories of depth: wider ones take an hour
 SAMPLED = {  # so many of each class, of these layers: the ends of stages, and the last stage
@@ -57,14 +66,13 @@ SAMPLED = {  # so many of each class, of these layers: the ends of stages, and t
     "vgg16_cifar10": (100, ("blocks.9", "blocks.12", "blocks.13")),
     "cnn_cifar10": (100, ("blocks.5", "blocks.7")),
     "cnn_mnist": (100, ("blocks.1", "blocks.2")),
+    "resnet18_cifar10": (100, ("blocks.6", "blocks.7")),
 }
-
-
-# The cheapest first; ResNet-18 has an experiment of its own.
-NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "vgg16_cifar10")
+NETWORKS = ("resnet56_cifar10", "cnn_mnist", "cnn_cifar10", "resnet18_cifar10", "vgg16_cifar10")
 LIMITED = {  # images of training, of test and unpooled, where a CPU had no time for more
     "vgg16_cifar10": (5_000, 2_500, 1_000),
     "cnn_cifar10": (20_000, 5_000, 5_000),
+    "resnet18_cifar10": (5_000, None, None),
 }
 
 
@@ -116,8 +124,10 @@ class Layer:
         }
 
 
-def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[str, Layer, Tensor]]:
-    """Every layer with its features of the test images."""
+def layers_of(
+    train: Pieces, test: Pieces, trained_on: int, known: Mapping[str, pnc.ClassStatistics]
+) -> Iterator[tuple[str, Layer, Tensor]]:
+    """Every layer with its features of the test images; its statistics are those that are known."""
     y, other = train.read(LABELS), test.read(LABELS)
     for name in train.layers:
         x, x_test = train.read(name), test.read(name)
@@ -125,12 +135,12 @@ def layers_of(train: Pieces, test: Pieces, trained_on: int) -> Iterator[tuple[st
         if len(x) > trained_on:
             held_out = pnc.ClassStatistics.from_features(x[trained_on:], y[trained_on:], 10)
         x, labels = x[:trained_on], y[:trained_on]
-        trained = pnc.ClassStatistics.from_features(x, labels, 10)
+        trained = known.get(name) or pnc.ClassStatistics.from_features(x, labels, 10)
         tested = pnc.ClassStatistics.from_features(x_test, other, 10)
         yield name, Layer(x, labels, trained, held_out, tested), x_test
 
 
-def limits(name: str, config: Config) -> tuple[int | None, int | None, int]:
+def limits(name: str, config: Config) -> tuple[int | None, int | None, int | None]:
     """How many images of training, of test, and unpooled."""
     if config.images:
         return config.images, config.images, config.unpooled
@@ -141,24 +151,24 @@ def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
     """The record of a network, and its files of statistics and samples."""
     known = PUBLIC_NETWORKS[name]
     sizes = {"piece": config.piece, "batch_size": config.batch_size}
-    most, most_test, _ = limits(name, config)
     train, test = (
         features(name, split, output / "pieces", images=limit, **sizes)
-        for split, limit in (("train", most), ("test", most_test))
+        for split, limit in zip(("train", "test"), limits(name, config), strict=False)
     )
+    whole = blocks_of(name) if name == BEFORE and output == FOLDER else {}
     y, guesses = train.read(LABELS), train.read(OUTPUTS).argmax(1)
     test_y, test_guesses = test.read(LABELS), test.read(OUTPUTS).argmax(1)
     seen = slice(known.trained_on)
     own = {"trained": guesses[seen], "test": test_guesses, "test_labels": test_y}
     head = public_network(name).get_submodule("head").weight.detach()
     records, statistics = {}, {}
-    for layer, found, x_test in layers_of(train, test, known.trained_on):
+    for layer, found, x_test in layers_of(train, test, known.trained_on, whole):
         weight = head if layer == train.layers[-1] else None
         records[layer] = found.record(x_test, own, weight)
-        statistics[layer] = found.trained
+        statistics[layer] = pnc.ClassStatistics.from_features(found.features, found.labels, 10)
         print(f"{name} {layer}: measured", flush=True)
     ways, ends = stages(train, statistics, known.trained_on)
-    write_files(name, output, statistics, ends)
+    write_files(name, output, statistics | whole, ends)
     write_samples(name, output, train, known.trained_on)
     right = guesses == y
     return {
@@ -167,7 +177,12 @@ def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
             "held_out": right[known.trained_on :].double().mean().item(),
             "test": (test_guesses == test_y).double().mean().item(),
         },
-        "images": {"trained": len(y[seen]), "held_out": len(y[seen.stop :]), "test": len(test_y)},
+        "images": {
+            "trained": (statistics | whole)[layer].num_samples,
+            "held_out": len(y[seen.stop :]),
+            "test": len(test_y),
+            "features": len(y[seen]),
+        },
         "layers": records,
         "straightness": ways,
     }
@@ -175,8 +190,8 @@ def measure(name: str, config: Config, output: Path) -> dict[str, Any]:
 
 def stages(
     train: Pieces, statistics: Mapping[str, pnc.ClassStatistics], trained_on: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Of every stage how straight it is; (first, last) → the covariance between its ends."""
+) -> tuple[dict[str, Any], dict[tuple[str, str], JointStatistics]]:
+    """Of every stage how straight it is, and the joint statistics of its ends."""
     ways, ends = {}, {}
     for names in runs_of_one_width(statistics):
         deviations = {name: deviation(train, statistics[name], name, trained_on) for name in names}
@@ -189,7 +204,7 @@ def stages(
         first, last = names[0], names[-1]
         way = asdict(straightness(pairs))
         ways[f"{first} to {last}"] = {k: np.asarray(v).tolist() for k, v in way.items()}
-        ends[f"{first}|{last}"] = pairs[first, last].cross
+        ends[first, last] = pairs[first, last]
     return ways, ends
 
 
@@ -214,20 +229,32 @@ def write_files(
     name: str,
     output: Path,
     statistics: Mapping[str, pnc.ClassStatistics],
-    ends: Mapping[str, Tensor],
+    ends: Mapping[tuple[str, str], JointStatistics],
 ) -> None:
     """Statistics of the layers and the covariances between the ends of stages, in float32."""
     narrow = {layer: s for layer, s in statistics.items() if s.dim <= WIDEST}
-    number = next(iter(statistics.values())).num_samples
-    notes = {
-        "network": f"{name}, see perturb_nc.networks.public",
-        "data": f"{PUBLIC_NETWORKS[name].data}, the first {number} training images",
-        "features": "outputs of the blocks, mean over space",
+
+    def notes(s: pnc.ClassStatistics) -> dict[str, str]:
+        return {
+            "network": f"{name}, see perturb_nc.networks.public",
+            "data": f"{PUBLIC_NETWORKS[name].data}, the first {s.num_samples} training images",
+            "features": "outputs of the blocks, mean over space",
+        }
+
+    path = statistics_file(name, output)
+    if path.parent == output:
+        of = notes(next(iter(statistics.values())))
+        pnc.save_layers(narrow, path, of, dtype=torch.float32)
+    # Ends of wide stages without shortcuts share no basis: nothing asks for their covariance.
+    widest = WIDEST if name.startswith("resnet") else WIDEST_STAGE
+    shipped = {
+        f"{a}|{b}": recoloured(joint, statistics[a], statistics[b]).float()
+        for (a, b), joint in ends.items()
+        if joint.first.dim <= widest
     }
-    pnc.save_layers(narrow, output / f"{name}.safetensors", notes, dtype=torch.float32)
-    shipped = {pair: c.float() for pair, c in ends.items() if pair.split("|")[0] in narrow}
     if shipped:
-        write_tensors(output / "cross" / f"{name}.safetensors", shipped, notes)
+        of = notes(next(iter(ends.values())).first)
+        write_tensors(output / "cross" / f"{name}.safetensors", shipped, of)
 
 
 def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> None:
@@ -240,19 +267,6 @@ def write_samples(name: str, output: Path, train: Pieces, trained_on: int) -> No
     notes = {"rows": "of the training images: `index`", "features": "mean over space, float16"}
     tensors |= {LABELS: labels[rows], "index": rows}
     write_tensors(output / "samples" / f"{name}.safetensors", tensors, notes)
-
-
-def joints(name: str, folder: Path = FOLDER) -> dict[tuple[str, str], JointStatistics]:
-    """Joint statistics of the ends of every stage of a network, from its shipped files."""
-    found: dict[tuple[str, str], JointStatistics] = {}
-    path = folder / "cross" / f"{name}.safetensors"
-    if not path.is_file():  # no two layers of one width
-        return found
-    layers = pnc.load_layers(folder / f"{name}.safetensors")
-    for pair, cross in read_tensors(path)[0].items():
-        first, last = pair.split("|")
-        found[first, last] = JointStatistics(layers[first], layers[last], cross.double())
-    return found
 
 
 def unpooled(name: str, config: Config) -> dict[str, Any]:
@@ -275,7 +289,9 @@ def network(name: str, config: Config, output: Path) -> dict[str, Any]:
     """All that is known of a network, from what is finished of it."""
     parts = runs_folder(output, config)
     record = kept(parts / f"{name}.json", lambda _: measure(name, config, output))
-    record |= {"unpooled": kept(parts / f"{name}-unpooled.json", lambda _: unpooled(name, config))}
+    if name != BEFORE:
+        file = parts / f"{name}-unpooled.json"
+        record |= {"unpooled": kept(file, lambda _: unpooled(name, config))}
     if config.theory:
         record |= theory(name, output, parts)
     return record
@@ -283,8 +299,7 @@ def network(name: str, config: Config, output: Path) -> dict[str, Any]:
 
 def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
     """What the theory says, where there are layers of one width for it to speak of."""
-    path = output / f"{name}.safetensors"
-    layers, own = pnc.load_layers(path), joints(name, output)
+    layers, own = blocks_of(name, output), joints(name, output)
     found: dict[str, Any] = {"depth": {}}
     narrow = {layer: s for layer, s in layers.items() if s.dim <= WIDEST_STAGE}
     for names in runs_of_one_width(narrow):
@@ -296,7 +311,9 @@ def theory(name: str, output: Path, parts: Path) -> dict[str, Any]:
         found["fits"] = kept(parts / f"{name}-fits.json", lambda _: fits(layers))
     *_, before, last = layers.values()
     if before.dim == last.dim:
-        found["vicinity"] = kept(parts / f"{name}-vicinity.json", lambda _: vicinity(path))
+        found["vicinity"] = kept(
+            parts / f"{name}-vicinity.json", lambda _: vicinity(statistics_file(name, output))
+        )
     return found
 
 
@@ -312,6 +329,8 @@ def main() -> None:
             record = network(name, config, chosen.output)
             write_json(path, {"manifest": manifest(config), "network": name, **record})
             print(f"wrote {path}", flush=True)
+    with replacing(chosen.output / "tables.md") as temporary:
+        temporary.write_text(tables(chosen.output, NETWORKS), encoding="utf8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
-from perturb_nc.storage import read_tensors, write_tensors
+from perturb_nc.storage import local, read_tensors, write_tensors
 from perturb_nc.validation import instance, named
 
 _FORMAT_KEY, _FORMAT = "format", "perturb_nc.ClassStatistics/1"
@@ -159,7 +159,7 @@ def load_layers(
 
 def holds_statistics(path: str | Path) -> bool:
     """Whether a file is one of `save_layers`, by what it says of itself."""
-    if Path(path).suffix.lower() != ".safetensors":
+    if local(path).suffix.lower() != ".safetensors":
         return False
     return read_tensors(path)[1].get(_FORMAT_KEY) == _FORMAT
 

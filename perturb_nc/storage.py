@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from perturb_nc.leftovers import remove_leftovers, temporary_name
-from perturb_nc.validation import affordable
+from perturb_nc.validation import affordable, instance
 
 _DIGEST = "perturb_nc_sha256"
 _log = logging.getLogger("perturb_nc")
@@ -81,10 +81,11 @@ def writable_folder(folder: str | Path) -> Path:
     return folder
 
 
-def local(path: str | Path) -> Path:
+def local(path: str | Path, name: str = "path") -> Path:
     """`path` as a Path; ValueError for a URL, which would become a folder of that name."""
+    instance(path, (str, os.PathLike), name, "give the name of a file or folder, as 'run/a.npz'")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        raise ValueError(f"path must be a local file, got {path}; copy it there or from there")
+        raise ValueError(f"{name} must be a local file, got {path}; copy it there or from there")
     return Path(path)
 
 

@@ -7,6 +7,10 @@ import pytest
 import torch
 
 import perturb_nc as pnc
+from perturb_nc.layer_files import load_samples
+from perturb_nc.measure.epoch_file import read_epochs
+from perturb_nc.study.sweep_store import open_sweep
+from perturb_nc.theory.flow.path import FlowPath
 
 X = torch.randn(24, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % 3
@@ -137,3 +141,35 @@ def test_settings_and_times_that_are_masked_are_refused():
         pnc.minimize_batch(STATISTICS, **two)
     with pytest.raises(ValueError, match="times must not be masked, got 1 masked entries; drop"):
         pnc.central_path_flow(STATISTICS, lambda_w=0.1, lambda_h=0.1, times=masked)
+
+
+PATHS = {
+    "save_layers": (lambda path: pnc.save_layers({"a": STATISTICS}, path), "path"),
+    "load_layers": (pnc.load_layers, "path"),
+    "load_samples": (load_samples, "path"),
+    "load_joint": (pnc.measure.load_joint, "path"),
+    "FlowPath.load": (FlowPath.load, "path"),
+    "load_comparison": (pnc.load_comparison, "path"),
+    "open_sweep": (open_sweep, "path"),
+    "read_epochs": (read_epochs, "path"),
+    "monitor": (lambda path: pnc.CollapseMonitor(MODEL, LOADER, path=path), "path"),
+    "checkpoints": (
+        lambda path: pnc.measure.measure_checkpoints(MODEL, LOADER, path),
+        "folder",
+    ),
+    "sweep": (
+        lambda path: pnc.sweep(STATISTICS, lambda_w=[0.1], lambda_h=[0.1], beta=[1], store=path),
+        "store",
+    ),
+    "data": (lambda path: pnc.networks.load_dataset("mnist", data_dir=path), "data_dir"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("value", [X, 3, b"run/a.npz"])
+def test_what_is_no_path_is_named(name, value):
+    call, argument = PATHS[name]
+    kind = type(value).__name__
+    with pytest.raises(TypeError, match=rf"^{argument} must be str or PathLike, got {kind}; give"):
+        call(value)

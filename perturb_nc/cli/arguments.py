@@ -36,8 +36,8 @@ Method = Annotated[
 Loss = Annotated[
     str,
     typer.Option(
-        help="squared, or cross-entropy: FILE then keeps samples (`perturb-nc stats --samples`), "
-        "or holds features of layers with their labels"
+        help="squared, or cross-entropy (:label_smoothing=0.1,class_weights=1/2/0.5): FILE then "
+        "keeps samples (`perturb-nc stats --samples`), or holds features of layers and labels"
     ),
 ]
 LabelsKey = Annotated[

@@ -1,8 +1,7 @@
 """The commands on layers: `perturb-nc metrics` and `predict`."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +22,6 @@ from perturb_nc.cli.arguments import (
     refuse_overwriting,
     statistics_file,
 )
-
-if TYPE_CHECKING:
-    from perturb_nc.study.predict import LayerPrediction, NearPrediction
 
 
 def metrics(
@@ -85,19 +81,17 @@ def predict(
     from perturb_nc.layer_files import save_layers
     from perturb_nc.show import layer_tables, terminal
     from perturb_nc.storage import json_text
-    from perturb_nc.study.predict import predict_layers, predict_near_collapse
+    from perturb_nc.study.predict import predict_layers
 
     refuse_overwriting(output, file)
     hyperparameters: dict[str, Any] = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
-    predictions: Mapping[str, LayerPrediction | NearPrediction]
     layers = layers_for(file, loss, labels_key)
-    model: dict[str, Any] = {**hyperparameters, "loss": loss, "bias": bias}
+    model: dict[str, Any] = {"loss": loss, "bias": bias, "method": method}
+    predictions = predict_layers(layers, **hyperparameters, **model)
     if method == "vicinity":
-        predictions = near = predict_near_collapse(layers, **model)
-        table = layer_tables.near_collapse_table(near, hyperparameters)
+        table = layer_tables.near_collapse_table(predictions, hyperparameters)
     else:
-        predictions = solved = predict_layers(layers, **model)
-        table = layer_tables.prediction_table(solved, hyperparameters, everything=everything)
+        table = layer_tables.prediction_table(predictions, hyperparameters, everything=everything)
     if output is not None:
         save_layers({name: p.solution.statistics for name, p in predictions.items()}, output)
     if as_json:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from perturb_nc.measure.loading import Loader
 from perturb_nc.measure.modules import plain_model
 from perturb_nc.measure.monitor import CollapseMonitor
-from perturb_nc.storage import existing, load_tensors, read_tensors
+from perturb_nc.storage import existing, load_tensors, local, read_tensors
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 _INSIDE = ("model.safetensors", "pytorch_model.bin")  # of a folder, as Hugging Face writes it
@@ -27,7 +27,7 @@ def checkpoint_files(folder: str | Path) -> dict[int, Path]:
     Raises:
         FileNotFoundError, ValueError: no such folder, none in it, or two of one number.
     """
-    folder = Path(folder)
+    folder = local(folder, "folder")
     if not folder.exists():
         raise FileNotFoundError(f"no folder at {folder}; check the path")
     if not folder.is_dir():

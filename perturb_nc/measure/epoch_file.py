@@ -69,7 +69,7 @@ class EpochFile:
             it is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         path = _of_epochs(path)
         if path.exists() and not path.is_file():
             raise ValueError(f"path must be a regular file, got {path}; give another")

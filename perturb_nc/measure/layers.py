@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from perturb_nc.measure.arguments import Unpack
+from perturb_nc.measure.failures import explained
 from perturb_nc.measure.loading import Call, Loader, calls
 from perturb_nc.measure.modules import Layers, found_layers, named_layers, plain_model
 from perturb_nc.measure.reductions import Reducer, Reduction
@@ -57,7 +58,8 @@ def walk_layers(
     with undisturbed(model, loader), walk.attached(modules, at):
         for call in calls(model, loader, unpack=unpack, num_classes=num_classes):
             walk.begin(call)
-            outputs = _run(model, call)
+            with explained(model):
+                outputs = model(*call.args, **call.kwargs)
             walk.end(required)
             counts = _added(counts, call.labels)
             if after_batch is not None:
@@ -66,23 +68,6 @@ def walk_layers(
             del outputs  # they must not live on beside those of the next batch
     walk.check(modules)
     return counts
-
-
-def _run(model: nn.Module, call: Call) -> Any:
-    try:
-        return model(*call.args, **call.kwargs)
-    except RuntimeError as error:
-        shapes = [
-            f"{tuple(x.shape)} {x.dtype}"
-            for x in (*call.args, *call.kwargs.values())
-            if torch.is_tensor(x)
-        ]
-        note = f"The model failed on a batch with inputs {', '.join(shapes)}: shapes are those of "
-        note += "the loader, device and dtype (of floats) those of the model's first parameter."
-        if any(p.is_meta for p in model.parameters()):
-            note += " Weights on 'meta' hold no numbers: load them first."
-        error.add_note(note)
-        raise
 
 
 def _added(counts: Tensor, labels: Tensor) -> Tensor:

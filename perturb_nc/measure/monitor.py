@@ -116,7 +116,7 @@ class CollapseMonitor:
             "layers": layers, "at": at, "reduce": reduce,
             "num_classes": num_classes, "unpack": unpack,
         }  # fmt: skip
-        self._file = None if path is None else EpochFile(Path(path))
+        self._file = None if path is None else EpochFile(path)
         self.records: list[dict[str, Any]] = [] if self._file is None else self._file.read()
         self.statistics: Mapping[str, ClassStatistics | SpanStatistics] = {}
 

@@ -50,7 +50,8 @@ def debiased_metrics(statistics: ClassStatistics | SpanStatistics) -> DebiasedMe
     """
     values = SampleMoments.of(statistics).values()
     names = [field.name for field in fields(DebiasedMetrics)]
-    return DebiasedMetrics(**{n: values[n.removesuffix("_debiased")].item() for n in names})
+    found = {name: values[name.removesuffix("_debiased")].item() for name in names}
+    return DebiasedMetrics(**{n: v if v >= 0 else math.nan for n, v in found.items()})
 
 
 def debiased_distances(statistics: ClassStatistics | SpanStatistics) -> Float64[Tensor, "K K"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float64, UInt8
 
 from perturb_nc.measure.dataset import Dataset as Dataset
 from perturb_nc.measure.dataset import batches as batches  # beside the data they are made for
-from perturb_nc.storage import read_arrays
+from perturb_nc.storage import local, read_arrays
 from perturb_nc.validation import as_labels
 
 IMAGE_SETS = ("mnist", "fashion_mnist", "cifar10")
@@ -48,7 +48,9 @@ def load_dataset(
 def cache_dir(data_dir: str | Path | None = None) -> Path:
     """Folder of the image sets: `data_dir`, else $PERTURB_NC_DATA, else ~/.cache/perturb_nc."""
     default = Path.home() / ".cache" / "perturb_nc"
-    return Path(data_dir or os.environ.get("PERTURB_NC_DATA") or default).expanduser()
+    if data_dir is None:
+        data_dir = os.environ.get("PERTURB_NC_DATA") or default
+    return local(data_dir, "data_dir").expanduser()
 
 
 def channel_moments(

@@ -11,6 +11,7 @@ from torch import nn
 from perturb_nc.measure.dataset import Dataset
 from perturb_nc.networks.checkpoints import EpochRecord
 from perturb_nc.networks.training import TrainingConfig, train
+from perturb_nc.storage import local
 from perturb_nc.validation import at_least
 
 OnLayer = Callable[[int, nn.Module, Dataset, list[EpochRecord]], None]
@@ -55,7 +56,11 @@ def train_layerwise(
         head = nn.Linear(width, dataset.num_classes, bias=bias_last).to(parameter.device)
         parts = OrderedDict(block=block, flatten=nn.Flatten(), head=head)
         stage = nn.Sequential(parts)
-        path = None if checkpoint_dir is None else Path(checkpoint_dir) / f"block-{index}.pt"
+        path = (
+            None
+            if checkpoint_dir is None
+            else local(checkpoint_dir, "checkpoint_dir") / f"block-{index}.pt"
+        )
         history = train(stage, inputs, config, checkpoint=path)
         stage.eval().requires_grad_(False)
         heads.append(head)

@@ -14,6 +14,7 @@ from perturb_nc.measure.dataset import Dataset, batches
 from perturb_nc.networks.checkpoints import EpochRecord, Run
 from perturb_nc.networks.parallel import data_parallel, part_of, summed, world
 from perturb_nc.networks.schedules import SCHEDULES, milestones, one_cycle
+from perturb_nc.storage import local
 from perturb_nc.validation import at_least, nonnegative, positive
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -131,6 +132,7 @@ def train(
         FloatingPointError: the loss is no longer finite; the last checkpoint is from before that.
     """
     at_least(checkpoint_every, 1, "checkpoint_every")
+    checkpoint = None if checkpoint is None else local(checkpoint, "checkpoint")
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -143,8 +145,8 @@ def train(
     _check_batches(data, config)
     run = Run(model, optimizer, torch.Generator().manual_seed(config.seed), [])
     identity = {**asdict(config), "last_layer": last_layer, "dataset": dataset.name}
-    if checkpoint is not None and Path(checkpoint).exists():
-        run.restore(Path(checkpoint), identity)
+    if checkpoint is not None and checkpoint.exists():
+        run.restore(checkpoint, identity)
     runner = data_parallel(model)
     for epoch in range(len(run.history) + 1, config.epochs + 1):
         model.train()
@@ -153,7 +155,7 @@ def train(
             on_epoch(run.history[-1])
         due = epoch % checkpoint_every == 0 or epoch == config.epochs
         if checkpoint is not None and due and first:
-            run.save(Path(checkpoint), identity)
+            run.save(checkpoint, identity)
     model.train()
     return run.history
 

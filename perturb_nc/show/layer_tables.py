@@ -8,9 +8,10 @@ from rich.table import Column, Table
 
 from perturb_nc.show.labels import number, symbol
 from perturb_nc.show.terminal import NAME, cells_of, layer_table, spread, title_of
-from perturb_nc.study.predict import LayerPrediction, NearPrediction
+from perturb_nc.study.predict import LayerPrediction
 from perturb_nc.theory.spectrum import NearCollapseSpectrum
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.vicinity.prediction import SmallVicinity
 
 OF_A_LAYER = ("nc1_trace", "nc1", "nc2_etf", "nc3_duality", "cdnv")
 _ACROSS = 5  # layers side by side
@@ -74,7 +75,7 @@ def prediction_table(
     for name, p in ((names[i], predictions[names[i]]) for i in shown):
         table.add_row(name, *cells_of(p.measured, OF_A_LAYER))
         c = p.solution.certificate
-        proof = "global" if c.is_global else f"< {c.gap / p.solution.objective:.1%} off"
+        proof = "global" if c.is_global else f"< {c.gap / (c.lower_bound + c.gap):.1%} off"
         if math.isnan(c.gap):
             proof = "–"
         if p.solution.status is not Status.CONVERGED:
@@ -86,22 +87,22 @@ def prediction_table(
 
 
 def near_collapse_table(
-    predictions: Mapping[str, NearPrediction], hyperparameters: Mapping[str, float]
+    predictions: Mapping[str, LayerPrediction], hyperparameters: Mapping[str, float]
 ) -> Table:
     """As `prediction_table`, with what says whether the closed form is to be relied on."""
     table = layer_table(title_of(hyperparameters), [symbol(m) for m in OF_A_LAYER])
     for label in ("r", "distance", "remainder"):
         table.add_column(label, justify="right", no_wrap=True)
     table.add_column("small?")
-    for name, p in predictions.items():
-        table.add_row(name, *cells_of(p.measured, OF_A_LAYER))
-        found = p.solution
+    near = {n: p.solution for n, p in predictions.items() if isinstance(p.solution, SmallVicinity)}
+    for name, found in near.items():
+        table.add_row(name, *cells_of(predictions[name].measured, OF_A_LAYER))
         largest = max(found.remainder.values())
         numbers = map(number, (found.certificate.spectral_ratio, found.distance, largest))
         verdict = "yes" if found.is_small else f"no: {found.status.name}"
-        cells = (*cells_of(p.predicted, OF_A_LAYER), *numbers, verdict)
+        cells = (*cells_of(found.metrics, OF_A_LAYER), *numbers, verdict)
         table.add_row(" predicted", *cells)
-    reasons = {p.solution.status for p in predictions.values() if not p.solution.is_small}
+    reasons = {found.status for found in near.values() if not found.is_small}
     table.caption = "\n".join(f"{reason.name}: {reason.value}" for reason in reasons)
     return table
 

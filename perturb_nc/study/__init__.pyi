@@ -8,7 +8,7 @@ from .explorer import Explorer, FirstAnswer, LayerView, Optimum
 from .fit import RegularizationFit
 from .laws import SeparationLaw, deep_linear_compression, separation_law
 from .misfit import residual
-from .predict import LayerPrediction, NearPrediction, predict_layers, predict_near_collapse
+from .predict import LayerPrediction, predict_layers
 from .rivals import Prediction, Stage
 from .straight_line import Straightness, all_pairs, straightness, straightness_of_means
 from .sweep_store import open_sweep
@@ -23,7 +23,6 @@ __all__ = [
     "FirstAnswer",
     "LayerPrediction",
     "LayerView",
-    "NearPrediction",
     "Optimum",
     "Prediction",
     "RegularizationFit",
@@ -40,7 +39,6 @@ __all__ = [
     "errors",
     "open_sweep",
     "predict_layers",
-    "predict_near_collapse",
     "procrustes_rotation",
     "residual",
     "separation_law",

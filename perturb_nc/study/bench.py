@@ -7,10 +7,10 @@ import numpy as np
 import xarray as xr
 
 from perturb_nc.joint_statistics import JointStatistics
-from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.study.comparison import TOP, errors
 from perturb_nc.study.depth import CALIBRATING, PLACING
-from perturb_nc.study.models import Layer, model_of
+from perturb_nc.study.losses import loss_options
+from perturb_nc.study.models import CrossEntropyModel, Layer, model_of
 from perturb_nc.study.quantities import BENCHED, quantities
 from perturb_nc.study.rivals import Prediction, Stage, stages
 from perturb_nc.study.straight_line import all_pairs, straightness, straightness_of_means
@@ -84,7 +84,8 @@ def theories_of_depth(
         raise ValueError(f"theories must be among {', '.join(THEORIES)}, got {unknown}")
     chosen = {name: THEORIES[name] for name in (THEORIES if theories is None else theories)}
     clock = Clock.of(time_limit, progress)
-    given = {n: model_of(x, loss, name=f"layer {n!r}") for n, x in layers.items()}
+    free = loss_options(loss)[0] != "squared"  # whose path and chain have no bias
+    given = {n: model_of(x, loss, bias=free, name=f"layer {n!r}") for n, x in layers.items()}
     measured = {n: model.statistics for n, model in given.items()}
     runs = [stage for stage in stages(measured, metric) if not stage.is_alone]
     if not runs:
@@ -95,8 +96,8 @@ def theories_of_depth(
     found, numbers, ways, in_time = [], [], list[xr.Dataset](), True
     for number, stage in enumerate(runs):
         joint = (joints or {}).get((stage.names[0], stage.names[-1]))
-        first = given[stage.names[0]].layer
-        start = first if isinstance(first, LayerSamples) else None
+        first = given[stage.names[0]]
+        start = first if isinstance(first, CrossEntropyModel) else None
         whole = Stage(stage.layers, metric, joint=joint, clock=clock, start=start)
         ways.append(_way(whole, joints or {}))
         for layer in whole.names[1:]:

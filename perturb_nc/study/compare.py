@@ -26,6 +26,7 @@ from perturb_nc.theory.minimize import minimize
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.vicinity.prediction import SmallVicinity
 from perturb_nc.validation import named, nonnegative, positive
 
 _LATE = "time_limit came first"
@@ -81,7 +82,7 @@ def compare_layers(
             connections.
         parameters: another comparison (of another network, epoch or split, with layers of the
             same names), from which all parameters are taken: nothing is fitted then.
-        predictions: of `predict_layers` for these layers: the pair's optima, at parameters that
+        predictions: of `predict_layers` for these layers, the pair's, at parameters that
             were chosen; they are neither fitted nor solved for again.
         intervals: of `sampling_intervals`, kept beside the measurements.
         time_limit: seconds after which nothing more is fitted: "time_limit" in `path_status`,
@@ -230,7 +231,11 @@ def _fill_pair(
 
 
 def _fill_optimum(
-    table: xr.Dataset, layer: str, solution: Solution, observed: ClassStatistics, held_out: bool
+    table: xr.Dataset,
+    layer: str,
+    solution: Solution | SmallVicinity,
+    observed: ClassStatistics,
+    held_out: bool,
 ) -> None:
     given = frozenset() if held_out else frozenset({layer})
     _fill(table, "pair", [layer], Prediction.of({layer: solution.statistics}, given))

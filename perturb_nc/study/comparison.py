@@ -213,8 +213,9 @@ def load_comparison(path: str | Path) -> xr.Dataset:
     Raises:
         FileNotFoundError, ValueError: no such file, or one that holds something else.
     """
+    path = existing(path)
     try:
-        record = json.loads(existing(path).read_text(encoding="utf8"))
+        record = json.loads(path.read_text(encoding="utf8"))
         wanted = record.pop(_DIGEST, None)
         if wanted is not None and wanted != _digest(record):
             raise ValueError("its checksum differs")

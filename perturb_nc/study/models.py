@@ -6,7 +6,7 @@ layer under a loss; what varies are λ_W, λ_H and β.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.metrics.table import collapse_metrics
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.storage import read_arrays
+from perturb_nc.study.losses import OPTIONS, Options, loss_options
 from perturb_nc.theory.batch import minimize_batch
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.cross_entropy.problem import CrossEntropyProblem
@@ -104,7 +105,7 @@ class SquaredModel:
     bias: bool = False
 
     @classmethod
-    def of(cls, layer: Layer, bias: bool, name: str) -> "SquaredModel":
+    def of(cls, layer: Layer, bias: bool, name: str, options: Options) -> "SquaredModel":
         """From class statistics, or from those of samples."""
         statistics = statistics_of(layer)
         check_full(statistics, name)
@@ -181,13 +182,19 @@ class CrossEntropyModel:
 
     layer: LayerSamples
     bias: bool = False
+    options: Options = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layer: Layer, bias: bool, name: str) -> "CrossEntropyModel":
-        """From samples; ValueError for class statistics."""
+    def of(cls, layer: Layer, bias: bool, name: str, options: Options) -> "CrossEntropyModel":
+        """From samples; ValueError for class statistics, or weights that are not one a class."""
         if not isinstance(layer, LayerSamples):
             raise ValueError(f"{name} {NO_SAMPLES}")
-        return cls(layer, bias)
+        weights, k = options.get("class_weights"), layer.num_classes
+        if weights is not None and len(weights) != k:
+            raise ValueError(
+                f"class_weights of the loss must be {k}, one a class of {name}, got {len(weights)}"
+            )
+        return cls(layer, bias, options)
 
     @staticmethod
     def read(path: Path, labels_key: str) -> dict[str, Layer]:
@@ -211,9 +218,8 @@ class CrossEntropyModel:
     def problem(self, *, lambda_w: float, lambda_h: float, beta: float) -> CrossEntropyProblem:
         """The problem with cross-entropy."""
         x, y = self.layer.features, self.layer.labels
-        return CrossEntropyProblem(
-            x, y, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, bias=self.bias
-        )
+        strengths = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+        return CrossEntropyProblem(x, y, **strengths, bias=self.bias, **self.options)
 
     def near(self, *, lambda_w: float, lambda_h: float, beta: float) -> SmallVicinity:
         """From the covariances of its classes."""
@@ -221,11 +227,13 @@ class CrossEntropyModel:
         return cross_entropy_vicinity(problem)
 
     def made(self, problem: Any) -> bool:
-        """By its samples."""
-        own = self.layer.features
-        return isinstance(problem, CrossEntropyProblem) and torch.equal(
-            problem.features, own.double()
-        )
+        """By its samples and its loss."""
+        if not isinstance(problem, CrossEntropyProblem):
+            return False
+        defaults: Options = {"label_smoothing": 0.0, "class_weights": None}
+        given = {name: getattr(problem, name) for name in OPTIONS}
+        same = given == {**defaults, **self.options}
+        return same and torch.equal(problem.features, self.layer.features.double())
 
     def rough(
         self, settings: Sequence[Setting], *, tol: float, max_steps: int, clock: Clock
@@ -283,7 +291,6 @@ _MODELS: dict[str, type[SquaredModel] | type[CrossEntropyModel]] = {
     "squared": SquaredModel,
     "cross-entropy": CrossEntropyModel,
 }
-LOSSES = tuple(_MODELS)
 
 
 def model_of(layer: Layer, loss: str, *, bias: bool = False, name: str = "the layer") -> Model:
@@ -291,14 +298,16 @@ def model_of(layer: Layer, loss: str, *, bias: bool = False, name: str = "the la
 
     Args:
         layer: class statistics, or samples (of which the squared loss takes the statistics).
-        loss: one of LOSSES.
+        loss: one of LOSSES, or cross-entropy as the network had it in training, such as
+            "cross-entropy:label_smoothing=0.1,class_weights=1/2/0.5" (one weight a class).
         bias: whether the last layer has a bias.
         name: of the layer, for messages.
 
     Raises:
         ValueError: an unknown loss, or a layer without samples for a loss that needs them.
     """
-    return _MODELS[checked_loss(loss)].of(layer, bias, name)
+    kind, options = loss_options(loss)
+    return _MODELS[kind].of(layer, bias, name, options)
 
 
 def read_layers(path: Path, loss: str, *, labels_key: str = "labels") -> dict[str, Layer]:
@@ -313,20 +322,7 @@ def read_layers(path: Path, loss: str, *, labels_key: str = "labels") -> dict[st
     Raises:
         FileNotFoundError, ValueError: no such file, or one that does not hold what is needed.
     """
-    return _MODELS[checked_loss(loss)].read(path, labels_key)
-
-
-def checked_loss(loss: str) -> str:
-    """A known loss, or ValueError."""
-    if loss not in _MODELS:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-    return loss
-
-
-def only_squared(loss: str, what: str) -> None:
-    """ValueError where something is of the squared loss alone."""
-    if checked_loss(loss) != "squared":
-        raise ValueError(f"{what} is of the squared loss alone, got loss {loss!r}; leave it out")
+    return _MODELS[loss_options(loss)[0]].read(path, labels_key)
 
 
 def statistics_of(layer: Layer) -> ClassStatistics:

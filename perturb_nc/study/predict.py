@@ -20,15 +20,16 @@ class LayerPrediction(Summarised):
 
     Attributes:
         measured: metrics of the layer itself.
-        solution: the optimum that the model puts after the layer, with its certificate.
+        solution: what the model puts after the layer, with its certificate: the optimum, or the
+            closed form near collapse, whose status says where the layer is too far for it.
     """
 
     measured: CollapseMetrics
-    solution: Solution
+    solution: Solution | SmallVicinity
 
     @property
     def predicted(self) -> CollapseMetrics:
-        """Metrics of the optimum H* and W*."""
+        """Metrics of the features and weight that the model puts after the layer."""
         return self.solution.metrics
 
     def _summary(self) -> dict[str, object]:
@@ -39,50 +40,16 @@ class LayerPrediction(Summarised):
         return metrics | {"status": status, "certificate": certificate}
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values: metrics, objective, certificate and status."""
-        certificate = self.solution.certificate
+        """Plain values: metrics, what the method says of itself, certificate and status."""
+        found, said = self.solution, {"method": "exact"}
+        own = ("objective", "gradient_norm")
+        if isinstance(found, SmallVicinity):
+            own, said = ("distance", "remainder", "is_small"), {"method": "vicinity"}
         return {
-            "method": "exact",
+            **said,
             "measured": self.measured.as_dict(),
             "predicted": self.predicted.as_dict(),
-            "objective": self.solution.objective,
-            "spectral_ratio": certificate.spectral_ratio,
-            "lower_bound": certificate.lower_bound,
-            "gap": certificate.gap,
-            "is_global": certificate.is_global,
-            "gradient_norm": self.solution.gradient_norm,
-            "status": self.solution.status.name,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class NearPrediction:
-    """One layer: what was measured, and the closed form near collapse with its features as H0.
-
-    Attributes:
-        measured: metrics of the layer itself.
-        solution: what the model makes of it to first order in the distance from collapse; its
-            status says where this is too far.
-    """
-
-    measured: CollapseMetrics
-    solution: SmallVicinity
-
-    @property
-    def predicted(self) -> CollapseMetrics:
-        """Metrics of the prediction."""
-        return self.solution.metrics
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values: metrics, remainder, certificate and status."""
-        found = self.solution
-        return {
-            "method": "vicinity",
-            "measured": self.measured.as_dict(),
-            "predicted": self.predicted.as_dict(),
-            "distance": found.distance,
-            "remainder": found.remainder,
-            "is_small": found.is_small,
+            **{name: getattr(found, name) for name in own},
             **asdict(found.certificate),
             "status": found.status.name,
         }
@@ -96,6 +63,7 @@ def predict_layers(
     beta: float,
     loss: str = "squared",
     bias: bool = False,
+    method: str = "exact",
     weights: Mapping[str, ArrayLike] | None = None,
     time_limit: float = math.inf,
     progress: Progress | None = None,
@@ -106,14 +74,18 @@ def predict_layers(
         layers: name → measured class statistics, in order; for cross-entropy `LayerSamples`.
         lambda_w, lambda_h, beta, bias: as in NearCollapseProblem, the same for every layer.
         loss: "squared" or "cross-entropy".
+        method: "exact", `minimize`; or "vicinity", the closed form for layers near collapse
+            (`small_vicinity`, `theory.cross_entropy_vicinity`).
         weights: name → weight that reads the layer, for the measured NC3 metrics.
         time_limit: seconds, of all layers; solutions not finished by then have status TIME_LIMIT.
         progress: called as progress(layers, of how many) after every layer.
 
     Raises:
         ValueError: bad hyper-parameters, a weight that does not fit its layer, or layers without
-            the samples that the loss needs.
+            the samples that the loss needs; for "vicinity" a layer without a nearest frame.
     """
+    if method not in ("exact", "vicinity"):
+        raise ValueError(f"method must be 'exact' or 'vicinity', got {method!r}")
     weights, clock = weights or {}, Clock.of(time_limit, progress)
     models = {n: model_of(x, loss, bias=bias, name=f"layer {n!r}") for n, x in layers.items()}
     strengths = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
@@ -124,32 +96,13 @@ def predict_layers(
     }
     predictions = {}
     for name, problem in problems.items():
-        solution = minimize(problem, time_limit=clock.left())
-        predictions[name] = LayerPrediction(measured[name], solution)
+        if method == "exact":
+            found: Solution | SmallVicinity = minimize(problem, time_limit=clock.left())
+        else:
+            try:
+                found = models[name].near(**strengths)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        predictions[name] = LayerPrediction(measured[name], found)
         clock.report(len(predictions), len(problems))
     return predictions
-
-
-def predict_near_collapse(
-    layers: Mapping[str, Layer],
-    *,
-    lambda_w: float,
-    lambda_h: float,
-    beta: float,
-    loss: str = "squared",
-    bias: bool = False,
-) -> dict[str, NearPrediction]:
-    """`predict_layers` in closed form, for layers near collapse.
-
-    Raises:
-        ValueError: as `predict_layers`, or a layer that has no nearest collapsed frame.
-    """
-    models = {n: model_of(x, loss, bias=bias, name=f"layer {n!r}") for n, x in layers.items()}
-    found = {}
-    for name, model in models.items():
-        try:
-            near = model.near(lambda_w=lambda_w, lambda_h=lambda_h, beta=beta)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        found[name] = NearPrediction(collapse_metrics(model.statistics), near)
-    return found

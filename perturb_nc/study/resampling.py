@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from perturb_nc.metrics.sample_moments import SampleMoments, unbiased_square
+from perturb_nc.metrics.sample_moments import SampleMoments, centered_rows, unbiased_square
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.error_bars import Slope
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.validation import ArrayLike, as_labels, checked_features, named
@@ -23,6 +24,7 @@ _WORK = 1e12  # operations on them at most
 _WIDEST = 1.0  # standard error or sampling bias of a logarithm; beyond it an interval says nothing
 _BLURRED = 0.2  # relative error of tr Σ_B, above which angles and norms of the means are noise
 _RATIOS = ("nc1_trace", "within_share")
+_STEEP = ("nc1", "nc1_span", "cdnv")  # their standard error depends on them
 
 
 def sampling_intervals(
@@ -82,14 +84,13 @@ def sampling_intervals(
         raise ValueError(f"features must have one number of samples, got {sizes}")
     y = as_labels(labels, next(iter(sizes.values())))
     clock = Clock.of(time_limit, progress)
-    z = float(ndtri((1 + level) / 2))
     found = np.full((2, len(layers), len(QUANTITIES)), np.nan)
     reasons = []
     for place, (name, x) in enumerate(layers.items()):
         if clock.expired():
             found[:, place], why = np.nan, dict.fromkeys(QUANTITIES, "time_limit came first")
         else:
-            found[:, place], why = _intervals(x, y.to(x.device), z)
+            found[:, place], why = _intervals(x, y.to(x.device), level)
         reasons += [f"{name}, {quantity}: {reason}" for quantity, reason in why.items()]
         clock.report(place + 1, len(layers))
     return xr.DataArray(
@@ -101,7 +102,7 @@ def sampling_intervals(
 
 
 def _intervals(
-    x: Tensor, y: Int64[Tensor, "N"], z: float
+    x: Tensor, y: Int64[Tensor, "N"], level: float
 ) -> tuple[NDArray[np.float64], dict[str, str]]:
     """Bounds of every quantity, and why some are NaN."""
     statistics = ClassStatistics.from_features(x, y)
@@ -112,16 +113,16 @@ def _intervals(
     if n * k**3 > _WORK:
         return found, dict.fromkeys(QUANTITIES, f"K = {k} classes of {n} samples are too many")
     whole = SampleMoments.of(statistics)
-    own = {name: value.item() for name, value in _logarithms(whole).items()}
-    parts = [_logarithms(part) for part in _left_out(whole, statistics, x, y)]
+    own = {name: value.item() for name, value in _readings(whole).items()}
+    parts = [_readings(part) for part in _left_out(whole, statistics, x, y)]
     left = {name: torch.cat([part[name] for part in parts]) for name in own}
     spread = _Jackknife(y, statistics.counts.double())
     blurred = spread.covariance(left["between"], left["between"]) ** 0.5 / abs(own["between"])
-    pulls, reasons = _pulls(whole), dict[str, str]()
+    z, reasons = float(ndtri((1 + level) / 2)), dict[str, str]()
     for place, name in enumerate(QUANTITIES):
         if name in _RATIOS:
             found[:, place] = _ratio_interval(
-                own, left, spread, z, name == "within_share", _excess(whole, pulls["between"])
+                own, left, spread, level, name == "within_share", _excess(whole)
             )
             continue
         if not (torch.isfinite(left[name]).all() and np.isfinite(own[name])):
@@ -133,11 +134,12 @@ def _intervals(
             reasons[name] = f"tr Σ_B is known to {blurred:.0%} only"
             continue
         variance = spread.covariance(left[name], left[name])
-        if name in pulls:
-            # Half of it: the rest stands for the third order of a ratio (set by simulation).
-            variance = max(variance - _excess(whole, pulls[name]) / 2, variance / 2)
-        error = variance**0.5
         shift = spread.sampling_bias(left[name], own[name])
+        if name in _STEEP:
+            slope = _slope(whole, statistics, name) + spread.slope(left[name])
+            found[:, place] = slope.interval(own[name], variance, shift, level)
+            continue
+        error = variance**0.5
         if max(error, abs(shift)) > _WIDEST:
             reasons[name] = (
                 f"too few samples: standard error {error:.2g}, bias {shift:.2g} of a log"
@@ -147,10 +149,21 @@ def _intervals(
     return found, reasons
 
 
-def _logarithms(moments: SampleMoments) -> dict[str, Tensor]:
-    """Logarithms of the metrics, and the numerator and denominator of ÑC1 as they are."""
-    values = moments.values()
-    result = {name: values[name].log() for name in QUANTITIES if name not in _RATIOS}
+def _slope(whole: SampleMoments, statistics: ClassStatistics, name: str) -> Slope:
+    within = statistics.within * (statistics.num_samples / (whole.counts.sum() - len(whole.counts)))
+    noise = centered_rows(whole.variance / whole.within_trace() / whole.counts)
+
+    def metric(means: Float64[Tensor, "K d"]) -> Tensor:
+        gram, spread = means @ means.mT, means @ within @ means.mT
+        return replace(whole, gram=gram, spread=spread).values()[name]
+
+    return Slope.of(metric, statistics.centered_means, noise, within)
+
+
+def _readings(moments: SampleMoments) -> dict[str, Tensor]:
+    """The metrics, those of NC2 as logarithms, and numerator and denominator of ÑC1."""
+    result = {name: v for name, v in moments.values().items() if name in QUANTITIES}
+    result = {name: v.log() if name.startswith("nc2") else v for name, v in result.items()}
     between = moments.true_gram().diagonal(dim1=-2, dim2=-1).sum(-1) / moments.gram.shape[-1]
     return {**result, "within": moments.within_trace(), "between": between}
 
@@ -170,6 +183,19 @@ class _Jackknife:
         a, b = (values - self._means(values)[self.labels] for values in (one, other))
         return (((self.counts - 1) / self.counts)[self.labels] * a * b).sum().item()
 
+    def slope(self, values: Float64[Tensor, "N"]) -> Slope:
+        """How the variance moves with the value, of samples that are not Gaussian."""
+        n = self.counts[self.labels]
+        part = (n - 1) / n * (values - self._means(values)[self.labels]).square()
+        own = (part - self._means(part)[self.labels]).square().sum().item()
+        return Slope.from_moments(part.sum().item(), self.third(values), own)
+
+    def third(self, values: Float64[Tensor, "N"]) -> float:
+        """The third central moment of the value, which is the covariance with its variance."""
+        n = self.counts[self.labels]
+        pull = (n - 1) / n * (self._means(values)[self.labels] - values)
+        return pull.pow(3).sum().item()
+
     def sampling_bias(self, values: Float64[Tensor, "N"], whole: float) -> float:
         """Σ_k (n_k - 1)(ā_k - a)."""
         return ((self.counts - 1) * (self._means(values) - whole)).sum().item()
@@ -179,17 +205,24 @@ def _ratio_interval(
     own: Mapping[str, float],
     left: Mapping[str, Tensor],
     spread: _Jackknife,
-    z: float,
+    level: float,
     share: bool,
     excess: float,
 ) -> list[float]:
-    """{θ >= 0: (T - θB)² <= z² var(T - θB)}; of θ/(1 + θ) for a share."""
+    """{θ >= 0: (T - θB)² <= z² (var(T - θB) - κ(T - θB))}; of θ/(1 + θ) for a share.
+
+    z is Student's, and κ = μ₃(T)/var(T - θB), at the root of T - θB (of T where B <= 0).
+    """
     t, b = own["within"], own["between"]
+    ratio = t / b if b > 0 else 0.0
+    z = spread.slope(left["within"] - ratio * left["between"]).quantile(level)
     tt = z**2 * spread.covariance(left["within"], left["within"])
     tb = z**2 * spread.covariance(left["within"], left["between"])
     bb = spread.covariance(left["between"], left["between"])
     bb = z**2 * max(bb - excess, bb / 2)
-    square, half, rest = b**2 - bb, t * b - tb, t**2 - tt
+    error = tt - 2 * ratio * tb + ratio**2 * bb  # z² var(T - θB)
+    moved = z**4 * max(spread.third(left["within"]), 0.0) / error if error > 0 else 0.0
+    square, half, rest = b**2 - bb, t * b - tb + moved * b / 2, t**2 - tt + moved * t
     root = max(half**2 - square * rest, 0.0) ** 0.5
     if square > 0:
         low, high = (half - root) / square, (half + root) / square
@@ -199,25 +232,16 @@ def _ratio_interval(
     return [low / (1 + low), high / (1 + high) if high < np.inf else 1.0] if share else [low, high]
 
 
-def _excess(whole: SampleMoments, pull: Float64[Tensor, "K K"]) -> float:
-    """What the jackknife variance of a metric has too much (Efron & Stein 1981).
+def _excess(whole: SampleMoments) -> float:
+    """What the jackknife variance of tr Σ_B has too much (Efron & Stein 1981).
 
     It counts the part that is quadratic in the noise of the means twice: 2 Σ_kl P_kl² tr(Σ_kΣ_l) /
-    (n_kn_l), P the metric's derivative in the Gram matrix of the means, class covariances of one
+    (n_kn_l), P = J/K the derivative in the Gram matrix of the means, class covariances of one
     shape. Where n is not ≫ d it is most of the variance.
     """
-    size = whole.variance / whole.within_trace() / whole.counts
+    k, size = len(whole.counts), whole.variance / whole.within_trace() / whole.counts
+    pull = centered_rows(torch.ones_like(size)) / k
     return (2 * whole.square * size @ pull.square() @ size).item()
-
-
-def _pulls(whole: SampleMoments) -> dict[str, Float64[Tensor, "K K"]]:
-    """The derivatives of tr Σ_B, J/K, and of the logarithm of CDNV, but for the sign."""
-    k, v = len(whole.counts), whole.variance
-    identity = torch.eye(k, dtype=v.dtype, device=v.device)
-    distance = whole.distances().masked_fill(identity > 0, torch.inf)
-    share = (v[:, None] + v) / distance
-    pair = 2 * share / distance / share.sum()
-    return {"between": (identity - 1 / k) / k, "cdnv": torch.diag(pair.sum(1)) - pair}
 
 
 def _left_out(

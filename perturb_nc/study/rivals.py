@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perturb_nc.joint_statistics import JointStatistics
-from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.metrics import table as metric_functions
 from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.models import CrossEntropyModel
 from perturb_nc.study.quantities import log_ratio, top_spectra
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Clock
@@ -36,8 +36,8 @@ class Stage(Summarised):
         displacements: |M̃_l - M̃_0|/|M̃_L - M̃_0| of all layers, where some are hidden.
         memory: what predictors keep for other views of the same stage.
         clock: the time that predictors may take; OutOfTimeError from those that need more.
-        start: samples of the first layer, for predictors with cross-entropy; None for those with
-            the squared loss.
+        start: the first layer under cross-entropy, for predictors with that loss; None for those
+            with the squared one.
     """
 
     layers: dict[str, ClassStatistics]
@@ -47,7 +47,7 @@ class Stage(Summarised):
     displacements: Mapping[str, float] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
-    start: LayerSamples | None = None
+    start: CrossEntropyModel | None = None
 
     def _summary(self) -> dict[str, object]:
         return {"layers": len(self.layers), "start": self.names[0], "metric": self.metric}

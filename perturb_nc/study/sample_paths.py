@@ -1,6 +1,6 @@
 """Path and chain with cross-entropy, on the samples of the first layer of a stage (λ_H = 0)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,9 +9,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from perturb_nc.joint_statistics import JointStatistics
-from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.metrics import table as metric_functions
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.study.models import CrossEntropyModel
 from perturb_nc.study.rivals import Stage
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.cross_entropy.flow import cross_entropy_flow
@@ -31,15 +31,16 @@ def placed_on_samples(stage: Stage, lambda_w: float, clock: Clock) -> dict[str, 
     Between places a quarter apart in time features are taken to move straight.
     """
     assert stage.start is not None
-    labels, metric = stage.start.labels, getattr(metric_functions, stage.metric)
-    here, value = stage.start.features.double(), stage.value(stage.names[0])
+    problem = stage.start.problem(lambda_w=lambda_w, lambda_h=0.0, beta=1.0)
+    here, value = problem.features, stage.value(stage.names[0])
+    labels, metric = problem.labels, getattr(metric_functions, stage.metric)
     unit = here.square().sum(1).mean().item()
     wanted = [name for name in stage.names[1:] if stage.value(name) < value]
     wanted.sort(key=stage.value, reverse=True)  # the metric falls along the path
     found: dict[str, ClassStatistics] = {}
     time, following = 0.0, _FIRST * unit
     while wanted and following < _LAST * unit and not clock.expired():
-        problem = CrossEntropyProblem(here, labels, lambda_w=lambda_w, lambda_h=0.0, beta=1.0)
+        problem = replace(problem, features=here)
         times = [following * _STRETCH**i for i in range(_AHEAD)]
         path = cross_entropy_flow(problem, times=[t - time for t in times], rtol=_RTOL)
         for i, after in enumerate(path.features):
@@ -75,35 +76,33 @@ def _between(
 class SampleChain:
     """The straight line from samples to the predicted optimum, in equal steps."""
 
-    start: LayerSamples
+    problem: CrossEntropyProblem
     solution: Any
     length: int
 
     @cached_property
-    def _last(self) -> Float64[Tensor, "N d"]:
-        found: Float64[Tensor, "N d"] = self.solution.features(
-            self.start.features, self.start.labels
-        )
-        return found
+    def _way(self) -> Float64[Tensor, "N d"]:
+        first, labels = self.problem.features, self.problem.labels
+        way: Float64[Tensor, "N d"] = self.solution.features(first, labels) - first
+        return way
 
     @cached_property
     def ends(self) -> JointStatistics:
         """First and last layer with what binds them."""
-        first, labels = self.start.features.double(), self.start.labels
-        both = [ClassStatistics.from_features(x, labels) for x in (first, self._last)]
-        a, b = (x - s.means[labels] for x, s in zip((first, self._last), both, strict=True))
+        labels = self.problem.labels
+        layers = self.problem.features, self.problem.features + self._way
+        both = [ClassStatistics.from_features(x, labels) for x in layers]
+        a, b = (x - s.means[labels] for x, s in zip(layers, both, strict=True))
         return JointStatistics(*both, a.mT @ b / len(labels))
 
     def statistics(self, i: int) -> ClassStatistics:
         """Class statistics of layer i + 1."""
-        share, first = (i + 1) / self.length, self.start.features.double()
-        return ClassStatistics.from_features(
-            first + share * (self._last - first), self.start.labels
-        )
+        features = self.problem.features + (i + 1) / self.length * self._way
+        return ClassStatistics.from_features(features, self.problem.labels)
 
 
 def sample_chain(
-    start: LayerSamples,
+    start: CrossEntropyModel,
     *,
     lambda_w: float,
     beta: float,
@@ -112,7 +111,7 @@ def sample_chain(
     initial_weight: ArrayLike | None,
 ) -> SampleChain:
     """As `perturb_nc.theory.flow.chain.chain`, with β of the whole chain and λ_H = 0."""
-    problem: Any = CrossEntropyProblem(
-        start.features, start.labels, lambda_w=lambda_w, lambda_h=0.0, beta=beta
-    )
-    return SampleChain(start, minimize(problem, tol=tol, initial_weight=initial_weight), length)
+    problem = start.problem(lambda_w=lambda_w, lambda_h=0.0, beta=beta)
+    solve: Any = minimize
+    solution = solve(problem, tol=tol, initial_weight=initial_weight)
+    return SampleChain(problem, solution, length)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from perturb_nc.layer_files import layer_sha256
 from perturb_nc.metrics import table as metric_functions
 from perturb_nc.metrics.table import READ_BY_WEIGHT, CollapseMetrics
-from perturb_nc.study.models import Layer, only_squared, statistics_of
+from perturb_nc.study.losses import only_squared
+from perturb_nc.study.models import Layer, statistics_of
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.validation import (
     ArrayLike,

@@ -49,7 +49,7 @@ class SweepStore:
     """
 
     def __init__(self, path: str | Path, empty: xr.Dataset, block_shape: Mapping[str, int]) -> None:
-        self._path, self._empty, self._block_shape = local(path), empty, block_shape
+        self._path, self._empty, self._block_shape = local(path, "store"), empty, block_shape
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self.dataset = empty
         writable_folder(self._path.parent)

@@ -35,8 +35,8 @@ from perturb_nc.theory.point import Points
 from perturb_nc.theory.reduced import ReducedPoint
 
 _POLES, _ROUNDS = 3, 3
-_GROWTH = 2  # rounds
 _SINGLE = 6  # rounds for one setting
+_MOST = 24  # blocks to grow by
 _TURNED = 1024  # dimensions of which all eigenvectors are worth their while
 
 
@@ -101,19 +101,21 @@ class Compression:
             return self
         k, d = statistics.means.shape
         basis, poles = self.basis, _poles(point.hyperparameters, statistics)
-        if len(point.weight) == 1:
-            missed = float(self.neglected(point))
-            poles = poles[:1].repeat(_rounds(missed, tol, basis.shape[1] // k))
-        else:
-            poles = poles.repeat(_GROWTH)
-        if 4 * (basis.shape[1] + len(poles) * k) > 3 * d:
+        alone = len(point.weight) == 1
+        if alone:
+            poles = poles[:1]
+        missed = float(self.neglected(point).max())
+        rounds = math.ceil(_more(missed, tol, basis.shape[1] // k) / len(poles))
+        room = (3 * d // 4 - basis.shape[1]) // (k * len(poles))
+        if room < 1:
             return turned(statistics)
+        poles = poles.repeat(min(rounds, room))
         rows = _neglected(point) @ self.outside.mT
         rows = rows / total(rows.square()).sqrt()[:, None, None].clamp(min=1e-300)
         block = _main_directions(rows.flatten(0, 1), k)
         image = self.outside + basis * self.statistics.within.diagonal()[:-1]
         wider = _continued(statistics, basis, block, poles, self.roots)
-        new = _on_basis(statistics, wider, image, alone=len(point.weight) == 1)
+        new = _on_basis(statistics, wider, image, alone=alone)
         return replace(new, roots=self.roots)
 
 
@@ -242,8 +244,8 @@ def _on_basis(
     return Compression(basis, own, rest, leak)
 
 
-def _rounds(missed: float, tol: float, blocks: int) -> int:
+def _more(missed: float, tol: float, blocks: int) -> int:
     """Blocks to come, at the rate at which those that are there took the gradient down."""
-    if not 0 < missed < 1:
+    if not tol < missed < 0.1:
         return _SINGLE
-    return min(_SINGLE, max(1, math.ceil(blocks * math.log(tol / missed) / math.log(missed))))
+    return min(_MOST, math.ceil(blocks * math.log(tol / missed) / math.log(missed)))

@@ -29,7 +29,7 @@ from perturb_nc.theory.settled import Settled, pays
 _DENSE = 600  # K·d up to which the Hessian is formed
 _BYTES = 64 * 2**20  # of such Hessians at once
 _EXACT = 1e-9  # relative curvature that counts as none
-_TOGETHER = 32  # members in one Lanczos process, for the cache
+_TOGETHER = 8  # members in one Lanczos process, for the cache
 _STATIONARY = 1e-8  # gradient norm: what it changes in a product is below what is judged
 _SMALL = 1e-6  # ... in the Lanczos process
 

@@ -16,7 +16,8 @@ from perturb_nc.storage import read_tensors
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
-from experiments import public_features, public_networks  # noqa: E402
+from experiments import public_features, public_joints, public_networks  # noqa: E402
+from experiments.public_tables import COLUMNS, table  # noqa: E402
 
 NAME = "resnet56_cifar10"
 CONFIG = public_networks.Config(piece=80, batch_size=40, unpooled=60, theory=False)
@@ -73,6 +74,35 @@ def test_what_is_written_is_what_a_direct_measurement_gives(stand_in, tmp_path):
     torch.testing.assert_close(samples["blocks.2"].float(), x, rtol=2e-3, atol=1e-4)
 
 
+def test_recoloured_covariances_keep_canonical_correlations():
+    """Of 400 samples, for the Σ_W of all 4,000: their joint covariance is one that samples have."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4_000) % 10
+    x = torch.randn(4_000, 7, generator=generator, dtype=torch.float64)
+    y = x @ torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    y += torch.randn(4_000, 5, generator=generator, dtype=torch.float64)
+
+    def both(rows):
+        layers = [pnc.ClassStatistics.from_features(f[rows], labels[rows], 10) for f in (x, y)]
+        of_class = [f[rows] - s.means[labels[rows]] for f, s in zip((x, y), layers, strict=True)]
+        return pnc.measure.JointStatistics(*layers, of_class[0].mT @ of_class[1] / len(x[rows]))
+
+    few, whole = both(slice(400)), both(slice(None))
+    cross = public_joints.recoloured(few, whole.first, whole.last)
+    assert torch.equal(public_joints.recoloured(whole, whole.first, whole.last), whole.cross)
+
+    def correlations(first, last, cross):
+        roots = [torch.linalg.cholesky(s.within) for s in (first, last)]
+        turned = torch.linalg.solve_triangular(roots[0], cross, upper=False)
+        turned = torch.linalg.solve_triangular(roots[1], turned.mT, upper=False)
+        return torch.linalg.svdvals(turned)
+
+    found = correlations(whole.first, whole.last, cross)
+    wanted = correlations(few.first, few.last, few.cross)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=0)
+    assert (cross - whole.cross).norm() < (few.cross - whole.cross).norm()
+
+
 def test_an_interrupted_measurement_goes_on(stand_in, tmp_path, monkeypatch):
     sizes = {"images": None, "piece": 80, "batch_size": 40}
     whole = public_features.features(NAME, "train", tmp_path, **sizes)
@@ -109,10 +139,18 @@ def test_the_statistics_of_resnet56_are_those_that_were_measured_elsewhere():
 def test_the_committed_statistics_have_the_committed_metrics(name):
     path = public_networks.FOLDER / f"{name}.json"
     record = json.loads(path.read_text(encoding="utf8"))
-    for layer, s in pnc.load_layers(path.with_suffix(".safetensors")).items():
+    for layer, s in public_networks.blocks_of(name).items():
         assert s.num_samples == record["images"]["trained"]
         found, wanted = pnc.collapse_metrics(s), record["layers"][layer]["trained"]
         for metric in ("nc1_trace", "nc2_etf", "cdnv"):
             assert getattr(found, metric) == pytest.approx(wanted[metric], rel=1e-3), layer
     known = PUBLIC_NETWORKS[name].test_accuracy
     assert record["accuracy"]["test"] == pytest.approx(known, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["resnet56_cifar10", "resnet18_cifar10", "vgg16_cifar10"])
+def test_the_documentation_says_what_was_measured(name):
+    record = json.loads((public_networks.FOLDER / f"{name}.json").read_text(encoding="utf8"))
+    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf8")
+    for line in list(table(record, COLUMNS.get(name)))[2:]:
+        assert line in text

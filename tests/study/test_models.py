@@ -12,8 +12,9 @@ from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.show.explore.page import predicted
 from perturb_nc.show.explore.scales import SCALES
 from perturb_nc.study.explorer import Explorer, FirstAnswer
+from perturb_nc.study.losses import LOSSES
 from perturb_nc.study.misfit import Misfit
-from perturb_nc.study.models import LOSSES, model_of, only_squared, read_layers
+from perturb_nc.study.models import model_of, read_layers
 from perturb_nc.study.predict import predict_layers
 from perturb_nc.theory.clock import Clock
 from perturb_nc.theory.cross_entropy.vicinity import cross_entropy_vicinity
@@ -44,8 +45,45 @@ def test_a_loss_that_needs_samples_says_so():
         pnc.compare_layers({"a": statistics}, name="x", loss="cross-entropy")
     with pytest.raises(ValueError, match="loss must be one of squared, cross-entropy, got 'hinge'"):
         model_of(statistics, "hinge")
-    with pytest.raises(ValueError, match="the central path is of the squared loss alone"):
-        only_squared("cross-entropy", "the central path")
+
+
+TRAINED = "cross-entropy:label_smoothing=0.1,class_weights=1/2/0.5"
+
+
+@fast
+def test_label_smoothing_and_class_weights_are_those_of_the_problem(tmp_path):
+    layer = samples()
+    model = model_of(layer, TRAINED, bias=True)
+    expected = pnc.CrossEntropyProblem(
+        layer.features,
+        layer.labels,
+        **STRENGTHS,
+        label_smoothing=0.1,
+        class_weights=(1.0, 2.0, 0.5),
+    )
+    problem = model.problem(**STRENGTHS)
+    optimum = pnc.minimize(expected)
+    assert pnc.minimize(problem).objective == pytest.approx(optimum.objective, rel=1e-12)
+    assert model.made(problem)
+    assert not model_of(layer, "cross-entropy", bias=True).made(problem)
+    # In every study that takes a loss.
+    options = {"loss": TRAINED, "bias": True}
+    table = pnc.sweep(layer, **STRENGTHS, **options, store=tmp_path / "s")
+    assert float(table["objective"].squeeze()) == pytest.approx(optimum.objective, rel=1e-12)
+    again = pnc.sweep(layer, **STRENGTHS, **options, store=tmp_path / "s")
+    assert float(again["objective"].squeeze()) == float(table["objective"].squeeze())
+    found = predict_layers({"a": layer}, **STRENGTHS, **options)["a"].solution
+    assert found.objective == pytest.approx(optimum.objective, rel=1e-12)
+    assert Explorer({"a": layer}, **options).optimum("a", **STRENGTHS).solution.objective == (
+        pytest.approx(optimum.objective, rel=1e-9)
+    )
+    observed = LayerSamples(optimum.features(layer.features, layer.labels), layer.labels)
+    fit = pnc.fit_regularization(layer, observed, lambda_h=STRENGTHS["lambda_h"], **options)
+    assert fit.beta == pytest.approx(STRENGTHS["beta"], rel=1e-3)
+    with pytest.raises(ValueError, match="class_weights have no collapsed optimum"):
+        model.near(**STRENGTHS)
+    with pytest.raises(ValueError, match="class_weights of the loss must be 3, one a class of the"):
+        model_of(layer, "cross-entropy:class_weights=1/2")
 
 
 @fast

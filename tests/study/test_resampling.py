@@ -54,17 +54,27 @@ def test_a_mean_of_known_variance():
     assert bias == pytest.approx(first.var().item() / 20, rel=1e-10)
 
 
-def test_the_derivatives_behind_the_excess():
-    features, labels = samples(60, 4, num_classes=4)
-    whole = SampleMoments.of(pnc.ClassStatistics.from_features(features, labels))
-    gram = whole.gram.clone().requires_grad_()
-    values = replace(whole, gram=gram).values()
-    pulls = resampling._pulls(whole)
-    centring = torch.eye(4, dtype=torch.float64) - 0.25
-    for name, value in (("between", values["between_trace"]), ("cdnv", values["cdnv"].log())):
-        (slope,) = torch.autograd.grad(value, gram, retain_graph=True)
-        slope = centring @ (slope + slope.mT) @ centring / 2
-        torch.testing.assert_close(pulls[name].abs(), slope.abs(), rtol=1e-10, atol=1e-14)
+def test_the_slope_of_a_mean_is_its_skewness():
+    # Of x̄ the variance is s²/n, with covariance μ₃/n² between them.
+    labels = torch.zeros(50, dtype=torch.int64)
+    x = torch.randn(50, dtype=torch.float64).exp()
+    jackknife = resampling._Jackknife(labels, torch.tensor([50.0], dtype=torch.float64))
+    found = jackknife.slope((x.sum() - x) / 49)
+    d = x - x.mean()
+    variance, common = x.var().item() / 50, d.pow(3).mean().item() / 50**2
+    own = d.square().var(correction=0).item() / 49**2 / 50
+    assert found.rate == pytest.approx(common / variance**2)
+    assert found.rest == pytest.approx((own - common**2 / variance) / variance**2)
+
+
+def test_what_the_jackknife_counts_twice():
+    # Of K = 2 and d = 1, tr Σ_B = (x - y)²/4 has 2 (v/n + w/m)²/16 of its variance from squares.
+    labels = torch.repeat_interleave(torch.arange(2), torch.tensor([6, 9]))
+    x = torch.randn(15, 1, dtype=torch.float64)
+    whole = SampleMoments.of(pnc.ClassStatistics.from_features(x, labels))
+    whole = replace(whole, square=whole.within_trace() ** 2)
+    v, w = whole.variance.tolist()
+    assert resampling._excess(whole) == pytest.approx(2 * (v / 6 + w / 9) ** 2 / 16)
 
 
 def test_the_width_shrinks_as_one_over_the_root_of_n():
@@ -172,10 +182,9 @@ def test_coverage(dim, n, level, shape, balanced):
     k = 10 if dim == 512 else 4
     held, there = coverage(dim, n, level, balanced, shape, 500, num_classes=k)
     assert there["nc1_trace"] == 1.0
-    assert 0.91 <= held["nc1_trace"] <= 0.99
-    for name, least in (("cdnv", 0.91), ("nc1", 0.87)):
-        if there[name] > 0.95:  # where few are there, they are of samples that came out too near
-            assert least <= held[name], (name, held, there)
+    for name in ("nc1_trace", "cdnv", "nc1", "nc1_span"):
+        if there[name] > 0.5:  # where few are there, they are of samples that came out too near
+            assert held[name] >= 0.91, (name, held, there)  # .93, of which 500 draws tell ±.02
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from perturb_nc.layer_samples import LayerSamples
 from perturb_nc.study import sample_paths, theories
 from perturb_nc.study.bench import theories_of_depth
 from perturb_nc.study.comparison import errors
+from perturb_nc.study.models import model_of
 from perturb_nc.study.rivals import Stage
 from perturb_nc.study.sample_paths import placed_on_samples, sample_chain
 from perturb_nc.theory.clock import Clock
@@ -46,7 +47,7 @@ def chain_of(start):
 
 def stage_of(layers):
     measured = {name: layer.statistics for name, layer in layers.items()}
-    return Stage(measured, "nc1_span", start=layers["a"])
+    return Stage(measured, "nc1_span", start=model_of(layers["a"], "cross-entropy", bias=True))
 
 
 def test_layers_of_the_path_are_placed_on_it(path, monkeypatch):
@@ -69,7 +70,8 @@ def test_a_path_stops_when_time_is_up(path):
 def test_a_chain_is_the_straight_line_to_the_optimum(start):
     layers = chain_of(start)
     options = {"lambda_w": LAMBDA_W, "beta": 0.7, "length": 3, "tol": 1e-10}
-    found = sample_chain(start, **options, initial_weight=None)
+    model = model_of(start, "cross-entropy", bias=True)
+    found = sample_chain(model, **options, initial_weight=None)
     for i, name in enumerate("bcd"):
         expected = layers[name].statistics
         torch.testing.assert_close(found.statistics(i).means, expected.means)

@@ -11,7 +11,7 @@ from perturb_nc.show.explore.scales import SCALES
 from perturb_nc.show.labels import LABELS
 from perturb_nc.study.depth import PLACING
 from perturb_nc.study.explorer import Explorer
-from perturb_nc.study.models import LOSSES
+from perturb_nc.study.losses import LOSSES
 
 
 def terms(pairs: list[tuple[str, str]]) -> list[Any]:
