@@ -53,6 +53,7 @@ TITLES = {"in_span": "in the span", "out_of_span": "with what is outside it"}
 Joints = dict[tuple[str, str], Any]
 FOLDER = RESULTS / "theories_of_depth"
 PUBLIC = RESULTS / "public_networks"
+OTHERS = ("resnet56_cifar10", "vgg16_cifar10")  # its networks with stages of three layers
 
 
 FIRST = (
@@ -239,12 +240,11 @@ def placed(folder: Path, metric: str) -> tuple[list[xr.Dataset], list[dict[str, 
 
 def public() -> Iterator[tuple[xr.Dataset, dict[str, Any]]]:
     """Bench and laws of the networks that others trained."""
-    for path in sorted(PUBLIC.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf8"))
-        stages = [loaded(own) for own in record["depth"].values()]
-        if not (long := [own for own in stages if own.sizes["layer"] > 1]):
-            continue
-        name = f"{PUBLIC.name}/{path.stem}"
+    for stem in OTHERS:
+        record = json.loads((PUBLIC / f"{stem}.json").read_text(encoding="utf8"))
+        every = [loaded(own) for own in record["depth"].values()]
+        long = [own for own in every if own.sizes["layer"] > 1]
+        name = f"{PUBLIC.name}/{stem}"
         table = xr.concat(long, dim="layer", combine_attrs="override")
         network = ("layer", [name] * table.sizes["layer"])
         yield table.assign_coords(network=network), {"network": name}
