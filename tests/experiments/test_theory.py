@@ -257,3 +257,14 @@ def test_the_committed_layers_say_what_the_page_says():
     }
     assert all(row["bias"] for row in rows if row["status"] == "CONVERGED")
     assert len(rows) == 2 * (27 + 12)
+    own = [row["metrics"] for row in rows if row["bias"]]
+    near = [row for row in own if row["before"]["nc1"] < 0.3]
+    for title, chosen in ((f"all {len(own)}", own), (f"the {len(near)} with NC1 below .3", near)):
+        for metric, label in (("nc1_trace", "ÑC1"), ("nc2_etf", "NC2")):
+            values = {side: np.array([row[side][metric] for row in chosen]) for side in own[0]}
+            error = {side: np.abs(np.log(v / values["measured"])) for side, v in values.items()}
+            sides = ("first order", "optimum", "before")
+            cells = [f"{np.median(error[side]):.3f}".lstrip("0") for side in sides]
+            nearer = int((error["first order"] < error["before"]).sum())
+            assert f"| {label} | {' | '.join(cells)} | {nearer} |" in page
+        assert f"| {title}" in page
