@@ -18,6 +18,7 @@ from perturb_nc.theory.vicinity.jet import Jet
 from perturb_nc.validation import ArrayLike, as_tensor, check_pairs
 
 _CHUNK = 1 << 14  # settings at once: what fits into a core's cache
+_UNEQUAL = 0.6  # the largest |Kπ - 1| that is expanded in
 METRICS = ("nc1_trace", "nc1", "nc2_etf")
 
 
@@ -52,7 +53,7 @@ def small_vicinity_batch(
     distance from collapse (one more than those statistics have), which saves an inverse a setting.
 
     Args:
-        statistics: class statistics of H0; classes nearly balanced (within a quarter of N/K).
+        statistics: class statistics of H0; classes nearly balanced (within 60 % of N/K).
         lambda_w, lambda_h, beta: numbers or arrays that broadcast, all > 0.
         bias: whether the last layer has a bias.
 
@@ -85,7 +86,7 @@ def small_vicinity_batch(
 
 def balanced_frame(statistics: ClassStatistics, bias: bool) -> NearestFrame:
     """`nearest_frame` of nearly balanced classes; ValueError for others."""
-    if not nearly_balanced(statistics):
+    if not nearly_balanced(statistics, _UNEQUAL):
         raise ValueError(
             f"statistics must have nearly balanced classes, got {statistics.counts.tolist()} "
             "samples; take small_vicinity, which goes class by class, or minimize_batch"

@@ -15,10 +15,10 @@ from perturb_nc.theory.vicinity.frame import polar
 _NEARLY = 0.25  # the largest |Kπ - 1| of classes that count as nearly balanced
 
 
-def nearly_balanced(statistics: ClassStatistics) -> bool:
+def nearly_balanced(statistics: ClassStatistics, most: float = _NEARLY) -> bool:
     """Whether imbalance is as small as other distances from collapse are."""
     excess = statistics.num_classes * statistics.priors - 1
-    return bool(excess.abs().max() <= _NEARLY)
+    return bool(excess.abs().max() <= most)
 
 
 @dataclass(frozen=True, eq=False)
