@@ -253,6 +253,18 @@ def docstrings():
                 yield path, getattr(node, "name", path.stem), ast.get_docstring(node) or ""
 
 
+def test_names_that_pages_call_are_there():
+    rooms = "|".join(FACES)
+    calls = re.compile(rf"\b(pnc(?:\.\w+)+)|\b((?:{rooms})(?:\.\w+)+)\(")
+    found = set()
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
+        for whole, short in calls.findall(page.read_text(encoding="utf8")):
+            found.add(whole.removeprefix("pnc.") or short)
+    assert len(found) > 50
+    for name in sorted(found):
+        attribute(f"perturb_nc.{name}")
+
+
 def undocumented(node, place, private=False):
     """Places of functions and classes that have no docstring, methods and inner ones among them."""
     for child in ast.iter_child_nodes(node):
