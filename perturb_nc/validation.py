@@ -47,10 +47,12 @@ def as_tensor(value: ArrayLike, name: str) -> Tensor:
             if value.layout is not torch.strided:
                 raise TypeError("it is sparse; pass value.to_dense(), in batches if it is large")
             return value.detach()
+        if isinstance(value, torch.nn.Module):
+            raise TypeError("it is a module; pass its weight, as module.weight")
         if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
             return torch.stack([torch.as_tensor(item) for item in value]).detach()
         array = value.to_numpy() if hasattr(value, "to_numpy") else value
-        return torch.from_numpy(_native(np.asarray(array)))
+        return torch.from_numpy(_native(_numbers(value, np.asarray(array))))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} must be an array of numbers, got {type(value).__name__}: {error}"
@@ -70,6 +72,14 @@ def _count_masked(value: ArrayLike) -> int:
     if isinstance(value, list | tuple) and value and not isinstance(value[0], int | float):
         return sum(map(_count_masked, value))
     return int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
+
+
+def _numbers(value: ArrayLike, array: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of pandas' nullable columns, which to_numpy() gives as objects."""
+    frame = array.dtype == object and hasattr(value, "columns")
+    if frame and {getattr(kind, "kind", "O") for kind in value.dtypes} <= set("iuf"):
+        array = value.to_numpy(dtype=float, na_value=math.nan)
+    return array
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
@@ -283,6 +293,12 @@ def affordable(size: float, name: str, remedy: str, device: torch.device | str =
             f"{name} needs {size / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free on "
             f"{device}; {remedy}"
         )
+
+
+def check_pairs(num_classes: int, work: str, tables: float, device: Any = "cpu") -> None:
+    """MemoryError before K×K tables of float64, at least so many, are made without room."""
+    size = 8 * tables * num_classes**2
+    affordable(size, f"{work} of num_classes = {num_classes}", "leave out or merge classes", device)
 
 
 def _number(value: float, name: str) -> float:

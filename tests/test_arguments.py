@@ -59,6 +59,26 @@ CALLS = {
         lambda: pnc.save_layers({"a": X}, "file"),
         r"layers\['a'\] must be ClassStatistics or SpanStatistics, got Tensor; collect_statistics",
     ),
+    "debiased metrics": (
+        lambda: pnc.metrics.debiased_metrics(X),
+        "statistics must be ClassStatistics or SpanStatistics, got Tensor; ClassStatistics.from",
+    ),
+    "halves": (
+        lambda: pnc.metrics.split_half_nc1(STATISTICS, X),
+        "second must be ClassStatistics, got Tensor; ClassStatistics.from_features",
+    ),
+    "module for its weight": (
+        lambda: pnc.collapse_metrics(STATISTICS, MODEL),
+        "weight must be an array .* got Linear: it is a module; pass its weight",
+    ),
+    "writer": (
+        lambda: pnc.CollapseMonitor(MODEL, LOADER, tensorboard="runs"),
+        "tensorboard must be ScalarWriter, got str; pass a SummaryWriter",
+    ),
+    "log": (
+        lambda: pnc.CollapseMonitor(MODEL, LOADER, log="wandb"),
+        "log must be Callable, got str; pass a function of one dictionary",
+    ),
     "metrics": (lambda: pnc.collapse_metrics(X, Y), "statistics must be Moments, got Tensor"),
     "optimum": (
         lambda: pnc.minimize(STATISTICS),

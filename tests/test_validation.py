@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import perturb_nc as pnc
+from perturb_nc import validation
 from perturb_nc.validation import as_features, as_labels, as_tensor
 
 X = np.random.default_rng(0).normal(size=(40, 3))
@@ -142,6 +144,7 @@ MEMORY = """
 import resource
 import numpy as np, torch
 import perturb_nc as pnc
+from perturb_nc import validation
 from perturb_nc.span_statistics import SpanStatistics
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 small = np.zeros((9000, 512), np.float32); small[::2] = 1
@@ -158,3 +161,42 @@ def test_memory_beyond_the_features_does_not_grow_with_them():
     command = [sys.executable, "-c", MEMORY]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(result.stdout) < 200  # MiB; a copy in float64 would be 312
+
+
+def test_frames_of_nullable_numbers_are_read():
+    whole = pandas.DataFrame(X).astype("Float64")
+    torch.testing.assert_close(as_features(whole), torch.from_numpy(X))
+    mixed = pandas.DataFrame({"a": pandas.Series([1, 2], dtype="Int64"), "b": [0.5, 1.5]})
+    assert as_features(mixed).tolist() == [[1.0, 0.5], [2.0, 1.5]]
+    whole.iloc[3, 1] = pandas.NA
+    with pytest.raises(ValueError, match=r"must be finite, got nan at \[3, 1\]"):
+        as_features(whole)
+    with pytest.raises(TypeError, match="it holds text or objects"):
+        as_features(pandas.DataFrame({"a": ["u", "v"], "b": [1.0, 2.0]}))
+
+
+WIDE = pnc.ClassStatistics.from_features(torch.eye(80, dtype=torch.float64), torch.arange(80) % 40)
+SETTING = {"lambda_w": 0.1, "lambda_h": 0.1, "beta": 1.0}
+SIZES = {"num_classes": 40, "dim": 60, "lambda_w": 0.1, "lambda_h": 0.1}
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: pnc.collapse_metrics(WIDE),
+        lambda: pnc.metrics.debiased_metrics(WIDE),
+        lambda: pnc.NearCollapseProblem(WIDE, **SETTING),
+        lambda: pnc.minimize_batch(WIDE, **{name: [value] for name, value in SETTING.items()}),
+        lambda: pnc.sweep(WIDE, **{name: [value] for name, value in SETTING.items()}),
+        lambda: pnc.central_path_flow(WIDE, lambda_w=0.1, lambda_h=0.1, times=[0.0, 1.0]),
+        lambda: pnc.small_vicinity_batch(WIDE, **SETTING),
+        lambda: pnc.exact_collapse(**SIZES),
+        lambda: pnc.exact_collapse(**SIZES, bias=True),
+    ],
+)
+def test_tables_of_pairs_of_classes_are_refused_before_they_are_made(monkeypatch, work):
+    free = SimpleNamespace(available=8 * 40**2)  # of one table
+    monkeypatch.setattr(validation.psutil, "virtual_memory", lambda: free)
+    message = r"of num_classes = 40 needs .* GiB are free on cpu; leave out or merge classes$"
+    with pytest.raises(MemoryError, match=message):
+        work()

@@ -16,7 +16,7 @@ from perturb_nc.measure.epoch_table import (
     rows,
     table_text,
 )
-from perturb_nc.storage import json_text, local, replacing
+from perturb_nc.storage import existing, json_text, local, replacing
 
 _STARTS = {".jsonl": b'{"epoch"', ".csv": b"epoch,"}
 
@@ -31,7 +31,7 @@ def read_epochs(path: str | Path) -> list[dict[str, Any]]:
         ValueError: another kind of file, or a line that is no epoch of a monitor.
     """
     path = _of_epochs(path)
-    content = path.read_bytes()
+    content = existing(path).read_bytes()
     if path.suffix == ".csv":
         try:
             records = read_records(content[: content.rfind(b"\n") + 1])

@@ -23,6 +23,7 @@ from perturb_nc.measure.turns import Turn
 from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.validation import instance
 
 _TAKEN = ("layers", "layer", "seconds", "share")
 
@@ -107,6 +108,10 @@ class CollapseMonitor:
         if per_class is not None:
             loader, unpack = stratified(loader, per_class, unpack=unpack), None
         self._model, self._loader = plain_model(model), loader
+        if tensorboard is not None:
+            instance(tensorboard, ScalarWriter, "tensorboard", "pass a SummaryWriter")
+        if log is not None:
+            instance(log, Callable, "log", "pass a function of one dictionary, as wandb.log")
         self._turn = Turn(every=every, budget=budget)
         self._tensorboard, self._log = tensorboard, log
         self._weights = {n: self._module(n, name) for n, name in (weights or {}).items()}
@@ -139,11 +144,12 @@ class CollapseMonitor:
         self, epoch: int, scalars: Mapping[str, Any], *, together: bool
     ) -> dict[str, CollapseMetrics]:
         beside = {name: _scalar(name, value) for name, value in scalars.items()}
-        epoch = int(_scalar("epoch", epoch))
+        epoch = _number(epoch)
         if not self._turn.is_come(together=together):
             return {}
         start = time.perf_counter()
         self.statistics = self._statistics(together)
+        self._check_weights()
         metrics = {
             name: collapse_metrics(statistics, self._weight(name, statistics))
             for name, statistics in self.statistics.items()
@@ -221,6 +227,14 @@ class CollapseMonitor:
         scalars = {"loss": record.loss, "accuracy": record.accuracy}
         self._measured(record.epoch, scalars, together=False)
 
+    def _check_weights(self) -> None:
+        unknown = [name for name in self._weights if name not in self.statistics]
+        if unknown:
+            raise ValueError(
+                f"weights must have the names of measured layers, got {unknown[0]!r}; there are "
+                f"{list(self.statistics)[:20]}"
+            )
+
     def _module(self, layer: str, name: str) -> nn.Module:
         try:
             module = named_layers(self._model, [name])[0].popitem()[1]
@@ -242,6 +256,13 @@ class CollapseMonitor:
         if weight is None or (layer not in self._weights and weight.shape[1:] != (statistics.dim,)):
             return None
         return weight.detach().to(statistics.means.device)
+
+
+def _number(epoch: Any) -> int:
+    number = _scalar("epoch", epoch)
+    if isinstance(number, bool | str) or number is None or number != int(number):
+        raise ValueError(f"epoch must be an integer, got {number!r}; give scalars by name")
+    return int(number)
 
 
 def _scalar(name: str, value: Any) -> Any:

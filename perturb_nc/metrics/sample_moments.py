@@ -23,6 +23,7 @@ from perturb_nc.metrics.mean_geometry import etf_gram, helmert
 from perturb_nc.moments import trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
+from perturb_nc.validation import check_pairs
 
 Values = Float64[Tensor, "..."]
 Table = Float64[Tensor, "... K K"]
@@ -58,6 +59,7 @@ class SampleMoments:
     def of(cls, statistics: ClassStatistics | SpanStatistics) -> "SampleMoments":
         """Those of class statistics; variances of single samples are NaN."""
         n, k = statistics.counts.double(), statistics.num_classes
+        check_pairs(k, "debiased metrics", 5, n.device)
         free = n.sum() - k
         within = statistics.within * (n.sum() / free)
         means = statistics.centered_means

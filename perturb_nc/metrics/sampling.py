@@ -18,6 +18,7 @@ from perturb_nc.moments import trace
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
+from perturb_nc.validation import instance
 
 _NOTABLE = 0.05  # relative change of a metric that a table should mention
 
@@ -48,7 +49,7 @@ def debiased_metrics(statistics: ClassStatistics | SpanStatistics) -> DebiasedMe
 
     For measured features: those of an optimum or a path hold the noise of H0 as their own.
     """
-    values = SampleMoments.of(statistics).values()
+    values = _moments(statistics).values()
     names = [field.name for field in fields(DebiasedMetrics)]
     found = {name: values[name.removesuffix("_debiased")].item() for name in names}
     return DebiasedMetrics(**{n: v if v >= 0 else math.nan for n, v in found.items()})
@@ -56,7 +57,7 @@ def debiased_metrics(statistics: ClassStatistics | SpanStatistics) -> DebiasedMe
 
 def debiased_distances(statistics: ClassStatistics | SpanStatistics) -> Float64[Tensor, "K K"]:
     """‖μ_c - μ_c'‖² of the true class means, unbiased: below 0 where noise hides the distance."""
-    return SampleMoments.of(statistics).distances()
+    return _moments(statistics).distances()
 
 
 def split_half_nc1(first: ClassStatistics, second: ClassStatistics) -> float:
@@ -66,6 +67,8 @@ def split_half_nc1(first: ClassStatistics, second: ClassStatistics) -> float:
     of the halves is independent and drops out in expectation, whatever its law. NaN where G is not
     positive definite. Warns where n is not ≫ d, and so the inverse of G is noisy.
     """
+    for name, half in {"first": first, "second": second}.items():
+        instance(half, ClassStatistics, name, "ClassStatistics.from_features(x, y) makes them")
     whole = first.merge(second)
     free = whole.num_samples - 2 * whole.num_classes  # about the halves' own means: those of the
     # whole would bring the difference of the halves back in.
@@ -104,3 +107,9 @@ def sampling_note(statistics: ClassStatistics | SpanStatistics) -> str | None:
         f"few samples for their spread (n >= {int(statistics.counts.min())} a class, d = {d}): "
         f"sampling changes {worst} by {factor}; read the debiased metrics"
     )
+
+
+def _moments(statistics: ClassStatistics | SpanStatistics) -> SampleMoments:
+    kinds = (ClassStatistics, SpanStatistics)
+    instance(statistics, kinds, "statistics", "ClassStatistics.from_features(x, y) makes them")
+    return SampleMoments.of(statistics)

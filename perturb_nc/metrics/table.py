@@ -41,7 +41,7 @@ from perturb_nc.metrics.within import (
 from perturb_nc.moments import Moments, Scalar
 from perturb_nc.span_statistics import SpanStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.validation import ArrayLike, affordable, as_matrix, instance
+from perturb_nc.validation import ArrayLike, as_matrix, check_pairs, instance
 
 __all__ = [
     "READ_BY_WEIGHT",
@@ -120,8 +120,7 @@ def collapse_metrics(statistics: Moments, weight: ArrayLike | None = None) -> Co
     """
     instance(statistics, Moments, "statistics", "ClassStatistics.from_features(x, y) makes them")
     k, w = statistics.num_classes, None
-    pairs = 40 * k**2  # bytes: five K×K matrices at a time
-    affordable(pairs, f"metrics of {k} classes", "leave out classes", statistics.means.device)
+    check_pairs(k, "metrics", 5, statistics.means.device)
     if weight is not None and isinstance(statistics, SpanStatistics):
         raise ValueError(
             "weight must be None for SpanStatistics, which keep no coordinates that it reads; "

@@ -17,7 +17,7 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.error_bars import Slope
 from perturb_nc.study.quantities import QUANTITIES
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.validation import ArrayLike, as_labels, checked_features, named
+from perturb_nc.validation import ArrayLike, as_labels, checked_features, named, positive
 
 _BYTES = 32 * 2**20  # of K×K tables of samples left out
 _WORK = 1e12  # operations on them at most
@@ -76,7 +76,8 @@ def sampling_intervals(
     named(features, "features", "(N, d)")
     if not features:
         raise ValueError("features must hold at least one layer, got none")
-    if not 0 < level < 1:
+    level = positive(level, "level")
+    if level >= 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}; 0.95 is usual")
     layers = {name: checked_features(x) for name, x in features.items()}
     sizes = {name: len(x) for name, x in layers.items()}

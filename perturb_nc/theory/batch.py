@@ -19,7 +19,7 @@ from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.regularization import settings as all_settings
 from perturb_nc.theory.solution_batch import SolutionBatch
 from perturb_nc.theory.status import Status
-from perturb_nc.validation import ArrayLike, as_matrix, at_least, positive
+from perturb_nc.validation import ArrayLike, as_matrix, at_least, check_pairs, positive
 
 
 def minimize_batch(
@@ -70,6 +70,7 @@ def minimize_batch(
     tol, max_steps = positive(tol, "tol"), at_least(max_steps, 1, "max_steps")
     check_full(statistics)
     asked = [setting.bounded() for setting in all_settings(lambda_w, lambda_h, beta)]
+    check_pairs(statistics.num_classes, "optima", 12 * len(asked), statistics.means.device)
     settings = torch.stack([setting.as_tensor(statistics.means) for setting in asked])
     if initial_weight is not None:
         shape = (len(settings), *statistics.means.shape)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
-from perturb_nc.validation import at_least, positive
+from perturb_nc.validation import at_least, check_pairs, positive
 
 
 def orthogonal_frame(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Tensor, "K d"]:
     """K random orthonormal rows in R^d: RRᵀ = I; ValueError when d < K."""
     k = at_least(num_classes, 2, "num_classes")
-    at_least(dim, k, "dim")
+    check_pairs(k, "a frame", 2 * at_least(dim, k, "dim") / k)
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(dim, k, generator=generator, dtype=torch.float64, device="cpu")
     return torch.linalg.qr(draw).Q.mT.contiguous()
@@ -24,7 +24,7 @@ def orthogonal_frame(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Te
 def simplex_etf(num_classes: int, dim: int, *, seed: int = 0) -> Float64[Tensor, "K d"]:
     """K rows R with RRᵀ = I - 11ᵀ/K, a simplex equiangular tight frame; needs d >= K-1."""
     k = at_least(num_classes, 2, "num_classes")
-    at_least(dim, k - 1, "dim")
+    check_pairs(k, "a frame", 2 * (1 + at_least(dim, k - 1, "dim") / k))
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(dim, k - 1, generator=generator, dtype=torch.float64, device="cpu")
     eigenvectors = torch.linalg.eigh(

@@ -11,7 +11,7 @@ from perturb_nc.summary import Summarised
 from perturb_nc.theory.arrays import cholesky
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS, Regularization
-from perturb_nc.validation import ArrayLike, as_matrix
+from perturb_nc.validation import ArrayLike, as_matrix, check_pairs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +48,7 @@ class NearCollapseProblem(Summarised):
 
     def __post_init__(self) -> None:
         check_full(self.statistics)
+        check_pairs(self.statistics.num_classes, "optima", 12, self.statistics.means.device)
         own = self.regularization.bounded()
         for name in HYPERPARAMETERS:
             object.__setattr__(self, name, getattr(own, name))

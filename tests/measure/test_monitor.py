@@ -197,3 +197,19 @@ def test_a_monitor_can_cost_less():
     assert 0 < monitor.share < 1
     assert all(value == value for value in told[-1].values())  # none that is not defined
     assert not CollapseMonitor(fresh(), data).scalars()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("epoch", [None, 1.5, "1", True])
+def test_an_epoch_that_is_no_number_of_one_is_refused(epoch):
+    with pytest.raises(ValueError, match=r"epoch must be an integer, got .*; give scalars by name"):
+        CollapseMonitor(fresh(), clusters())(epoch)
+
+
+def test_weights_of_layers_that_are_not_measured_are_refused():
+    monitor = CollapseMonitor(fresh(), clusters(), weights={"block.1": "head"})
+    with pytest.raises(
+        ValueError, match=r"names of measured layers, got 'block.1'; there are \['bl"
+    ):
+        monitor(1)
+    assert monitor.records == []

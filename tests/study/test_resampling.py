@@ -191,6 +191,7 @@ def test_coverage(dim, n, level, shape, balanced):
     ("changes", "message"),
     [
         ({"level": 1.0}, "level must lie between 0 and 1"),
+        ({"level": "most"}, "level must be a number, got 'most'"),
         ({"features": {}}, "features must hold at least one layer"),
         ({"features": {"a": torch.zeros(4, 2), "b": torch.zeros(5, 2)}}, "one number of samples"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),

@@ -11,7 +11,7 @@ from perturb_nc.theory.flow.path import FlowPath, checked_times, columns, events
 from perturb_nc.theory.flow.space import FlowSetting
 from perturb_nc.theory.flow.walk import OnStep
 from perturb_nc.theory.regularization import settings
-from perturb_nc.validation import nonnegative, positive
+from perturb_nc.validation import check_pairs, nonnegative, positive
 
 
 def central_path_flow(
@@ -122,6 +122,7 @@ def _flow(
 ) -> list[FlowPath]:
     check_full(statistics)
     own = settings(lambda_w, lambda_h, beta)
+    check_pairs(statistics.num_classes, "a flow", 7 * len(own), statistics.means.device)
     values = columns(
         statistics, [s.lambda_w for s in own], [s.lambda_h for s in own], [s.beta for s in own]
     )

@@ -14,7 +14,7 @@ from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
 from perturb_nc.theory.vicinity.frame import NearestFrame, nearest_frame
 from perturb_nc.theory.vicinity.jet import Jet
-from perturb_nc.validation import ArrayLike, as_tensor
+from perturb_nc.validation import ArrayLike, as_tensor, check_pairs
 
 _CHUNK = 1 << 14  # settings at once: what fits into a core's cache
 METRICS = ("nc1_trace", "nc1", "nc2_etf")
@@ -62,6 +62,7 @@ def small_vicinity_batch(
     Source: docs §4.7.
     """
     check_full(statistics)
+    check_pairs(statistics.num_classes, "a frame", 4, statistics.means.device)
     frame = nearest_frame(statistics, bias)
     values = settings_of(lambda_w, lambda_h, beta, statistics.means.device)
     table = _Table(frame)
