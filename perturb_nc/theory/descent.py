@@ -230,4 +230,7 @@ def _directions(
         move[improvable] = found.judge(live[improvable], part(improvable))
         expand[improvable] = True
     _check_scale(move, point)
+    # Rounding there would grow: nothing holds W in directions that its features do not have.
+    idle = getattr(point, "idle", 0)
+    move[..., move.shape[-1] - idle :] = 0.0
     return move, expand

@@ -76,6 +76,7 @@ def realigned(points: Points, point: Point, wanted: Mask) -> Point:
     rotation = (u @ vh).mT
     read = w @ basis.mT
     turned = (read @ rotation.mT - read) @ basis
+    turned[..., turned.shape[-1] - getattr(point, "idle", 0) :] = 0.0
     others = few.weight.shape[-1] - w.shape[-1]
     trial = points(rows)(few.weight + torch.nn.functional.pad(turned, (0, others)))
     better = trial.excess < few.excess * (1 - _ROUNDING)

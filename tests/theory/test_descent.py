@@ -1,8 +1,14 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from problems import random_problem
 
 import perturb_nc as pnc
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+from benchmarks import degenerate
 
 
 @pytest.mark.parametrize("start", ["stationary", "rounded"])
@@ -64,3 +70,17 @@ def test_statistics_beyond_float64_are_named():
     dense = random_problem(seed=0, dim=64, offset=1e9)
     with pytest.raises(ValueError, match=r"badly scaled .* subtract a common offset"):
         pnc.minimize(dense.reduced)
+
+
+def test_rounding_beside_the_features_does_not_become_the_optimum():
+    # Class means 0 to rounding: W grew in the coordinate that no feature has, f was .193.
+    problem = degenerate.draw((3, 3, 9), 8, 4)
+    statistics = pnc.ClassStatistics.from_features(problem.reference[3].mT, problem.labels)
+    w, h, beta = problem.settings[3].tolist()
+    solution = pnc.minimize(
+        pnc.NearCollapseProblem(statistics, lambda_w=w, lambda_h=h, beta=beta, bias=True)
+    )
+    assert solution.objective < 0.08
+    weight = solution.problem.at(solution.weight)
+    assert weight.gradient_norm < 1e-9
+    assert torch.linalg.svdvals(solution.weight)[1] > 1
