@@ -218,7 +218,7 @@ class CrossEntropyModel:
     def problem(self, *, lambda_w: float, lambda_h: float, beta: float) -> CrossEntropyProblem:
         """The problem with cross-entropy."""
         x, y = self.layer.features, self.layer.labels
-        strengths = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
+        strengths: dict[str, Any] = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
         return CrossEntropyProblem(x, y, **strengths, bias=self.bias, **self.options)
 
     def near(self, *, lambda_w: float, lambda_h: float, beta: float) -> SmallVicinity:

@@ -76,8 +76,9 @@ class Eliminated:
     @property
     def single(self) -> "Eliminated":
         """In float32."""
-        arrays = (self.factor, self.logits, self.outputs, self.residuals)
-        return Eliminated(self.targets.single, *(own.float() for own in arrays), self.steps)
+        factor, logits = self.factor.float(), self.logits.float()
+        outputs, residuals = self.outputs.float(), self.residuals.float()
+        return Eliminated(self.targets.single, factor, logits, outputs, residuals, self.steps)
 
     @cached_property
     def curvatures(self) -> Float[Tensor, "n K K"] | None:
