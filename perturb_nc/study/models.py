@@ -218,8 +218,8 @@ class CrossEntropyModel:
     def problem(self, *, lambda_w: float, lambda_h: float, beta: float) -> CrossEntropyProblem:
         """The problem with cross-entropy."""
         x, y = self.layer.features, self.layer.labels
-        strengths = {"lambda_w": lambda_w, "lambda_h": lambda_h, "beta": beta}
-        return CrossEntropyProblem(x, y, **strengths, bias=self.bias, **self.options)
+        given: dict[str, Any] = {**self.options, "bias": self.bias}
+        return CrossEntropyProblem(x, y, lambda_w=lambda_w, lambda_h=lambda_h, beta=beta, **given)
 
     def near(self, *, lambda_w: float, lambda_h: float, beta: float) -> SmallVicinity:
         """From the covariances of its classes."""

@@ -10,10 +10,17 @@ Where K·d is small the Hessian is formed,
     ∇²g = cG⊗S - (EEᵀ/N)⊗P⁻¹ + (λ_W/K)I - (F_ib X_ja + X_ib F_ja),      X = EHᵀ/N,
 
 elsewhere a Lanczos process on its products goes on until the lowest value is known well enough.
+
+A point is stationary up to its gradient G only. Where features are free to turn, a stationary W has
+no curvature along V = WA, A antisymmetric; here it has -⟨G, WA²⟩, of either sign, which relative to
+M is of size |uᵀG|K/(λ_Wσ_u) for a singular vector u of W with a small σ_u, and near -1 by a saddle
+with σ_u = 0. So where curvature is found negative Newton's steps say what it is where the gradient
+is none: at an optimum it is gone, at a saddle it stays.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
+from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
@@ -22,6 +29,7 @@ from torch import Tensor
 from perturb_nc.moments import trace
 from perturb_nc.theory.arrays import Rows, random_normal, total
 from perturb_nc.theory.lanczos import combined, lanczos
+from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.point import Point, wide
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.settled import Settled, pays
@@ -32,6 +40,8 @@ _EXACT = 1e-9  # relative curvature that counts as none
 _TOGETHER = 8  # members in one Lanczos process, for the cache
 _STATIONARY = 1e-8  # gradient norm: what it changes in a product is below what is judged
 _SMALL = 1e-6  # ... in the Lanczos process
+_POLISH = 4  # Newton steps from a doubtful point
+_RESOLVED = 1e-4  # relative residual of these
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +52,8 @@ class Curvature:
         lowest: lowest eigenvalue of M^(-½) ∇²g M^(-½), at most 1, to some three digits; a saddle
             where it is below -tolerance.
         tolerance: how far it can be below 0 unseen, for rounding, for a Lanczos process that was
-            stopped (the norm of its residual), and for a gradient that is not 0.
+            stopped (the norm of its residual), and for a gradient that is not 0: where more was
+            seen, by as much as it changes in Newton's steps from there.
         direction: a descent direction made of those of negative curvature, 0 where there are none;
             of the length at which the penalty at fixed H would be all of g.
         products: Hessian-vector products taken.
@@ -54,14 +65,48 @@ class Curvature:
     products: Int64[Tensor, "B"]
 
 
-@singledispatch
 def lowest_curvature(point: Point) -> Curvature:
     """The lowest curvature at the points of a batch."""
+    found = _found(point)
+    doubtful = (found.lowest < -found.tolerance).nonzero()[:, 0]
+    if not len(doubtful):
+        return found
+    inexact, products = _inexact(point.members(doubtful), found.lowest[doubtful])
+    return replace(
+        found,
+        tolerance=found.tolerance.index_add(0, doubtful, inexact),
+        products=found.products.index_add(0, doubtful, products),
+    )
+
+
+def _inexact(
+    point: Any, lowest: Float64[Tensor, "b"]
+) -> tuple[Float64[Tensor, "b"], Int64[Tensor, "b"]]:
+    """By how much the lowest curvature changes where Newton's steps lead, and products taken."""
+    products = torch.zeros(len(lowest), dtype=torch.int64, device=lowest.device)
+    start = point
+    for _ in range(_POLISH):
+        solved = solve_hessian(point, -point.gradient, _RESOLVED)
+        products = products + solved.products
+        trial = replace(point, weight=point.weight + solved.solution)
+        nearer = trial.gradient_norm < 0.5 * point.gradient_norm
+        if not nearer.any():
+            break
+        point = replace(point, weight=torch.where(wide(nearer), trial.weight, point.weight))
+    if point is start:
+        return torch.zeros_like(lowest), products
+    there = _found(point)
+    return (there.lowest - lowest).abs(), products + there.products
+
+
+@singledispatch
+def _found(point: Point) -> Curvature:
+    """The lowest curvature at points that are taken for stationary."""
     top = torch.linalg.eigh(point.residual_moment).eigenvectors[..., -1:]
     return _completed(point, *lanczos(point, top), rounding=_SMALL)
 
 
-@lowest_curvature.register
+@_found.register
 def _(point: ReducedPoint) -> Curvature:
     _, k, d = point.weight.shape
     scale = (point.moment_trace / point.ridge[..., 0, 0] + 1) + trace(point.residual_moment) / (

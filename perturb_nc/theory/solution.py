@@ -41,8 +41,7 @@ class Solution(Summarised):
             holds W tells, it is that of this space, and elsewhere at least half of it. NaN where it
             was not looked for: the certificate proves W* global, or time_limit came before.
         curvature_tolerance: for rounding, for a gradient that is not 0 and for a Lanczos process
-            that was stopped. At a `tol` looser than the default it can be too small in directions
-            that W reads little (docs/numerical.md).
+            that was stopped.
     """
 
     problem: NearCollapseProblem

@@ -84,6 +84,63 @@ def test_curvature_on_a_subspace_is_that_of_all_dimensions():
         assert batch.lowest_curvature[0].item() == pytest.approx(full.lowest.item(), rel=0.05)
 
 
+def two_sizes(excess):
+    """H0 = 0, two unequal classes: g is a sum over the singular values of W, optima closed forms.
+
+    With a = Kπ/(λ_W c) of a class and W along it of size σ: r = a(c/(σ² + c))², g' = (1 - r)σλ_W/K.
+    The rarer class has r = 1 + excess at σ = 0. Returns the problem and the best sizes.
+    """
+    priors, c = torch.tensor([0.9, 0.1], dtype=torch.float64), 0.3
+    lambda_w = 2 * priors[1].item() / (c * (1 + excess))
+    features = torch.zeros(10, 4, dtype=torch.float64)
+    statistics = pnc.ClassStatistics.from_features(features, [0] * 9 + [1])
+    problem = pnc.NearCollapseProblem(statistics, lambda_w=lambda_w, lambda_h=0.1, beta=0.2)
+    ratios = 2 * priors / (lambda_w * c)
+    return problem, (c * (ratios.sqrt() - 1)).sqrt(), ratios
+
+
+def with_sizes(problem, sizes):
+    return batch_point(problem, torch.nn.functional.pad(torch.diag(sizes), (0, 2)))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("norm", [1e-6, 1e-8])
+def test_what_the_gradient_does_to_a_weak_direction_is_no_saddle(monkeypatch, dense, norm):
+    monkeypatch.setattr(curvature, "_DENSE", 600 if dense else 0)
+    problem, best, ratios = two_sizes(1e-3)
+    assert with_sizes(problem, best).gradient_norm < 1e-15
+    share = 1e-3 * norm / with_sizes(problem, best * torch.tensor([1, 0.999])).gradient_norm.item()
+    point = with_sizes(problem, best * torch.tensor([1, 1 - share], dtype=torch.float64))
+    assert point.gradient_norm.item() == pytest.approx(norm, rel=0.2)
+    expected = 1 - ratios[1] * (0.3 / (point.weight[0, 1, 1] ** 2 + 0.3)) ** 2
+    assert expected < -30 * norm  # |uᵀG|K/(λ_Wσ_u)
+    found = lowest_curvature(point)
+    if dense:
+        assert found.lowest.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert -1e-9 < (found.lowest + found.tolerance).item() < 1e-5
+    assert found.tolerance < 1e-6 - 1.1 * expected
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("excess", [0.5, 1e-2, 1e-4])
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-8, 1e-5])
+def test_a_saddle_with_a_tiny_singular_value_stays_one(monkeypatch, dense, excess, size):
+    monkeypatch.setattr(curvature, "_DENSE", 600 if dense else 0)
+    problem, best, _ = two_sizes(excess)
+    point = with_sizes(problem, torch.stack([best[0], best.new_tensor(size)]))
+    assert point.gradient_norm < 1e-5 * excess
+    found = lowest_curvature(point)
+    assert found.lowest.item() == pytest.approx(-excess, rel=1e-3 if dense else 0.2)
+    assert found.tolerance < 1e-2 * excess + 2e-6
+    optimum = problem.objective(with_sizes(problem, best).weight[0])
+    start = torch.nn.functional.pad(
+        torch.diag(torch.stack([best[0], best.new_tensor(size)])), (0, 2)
+    )
+    for tol in (1e-6, 1e-10):
+        solution = pnc.minimize(problem, tol=tol, initial_weight=start)
+        assert solution.objective <= optimum * (1 + 1e-10)
+
+
 @pytest.mark.slow
 def test_no_strict_saddle_among_degenerate_problems():
     found = degenerate.audit(100, starts=20, seed=1000)

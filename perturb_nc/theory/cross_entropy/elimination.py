@@ -76,8 +76,14 @@ class Eliminated:
     @property
     def single(self) -> "Eliminated":
         """In float32."""
-        arrays = (self.factor, self.logits, self.outputs, self.residuals)
-        return Eliminated(self.targets.single, *(own.float() for own in arrays), self.steps)
+        return Eliminated(
+            self.targets.single,
+            self.factor.float(),
+            self.logits.float(),
+            self.outputs.float(),
+            self.residuals.float(),
+            self.steps,
+        )
 
     @cached_property
     def curvatures(self) -> Float[Tensor, "n K K"] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.flow.integrators import NAMED, Method, Scipy
+from perturb_nc.theory.flow.integrators import NAMED, Leg, Method, Scipy
 from perturb_nc.theory.flow.path import FlowPath, checked_times, columns, events, flow_paths
 from perturb_nc.theory.flow.space import FlowSetting
 from perturb_nc.theory.flow.walk import OnStep
@@ -132,13 +132,7 @@ def _flow(
         method = NAMED[method]
     setting = FlowSetting(statistics, *values)
     space = setting.all_of_space() if isinstance(method, Scipy) else setting.krylov_space()
-    run = method.integrate(
-        space,
-        space.model.initial_state(),
-        0.0,
-        checked_times(times, 0.0),
-        rtol=positive(rtol, "rtol"),
-        atol=nonnegative(atol, "atol"),
-        **watch,
-    )
+    tolerances = positive(rtol, "rtol"), nonnegative(atol, "atol")
+    first = space.model.initial_state()
+    run = method.integrate(Leg(space, first, 0.0, checked_times(times, 0.0), *tolerances, **watch))
     return flow_paths(run, rtol, atol, method)
