@@ -4,12 +4,16 @@ Each layer is left out in its turn (`perturb_nc.study.theories_of_depth`), place
 of the class means; some networks once more, placed by NC1. Shipped are the class statistics under
 experiments/results/; the residual MLPs (digits, squared loss and cross-entropy, with and without
 batch norm, three seeds each) are trained here, for their joint statistics and their straightness.
-One dataset for each placing metric holds all predictions.
+What is computed stands in parts (`PARTS`), one file each, so that a theory or a network more does
+not make the others again; `placed` puts them together, with the networks that others trained as
+`public_networks` has them: their stages of three layers or more, up to a width of 256, placed by
+NC1 in the span.
 """
 
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,7 +38,8 @@ from perturb_nc.study import (
     straightness_of_means,
     theories_of_depth,
 )
-from perturb_nc.study.bench import BLOCKS
+from perturb_nc.study.bench import BLOCKS, PARAMETERS
+from perturb_nc.study.depth import PLACING
 from perturb_nc.study.rivals import stages
 from perturb_nc.study.theories import THEORIES
 from perturb_nc.study.verdict import block_errors
@@ -47,12 +52,22 @@ SUMMED = {
 TITLES = {"in_span": "in the span", "out_of_span": "with what is outside it"}
 Joints = dict[tuple[str, str], Any]
 FOLDER = RESULTS / "theories_of_depth"
+PUBLIC = RESULTS / "public_networks"
+OTHERS = ("resnet56_cifar10", "vgg16_cifar10")  # its networks with stages of three layers
+
+
+FIRST = (
+    "central_path", "chain", "straight_line", "straight_line_displacement", "straight_line_placed",
+    "equi_separation", "load_curve", "deep_linear", "shrinkage", "interpolation", "local",
+    "unchanged",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Config:
-    """The networks: where the shipped ones are, and what is trained."""
+    """The networks, where the shipped ones are and what is trained, and the theories."""
 
+    theories: tuple[str, ...] = FIRST
     files: tuple[str, ...] = SHIPPED
     metrics: tuple[str, ...] = ("nc1_span", "nc1")
     again: tuple[str, ...] = ("equal_width/*.safetensors",)  # placed by the later metrics too,
@@ -64,6 +79,30 @@ class Config:
     learning_rate: float = 0.02
     weight_decay: float = 1e-3
     samples: int | None = None
+
+
+PARTS = {
+    "result": Config(),
+    "chain_placed": Config(
+        theories=("chain_placed",),
+        metrics=("nc1_span",),
+        files=("depth_calibration/digits-res*.safetensors",),
+        losses=(),
+    ),
+    "chain_decay": Config(
+        theories=("chain_decay",),
+        metrics=("nc1_span",),
+        files=("depth_calibration/digits-res-wd*.safetensors",),
+        losses=(),
+    ),
+    "cross_entropy": Config(
+        metrics=("nc1",),
+        files=("depth_calibration/digits-res-ce-*.safetensors",),
+        losses=("cross_entropy",),
+    ),
+}
+"""What is made: by name of the file."""
+QUICK = ("result", "chain_placed")
 
 
 def network(config: Config, loss: str, batch_norm: bool, seed: int) -> tuple[Joints, float]:
@@ -100,7 +139,8 @@ def trained(config: Config, metric: str, loss: str, batch_norm: bool, seed: int)
     """Bench and straightness of a network that is trained for it."""
     joints, accuracy = network(config, loss, batch_norm, seed)
     straight = straightness(joints)
-    found = bench(layers_of(joints), name_of(loss, batch_norm, seed), metric, joints)
+    name = name_of(loss, batch_norm, seed)
+    found = bench(layers_of(joints), name, metric, config.theories, joints)
     return found | {
         "train_accuracy": accuracy,
         "straightness": {
@@ -118,10 +158,14 @@ def name_of(loss: str, batch_norm: bool, seed: int) -> str:
 
 
 def bench(
-    layers: dict[str, pnc.ClassStatistics], name: str, metric: str, joints: Joints | None = None
+    layers: dict[str, pnc.ClassStatistics],
+    name: str,
+    metric: str,
+    theories: tuple[str, ...],
+    joints: Joints | None = None,
 ) -> dict[str, Any]:
     """The dataset of a network, as a dictionary, to six digits; and what its stages are like."""
-    table = theories_of_depth(layers, name=name, metric=metric, joints=joints)
+    table = theories_of_depth(layers, name=name, metric=metric, joints=joints, theories=theories)
     for variable, values in table.data_vars.items():
         digits = [float(f"{v:.6g}") for v in values.values.ravel()]
         table[variable] = (values.dims, np.reshape(digits, values.shape))
@@ -141,10 +185,10 @@ def laws(layers: dict[str, pnc.ClassStatistics]) -> dict[str, Any]:
     }
 
 
-def shipped(path: Path, metric: str) -> dict[str, Any]:
+def shipped(path: Path, metric: str, theories: tuple[str, ...]) -> dict[str, Any]:
     """Bench of a network from its file."""
     name = f"{path.parent.name}/{path.stem.removesuffix('-seed0')}"
-    return bench(pnc.load_layers(path), name, metric)
+    return bench(pnc.load_layers(path), name, metric, theories)
 
 
 def records(config: Config, metric: str, folder: Path) -> Iterator[dict[str, Any]]:
@@ -154,7 +198,7 @@ def records(config: Config, metric: str, folder: Path) -> Iterator[dict[str, Any
         files, losses = config.files, config.losses
     for path in (p for pattern in files for p in sorted(RESULTS.glob(pattern))):
         name = f"{metric}-{path.parent.name}-{path.stem}.json"
-        yield kept(folder / name, lambda _, path=path: shipped(path, metric))
+        yield kept(folder / name, lambda _, path=path: shipped(path, metric, config.theories))
     for loss, batch_norm, seed in product(losses, (False, True), config.seeds):
         own = loss, batch_norm, seed
         name = f"{metric}-{name_of(*own)}.json"
@@ -173,6 +217,49 @@ def loaded(record: dict[str, Any]) -> xr.Dataset:
     """The dataset of one network's, or of all networks', record."""
     table = xr.Dataset.from_dict(record).drop_vars("stage", errors="ignore")
     return table.assign({name: v.astype(float) for name, v in table.data_vars.items()})
+
+
+def placed(folder: Path, metric: str) -> tuple[list[xr.Dataset], list[dict[str, Any]]]:
+    """The bench of every network placed by a metric, with all theories, and what else is known."""
+    networks: dict[str, dict[str, Any]] = {}
+    tables: dict[str, list[xr.Dataset]] = {}
+    for part in PARTS:
+        path = folder / f"{part}.json"
+        found = json.loads(path.read_text(encoding="utf8"))["placed"] if path.is_file() else {}
+        if metric not in found:
+            continue
+        whole = loaded(found[metric]["bench"])
+        for row in found[metric]["networks"]:
+            name = row["network"]
+            networks.setdefault(name, row)
+            tables.setdefault(name, []).append(whole.isel(layer=whole["network"] == name))
+    for table, row in public() if metric == PLACING else ():
+        networks[row["network"]], tables[row["network"]] = row, [table]
+    return [together(own) for own in tables.values()], list(networks.values())
+
+
+def public() -> Iterator[tuple[xr.Dataset, dict[str, Any]]]:
+    """Bench and laws of the networks that others trained."""
+    for stem in OTHERS:
+        record = json.loads((PUBLIC / f"{stem}.json").read_text(encoding="utf8"))
+        every = [loaded(own) for own in record["depth"].values()]
+        long = [own for own in every if own.sizes["layer"] > 1]
+        name = f"{PUBLIC.name}/{stem}"
+        table = xr.concat(long, dim="layer", combine_attrs="override")
+        network = ("layer", [name] * table.sizes["layer"])
+        yield table.assign_coords(network=network), {"network": name}
+
+
+def together(tables: list[xr.Dataset]) -> xr.Dataset:
+    """What several parts say of one network: all theories, in their order."""
+    first = tables[0]
+    for table in tables[1:]:
+        if not np.allclose(table["measured"], first["measured"], rtol=1e-4, equal_nan=True):
+            raise ValueError(f"the parts hold other measurements of {first['network'].values[0]}")
+    names = [name for name, v in first.data_vars.items() if "model" in v.dims]
+    own = [t[names].reindex(parameter=[*PARAMETERS]) for t in tables]
+    both = xr.concat(own, dim="model").reindex(model=list(THEORIES))
+    return first.drop_dims(("model", "parameter")).assign(both.data_vars)
 
 
 def markdown(table: xr.Dataset) -> str:
@@ -235,19 +322,21 @@ def gathered(config: Config, metric: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     chosen = options(__doc__, FOLDER, "one shipped network and four of a few epochs")
-    config = Config()
+    parts = PARTS
     if chosen.quick:
-        few = ("equal_width/*cross_entropy*.safetensors",)
-        config = Config(
-            files=few, metrics=("nc1_span",), seeds=(0,), blocks=2, epochs=2, samples=200
-        )
-    if is_finished(chosen.output / "result.json", config):
-        return
-    folder = runs_folder(chosen.output, config)
-    placed = {metric: gathered(config, metric, folder) for metric in config.metrics}
-    write_json(chosen.output / "result.json", {"manifest": manifest(config), "placed": placed})
-    for metric, found in placed.items():
-        text = markdown(bench_table([loaded(found["bench"])]))
+        few = {"metrics": ("nc1_span",), "seeds": (0,), "blocks": 2, "epochs": 2, "samples": 200}
+        files = ("equal_width/*cross_entropy*.safetensors",)
+        losses, each = PARTS["result"].losses, few | {"files": files}
+        parts = {n: replace(p, losses=losses, **each) for n, p in PARTS.items() if n in QUICK}
+    for part, config in parts.items():
+        path = chosen.output / f"{part}.json"
+        if is_finished(path, config):
+            continue
+        folder = runs_folder(chosen.output / part, config)
+        found = {metric: gathered(config, metric, folder) for metric in config.metrics}
+        write_json(path, {"manifest": manifest(config), "placed": found})
+    for metric in parts["result"].metrics:
+        text = markdown(bench_table(placed(chosen.output, metric)[0]))
         with replacing(chosen.output / f"table_{metric}.md") as temporary:
             temporary.write_text(text, encoding="utf8")
         print(text)

@@ -1,16 +1,15 @@
-"""Draw the errors of every theory of depth from theories_of_depth/result.json."""
+"""Draw the errors of every theory of depth from what theories_of_depth has committed."""
 
 import sys
 
 import numpy as np
 from matplotlib.figure import Figure
-from style import BLUE, GREY, NC1_TRACE, RESULTS, ROOT, VERMILION, read, write
+from style import BLUE, GREY, NC1_TRACE, ROOT, VERMILION, write
 
 sys.path.insert(0, str(ROOT))
-from experiments.theories_of_depth import kind_of, loaded
+from experiments.theories_of_depth import FOLDER, kind_of, placed
 from perturb_nc.study import bench_table
 
-RESULT = RESULTS / "theories_of_depth" / "result.json"
 PANELS = {
     "nc1": "NC1 (in the span)",
     "directional_cdnv": "directional CDNV (in the span)",
@@ -24,9 +23,9 @@ COLORS = {
 }
 
 
-def draw(result: dict) -> Figure:
+def draw(benches: list) -> Figure:
     """One row a theory, one point a network, a bar at the median; left is better."""
-    error = bench_table([loaded(result["placed"]["nc1_span"]["bench"])])["error"]
+    error = bench_table(benches)["error"]
     theories = error["model"].values.tolist()
     kinds = np.array([kind_of(str(n)) for n in error["network"].values])
     figure = Figure(figsize=(14, 5.5), layout="constrained")
@@ -61,4 +60,4 @@ def draw(result: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    write(draw(read(RESULT)), __file__)
+    write(draw(placed(FOLDER, "nc1_span")[0]), __file__)

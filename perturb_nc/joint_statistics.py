@@ -50,6 +50,12 @@ class JointStatistics(Summarised):
             )
         object.__setattr__(self, "cross", self.cross.clone())
 
+    def mixed(self, a: float, b: float) -> ClassStatistics:
+        """Class statistics of ah + bh', for layers of one width."""
+        within = a**2 * self.first.within + a * b * (self.cross + self.cross.mT)
+        means = a * self.first.means + b * self.last.means
+        return self.first.moved(means, within + b**2 * self.last.within)
+
     def _summary(self) -> dict[str, object]:
         ends = {"first": self.first, "last": self.last}
         traces = {f"{name}_nc1_trace": s._summary()["nc1_trace"] for name, s in ends.items()}

@@ -86,8 +86,9 @@ def comparison(
 
 
 THEORIES = {
-    "central_path": 0.02, "chain": 0.2, "straight_line": None, "straight_line_displacement": None,
-    "straight_line_placed": None, "equi_separation": 0.021, "load_curve": 0.1, "deep_linear": 0.3,
+    "central_path": 0.02, "chain": 0.2, "chain_decay": 0.2, "chain_placed": 0.15,
+    "straight_line": None, "straight_line_displacement": None, "straight_line_placed": None,
+    "equi_separation": 0.021, "load_curve": 0.1, "deep_linear": 0.3,
     "shrinkage": 0.4, "interpolation": 0.05, "local": 0.01, "unchanged": 0.5,
 }  # fmt: skip
 
@@ -112,7 +113,7 @@ def bench(name="net", layers=("blocks.0", "blocks.1", "blocks.2"), off=THEORIES,
             "predicted_spectrum": (("layer", "model", "index"), spectra),
             "span_spectrum": (("layer", "index"), spectrum / 2),
             "predicted_span_spectrum": (("layer", "model", "index"), spectra / 2),
-            "parameters": (("layer", "model", "parameter"), np.ones((len(layers), len(off), 3))),
+            "parameters": (("layer", "model", "parameter"), np.ones((len(layers), len(off), 4))),
             "line_shape": ("layer", [1.25] * len(layers)),
             "path_ratio": ("layer", [1.125] * len(layers)),
             "share": ("layer", np.linspace(0, 1, len(layers) + 1)[1:]),
@@ -125,7 +126,7 @@ def bench(name="net", layers=("blocks.0", "blocks.1", "blocks.2"), off=THEORIES,
             "model": list(off),
             "quantity": list(quantities),
             "index": np.arange(1, 6),
-            "parameter": ["lambda_w", "beta", "spectral_ratio"],
+            "parameter": ["lambda_w", "layer_decay", "beta", "spectral_ratio"],
         },
         attrs={"metric": "nc1_span", "status": "FINISHED", "way_of": "class means", **attrs},
     )

@@ -3,6 +3,7 @@
 import torch
 
 import perturb_nc as pnc
+from perturb_nc.theory.collapse import simplex_etf
 
 K, D, N = 10, 512, 50  # a class
 
@@ -29,3 +30,18 @@ def true_metrics(means, spectrum):
     return pnc.collapse_metrics(
         pnc.ClassStatistics(counts, means, torch.diag(spectrum), variance)
     ).as_dict()
+
+
+def sample(counts=(8, 12, 5, 9), d=7, seed=0):
+    """Features of classes with one covariance, and their labels."""
+    torch.manual_seed(seed)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    x = torch.randn(len(labels), d).double() @ torch.randn(d, d).double()
+    return x + 2 * torch.randn(len(counts), d).double()[labels], labels
+
+
+def collapsed(scale=0.0, k=6, d=11):
+    """Statistics with means in a simplex frame, and Σ_W of this scale."""
+    within = scale * torch.cov(torch.randn(d, 50, dtype=torch.float64))
+    variance = within.trace().repeat(k)
+    return pnc.ClassStatistics(torch.full((k,), 5), simplex_etf(k, d), within, variance)

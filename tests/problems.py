@@ -189,3 +189,15 @@ OPTIMA = CASES | {  # cases with an optimum to look for
     "strong": {"lambda_w": 2.0, "lambda_h": 0.5, "beta": 1.0},
     "large": {"dim": 30, "num_classes": 8},
 }
+SMALL = {"num_classes": 3, "dim": 5}
+CERTIFIED = {  # stationary points with r <= 1
+    "balanced": {"lambda_w": 1.2},
+    "imbalanced": {"lambda_w": 0.9, "counts": (2, 5, 9)},
+    "bias": {"lambda_w": 1.2, "bias": True},
+    "imbalanced, bias": {"lambda_w": 1.2, "bias": True, "counts": (2, 5, 9)},
+    "unconstrained": {"beta": 0.0},
+    "unconstrained, bias": {"beta": 0.0, "bias": True},
+    "unconstrained, imbalanced": {"beta": 0.0, "counts": (2, 5, 9)},
+    "unused dimensions": {"lambda_w": 0.4, "dim": 20, "counts": (2, 2, 2)},
+}
+OPEN = {"weak": {"lambda_w": 0.1}, "weak, bias": {"lambda_w": 0.1, "bias": True}}

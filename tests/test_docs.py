@@ -253,6 +253,15 @@ def docstrings():
                 yield path, getattr(node, "name", path.stem), ast.get_docstring(node) or ""
 
 
+def test_names_that_pages_call_are_there():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+    text = "".join(page.read_text(encoding="utf8") for page in pages)
+    found = set(re.findall(r"\bpnc((?:\.\w+)+)", text))
+    assert len(found) > 40
+    for name in sorted(found):
+        attribute(f"perturb_nc{name}")
+
+
 def undocumented(node, place, private=False):
     """Places of functions and classes that have no docstring, methods and inner ones among them."""
     for child in ast.iter_child_nodes(node):

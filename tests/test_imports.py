@@ -126,7 +126,7 @@ def test_modules_and_functions_are_short():
     paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
     lines = {p: len(p.read_text(encoding="utf8").splitlines()) for p in paths}
     assert [str(path) for path, count in lines.items() if count > 350] == []
-    assert statistics.median(lines.values()) <= 130  # one concept a module; the aim is 120
+    assert statistics.median(lines.values()) <= 124  # one concept a module; the aim is 120
     assert [name for name, count in bodies() if count > 50] == []
 
 

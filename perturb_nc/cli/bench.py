@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TimeLimit = Annotated[
     float | None,
-    typer.Option(help="seconds for a network, after which path and chain predict no more"),
+    typer.Option(help="seconds for a network, after which path and chains predict no more"),
 ]
 
 

@@ -55,7 +55,7 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
             f"at most {number(way['off_line'][far])} of the way off the line ({way['layers'][far]})"
         )
     if record["status"] == "TIME_LIMIT":
-        said.append("stopped at the time limit: path and chain do not predict all layers")
+        said.append("stopped at the time limit: path and chains do not predict all layers")
     return said
 
 

@@ -159,6 +159,8 @@ THEORIES = {
     "measured": SIDES["measured"],
     "central_path": SIDES["path"],
     "chain": SIDES["pair"],
+    "chain_decay": Side("#d55e00", "#f28e4b", "#e0701c", "X", "--", "x", "dash"),
+    "chain_placed": Side("#d55e00", "#f28e4b", "#e0701c", "8", ":", "octagon", "dot"),
     "straight_line": Side("#8a6d00", "#f0d060", "#b08c10", "<", "-", "triangle-left", "solid"),
     "straight_line_displacement": Side(
         "#8a6d00", "#f0d060", "#b08c10", ">", "--", "triangle-right", "dash"

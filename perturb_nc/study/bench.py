@@ -14,7 +14,7 @@ from perturb_nc.study.models import CrossEntropyModel, Layer, model_of
 from perturb_nc.study.quantities import BENCHED, quantities
 from perturb_nc.study.rivals import Prediction, Stage, stages
 from perturb_nc.study.straight_line import all_pairs, straightness, straightness_of_means
-from perturb_nc.study.theories import THEORIES
+from perturb_nc.study.theories import THEORIES, Theory
 from perturb_nc.theory.clock import Clock, OutOfTimeError, Progress
 from perturb_nc.theory.status import Status
 
@@ -25,7 +25,7 @@ IN_SPAN = (
 )  # fmt: skip
 OUT_OF_SPAN = ("nc1_trace", "cdnv", "within_share", "top_eigenvalues")
 BLOCKS = {"in_span": IN_SPAN, "out_of_span": OUT_OF_SPAN}
-PARAMETERS = ("lambda_w", "beta", "spectral_ratio")
+PARAMETERS = ("lambda_w", "layer_decay", "beta", "spectral_ratio")
 TIE = 0.1  # of the least error
 
 Joints = Mapping[tuple[str, str], JointStatistics]
@@ -38,6 +38,7 @@ def theories_of_depth(
     loss: str = "squared",
     metric: str = PLACING,
     joints: Joints | None = None,
+    theories: Sequence[str] | None = None,
     time_limit: float = math.inf,
     progress: Progress | None = None,
 ) -> xr.Dataset:
@@ -55,7 +56,8 @@ def theories_of_depth(
         joints: (first, last) layer of a stage → joint statistics, for the straight line between
             measured ends (`perturb_nc.measure.joint_statistics`). With those of every pair of
             layers it is the way of the samples whose straightness is given.
-        time_limit: seconds after which no λ_W is tried any more: path and chain, which take nearly
+        theories: names of those to hold against it; by default all of `THEORIES`.
+        time_limit: seconds after which no λ_W is tried any more: path and chains, which take nearly
             all of the time, predict nothing of the layers that are left then.
         progress: called as progress(layers, of how many) after every layer.
 
@@ -63,20 +65,24 @@ def theories_of_depth(
         A dataset with dimensions layer (with coordinates network and stage; the first layer of
         each stage, which is predicted by none, is left out), model, quantity, index, parameter:
         `measured`, `predicted`, `spectrum`, `predicted_spectrum`, `span_spectrum`,
-        `predicted_span_spectrum`, `parameters` (λ_W, β, and the spectral ratio of the certificate),
-        and of the way from the first to the last layer of the stage `line_shape`, `path_ratio`,
-        `share` and `off_line` (`Straightness`). NaN where there is none. Attributes: metric, status
-        (FINISHED or TIME_LIMIT), loss and way_of ("samples" or "class means").
+        `predicted_span_spectrum`, `parameters` (λ_W, λ of every layer, β, and the spectral ratio
+        of the certificate), and of the way from the first to the last layer of the stage
+        `line_shape`, `path_ratio`, `share` and `off_line` (`Straightness`). NaN where there is
+        none. Attributes: metric, status (FINISHED or TIME_LIMIT), loss and way_of ("samples" or
+        "class means").
         `bench_table` sums it up.
 
     Raises:
-        ValueError: no stage of two layers, an unknown metric, a time_limit that is not > 0, or
-            layers without the samples that the loss needs.
+        ValueError: no stage of two layers, an unknown metric or theory, a time_limit that is not
+            > 0, or layers without the samples that the loss needs.
 
     Source: docs §4.6, 4.8; He & Su 2023; Shi, Pan & Dokmanić 2024; Wang et al. 2023.
     """
     if metric not in CALIBRATING:
         raise ValueError(f"metric must be one of {', '.join(CALIBRATING)}, got {metric!r}")
+    if unknown := [name for name in theories or () if name not in THEORIES]:
+        raise ValueError(f"theories must be among {', '.join(THEORIES)}, got {unknown}")
+    chosen = {name: THEORIES[name] for name in (THEORIES if theories is None else theories)}
     clock = Clock.of(time_limit, progress)
     free = loss_options(loss)[0] != "squared"  # whose path and chain have no bias
     given = {n: model_of(x, loss, bias=free, name=f"layer {n!r}") for n, x in layers.items()}
@@ -95,7 +101,7 @@ def theories_of_depth(
         whole = Stage(stage.layers, metric, joint=joint, clock=clock, start=start)
         ways.append(_way(whole, joints or {}))
         for layer in whole.names[1:]:
-            predicted, on_time = _predictions(whole.hide([layer]))
+            predicted, on_time = _predictions(whole.hide([layer]), chosen)
             in_time &= on_time
             found.append(_left_out(whole, layer, predicted))
             numbers.append(number)
@@ -125,10 +131,10 @@ def _way(stage: Stage, joints: Joints) -> xr.Dataset:
     )
 
 
-def _predictions(view: Stage) -> tuple[dict[str, Prediction], bool]:
+def _predictions(view: Stage, theories: Mapping[str, Theory]) -> tuple[dict[str, Prediction], bool]:
     """What every theory says of the hidden layer, and whether all had the time."""
     found, in_time = {}, True
-    for name, theory in THEORIES.items():
+    for name, theory in theories.items():
         try:
             found[name] = theory.predict(view)
         except OutOfTimeError:

@@ -8,6 +8,7 @@ import scipy  # its parts load, slowly, when they are first used
 from jaxtyping import Float64
 from torch import Tensor
 
+from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.metrics import table as metric_functions
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.study.models import CrossEntropyModel
@@ -84,6 +85,15 @@ class SampleChain:
         first, labels = self.problem.features, self.problem.labels
         way: Float64[Tensor, "N d"] = self.solution.features(first, labels) - first
         return way
+
+    @cached_property
+    def ends(self) -> JointStatistics:
+        """First and last layer with what binds them."""
+        labels = self.problem.labels
+        layers = self.problem.features, self.problem.features + self._way
+        both = [ClassStatistics.from_features(x, labels) for x in layers]
+        a, b = (x - s.means[labels] for x, s in zip(layers, both, strict=True))
+        return JointStatistics(*both, a.mT @ b / len(labels))
 
     def statistics(self, i: int) -> ClassStatistics:
         """Class statistics of layer i + 1."""

@@ -24,43 +24,37 @@ def on_line(joint: JointStatistics, share: float) -> ClassStatistics:
     M = (1-τ)M_0 + τM_L and Σ_W = (1-τ)²Σ_0 + τ(1-τ)(C + Cᵀ) + τ²Σ_L, C their within-class
     cross-covariance. docs §4.8.
     """
-    a, b = 1 - share, share
-    within = a**2 * joint.first.within + a * b * (joint.cross + joint.cross.mT)
-    return joint.first.moved(
-        a * joint.first.means + b * joint.last.means, within + b**2 * joint.last.within
-    )
+    return joint.mixed(1 - share, share)
 
 
 def straight_line(stage: Stage) -> Prediction:
     """The line between measured ends, in equal steps."""
     steps = len(stage.names) - 1
-    return _on_line(stage, lambda name: stage.names.index(name) / steps)
+    return _on_line(stage, lambda _, name: stage.names.index(name) / steps)
 
 
 def straight_line_displacement(stage: Stage) -> Prediction:
     """The line between measured ends, a layer where its class means are on their way."""
-    return _on_line(stage, stage.displacement)
+    return _on_line(stage, lambda _, name: stage.displacement(name))
 
 
 def straight_line_placed(stage: Stage) -> Prediction:
     """The line between measured ends, a layer where the line has its placing metric."""
-    return _on_line(stage, partial(_placed, stage))
+    return _on_line(stage, partial(share_of, stage))
 
 
-def _on_line(stage: Stage, share: Callable[[str], float]) -> Prediction:
+def _on_line(stage: Stage, share: Callable[[JointStatistics, str], float]) -> Prediction:
     joint = stage.joint
     if joint is None:
         return Prediction({}, {})
-    shares = {name: share(name) for name in stage.names[1:]}
+    shares = {name: share(joint, name) for name in stage.names[1:]}
     found = {name: on_line(joint, t) for name, t in shares.items() if not math.isnan(t)}
     return Prediction.of(found, frozenset({stage.names[-1]}))
 
 
-def _placed(stage: Stage, name: str) -> float:
-    """τ at which the line has a layer's placing metric; NaN where it does not get there."""
-    metric, joint = getattr(metric_functions, stage.metric), stage.joint
-    assert joint is not None  # `_on_line` asked
-    wanted = stage.value(name)
+def share_of(stage: Stage, joint: JointStatistics, name: str) -> float:
+    """τ at which a line has a layer's placing metric; NaN where it does not get there."""
+    metric, wanted = getattr(metric_functions, stage.metric), stage.value(name)
 
     def excess(share: float) -> float:
         return math.log(metric(on_line(joint, share)).item() / wanted)

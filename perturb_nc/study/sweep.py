@@ -30,8 +30,7 @@ from perturb_nc.study.sweep_store import SweepStore
 from perturb_nc.theory.clock import Clock, Progress
 from perturb_nc.theory.flow.central_path import central_path_flows
 from perturb_nc.theory.regularization import HYPERPARAMETERS
-from perturb_nc.theory.vicinity.batch import small_vicinity_batch
-from perturb_nc.theory.vicinity.frame import nearest_frame
+from perturb_nc.theory.vicinity.batch import balanced_frame, small_vicinity_batch
 from perturb_nc.theory.vicinity.prediction import SMALL
 from perturb_nc.validation import ArrayLike
 
@@ -96,7 +95,7 @@ def sweep(
     Raises:
         ValueError: arguments out of range; a store of another sweep, or a URL for one; statistics
             so badly scaled that every setting fails, or, with method="vicinity", without a nearest
-            frame.
+            frame or of unequal classes.
 
     Example:
         >>> labels = torch.arange(60) % 3
@@ -119,7 +118,7 @@ def sweep(
     )  # fmt: skip
     model = model_of(statistics, loss, bias=bias, name="statistics")
     if method == "vicinity":
-        nearest_frame(model.statistics, bias)  # raises where there is none
+        balanced_frame(model.statistics, bias)  # raises where there is none
     dataset = empty_dataset(model.layer, plan)
     kept = None if store is None else SweepStore(store, dataset, plan.block_shape)
     if kept is not None:

@@ -1,16 +1,12 @@
 """Theories of depth: from the first layer of a stage, and what else each sees, to every layer."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
+from functools import partial
 
 import numpy as np
-import scipy  # its parts load, slowly, when they are first used
-from torch import Tensor
 
-from perturb_nc.metrics import table as metric_functions
+from perturb_nc.study.chains import equal_steps, on_chain, placed_on_chain
 from perturb_nc.study.depth import COMPARED, place
 from perturb_nc.study.laws import deep_linear, equi_separation, load_curve
 from perturb_nc.study.quantities import log_ratio
@@ -22,22 +18,20 @@ from perturb_nc.study.rivals import (
     shrinkage,
     unchanged,
 )
-from perturb_nc.study.sample_paths import SampleChain, placed_on_samples, sample_chain
+from perturb_nc.study.sample_paths import placed_on_samples
 from perturb_nc.study.straight_line import (
     straight_line,
     straight_line_displacement,
     straight_line_placed,
 )
 from perturb_nc.theory.clock import OutOfTimeError
-from perturb_nc.theory.flow.chain import Chain, chain
 
 _STARTS = (-2.0, 2.0, -6.0)  # log2 of λ_W; the later ones only where the first places no layer
 _STEPS = (2.0, 1.0, 0.5, 0.25, 0.125)
 _LIMITS = (-6.0, 6.0)
+_COARSE = 1.0  # the least step of a second parameter
 _RTOL = 1e-4  # of the path
-_TOL = 1e-6  # of the chain
-_BETAS = (-14.0, 14.0)  # log of the chain's β
-_NEAR = (0.0, 0.0)  # where the search for it starts
+_DECAY = (-6.0, -14.0, 2.0)  # log2 of the decay of every layer: where it starts, and its limits
 
 
 @dataclass(frozen=True)
@@ -82,85 +76,47 @@ def chain_to_optimum(stage: Stage) -> Prediction:
     λ_W is fitted to the layers that are seen, β is that which gives the last layer its placing
     metric. Parameters: λ_W, β and the spectral ratio of the certificate.
     """
-    return _fitted(stage, "chain", partial(_chain, stage))
+    return _fitted(stage, "chain", partial(on_chain, stage, equal_steps))
 
 
-def _chain(stage: Stage, lambda_w: float) -> Prediction:
-    later = stage.names[1:]
-    metric, wanted = getattr(metric_functions, stage.metric), stage.value(later[-1])
-    found: dict[float, Chain | SampleChain] = {}
-
-    @cache
-    def excess(log_beta: float) -> float:
-        # Equal steps, each of β times their number, from the weight of the nearest β.
-        near = min(found, key=lambda at: abs(at - log_beta), default=None)
-        weight = None if near is None else found[near].solution.weight
-        found[log_beta] = _chained(stage, lambda_w, math.exp(log_beta), weight)
-        value = metric(found[log_beta].solution.statistics).item()
-        return math.log(value / wanted) if value > 0 else -math.inf
-
-    # The metric falls with 1/β, from the first layer's value on. The search starts at the β of the
-    # nearest λ_W.
-    known = stage.memory.setdefault("log_beta", {})
-    low = high = min(known.items(), key=lambda at: abs(at[0] - math.log(lambda_w)), default=_NEAR)[
-        1
-    ]
-    step = 0.5
-    while excess(high) < 0:
-        low, high, step = high, high + step, 2 * step
-        if high > _BETAS[1]:
-            return Prediction({}, {})
-    while excess(low) > 0:
-        high, low, step = low, low - step, 2 * step
-        if low < _BETAS[0]:
-            return Prediction({}, {})
-    if not math.isfinite(excess(low)):
-        return Prediction({}, {})
-    log_beta = scipy.optimize.brentq(excess, low, high, xtol=1e-3, rtol=1e-5)
-    best = found[log_beta]
-    if not best.solution.status.is_done:
-        return Prediction({}, {})
-    known[math.log(lambda_w)] = log_beta
-    return Prediction.of(
-        {name: best.statistics(i) for i, name in enumerate(later)},
-        beta=math.exp(log_beta),
-        spectral_ratio=best.solution.certificate.spectral_ratio,
-    )
+def chain_with_decay(stage: Stage) -> Prediction:
+    """The chain in equal steps with a decay λ of the features of every layer, fitted as λ_W is."""
+    return _fitted(stage, "chain_decay", partial(on_chain, stage, equal_steps), _DECAY)
 
 
-def _chained(
-    stage: Stage, lambda_w: float, beta: float, weight: Tensor | None
-) -> Chain | SampleChain:
-    """The chain with this β as a whole, under the loss of the stage."""
-    steps = len(stage.names) - 1
-    options: dict[str, Any] = {"lambda_w": lambda_w, "tol": _TOL, "initial_weight": weight}
-    if stage.start is not None:
-        return sample_chain(stage.start, beta=beta, length=steps, **options)
-    betas = [steps * beta] * steps
-    return chain(stage.layers[stage.names[0]], lambda_h=0.0, betas=betas, **options)
+def chain_placed(stage: Stage) -> Prediction:
+    """The line of `chain_to_optimum`, a layer where the line has its placing metric."""
+    return _fitted(stage, "chain_placed", partial(on_chain, stage, placed_on_chain))
 
 
-def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Prediction:
+def _fitted(
+    stage: Stage,
+    name: str,
+    at: Callable[..., Prediction],
+    *more: tuple[float, float, float],
+) -> Prediction:
     """The member of a family in λ_W that is nearest to the layers seen, in all other metrics.
 
     Found by steps downhill on one grid, whatever is hidden, so that views of a stage share what has
     been computed: of a factor 4 first, each half as long in the log as the one before, of 9 % last.
+    `more` is log2 of a second parameter, found to a factor 2: where it starts, and its limits.
     """
     seen = [n for n in stage.names[1:] if n in stage.layers]
     others = [m for m in COMPARED if m != stage.metric]
+    limits = [_LIMITS, *(limit for _, *limit in more)]
 
-    def member(exponent: float) -> Prediction:
-        key = name, exponent
+    def member(point: tuple[float, ...]) -> Prediction:
+        key = name, point
         if key not in stage.memory:
-            made = None if stage.clock.expired() else at(2.0**exponent)
+            made = None if stage.clock.expired() else at(*(2.0**exponent for exponent in point))
             if made is None or stage.clock.expired():  # what was stopped on the way is none
                 raise OutOfTimeError
             stage.memory[key] = made
         found: Prediction = stage.memory[key]
         return found
 
-    def misfit(exponent: float) -> float:
-        metrics, squares = member(exponent).metrics, 0.0
+    def misfit(point: tuple[float, ...]) -> float:
+        metrics, squares = member(point).metrics, 0.0
         for layer in seen:
             if layer not in metrics:  # not placed: off by a factor e
                 squares += len(others)
@@ -172,23 +128,28 @@ def _fitted(stage: Stage, name: str, at: Callable[[float], Prediction]) -> Predi
             squares += float(np.nansum(np.square(errors)))
         return squares
 
+    def around(point: tuple[float, ...], step: float) -> list[tuple[float, ...]]:
+        return [
+            (*point[:i], end, *point[i + 1 :])
+            for i, (low, high) in enumerate(limits if step >= _COARSE else limits[:1])
+            for end in (point[i] - step, point[i] + step)
+            if low <= end <= high
+        ]
+
     nothing = len(others) * len(seen)
-    best = next((at for at in _STARTS if misfit(at) < nothing), None)
+    starts = [(start, *(second for second, *_ in more)) for start in _STARTS]
+    best = next((point for point in starts if misfit(point) < nothing), None)
     if best is None:
         return Prediction({}, {})
     for step in _STEPS:
-        around = [best]
-        while around:
-            ends = best - step, best + step
-            around = [x for x in ends if _LIMITS[0] <= x <= _LIMITS[1] and misfit(x) < misfit(best)]
-            best = min(around, key=misfit, default=best)
+        better = [best]
+        while better:
+            better = [point for point in around(best, step) if misfit(point) < misfit(best)]
+            best = min(better, key=misfit, default=best)
     found = member(best)
+    fitted = dict(zip(("lambda_w", "layer_decay"), (2.0**x for x in best), strict=False))
     return Prediction(
-        found.metrics,
-        found.spectra,
-        found.statistics,
-        frozenset(seen),
-        {"lambda_w": 2.0**best, **found.parameters},
+        found.metrics, found.spectra, found.statistics, frozenset(seen), fitted | found.parameters
     )
 
 
@@ -200,6 +161,15 @@ THEORIES: dict[str, Theory] = {
     "chain": Theory(
         chain_to_optimum,
         "first layer; placing metric of the last; other metrics of the other layers, for λ_W",
+    ),
+    "chain_decay": Theory(
+        chain_with_decay,
+        "first layer; placing metric of the last; other metrics of the other layers, for λ_W and λ",
+    ),
+    "chain_placed": Theory(
+        chain_placed,
+        "first layer; placing metric of the last; other metrics of the other layers, for λ_W",
+        "metric",
     ),
     "straight_line": Theory(straight_line, "first and last layer with their cross-covariance"),
     "straight_line_displacement": Theory(

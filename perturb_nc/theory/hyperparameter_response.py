@@ -10,6 +10,7 @@ from torch import Tensor
 from perturb_nc.metrics.table import metric_tensors
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.isolated import check_isolated, solve_isolated
+from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.solution import Solution
 from perturb_nc.theory.tangents import gradient_tangent, outcome_tangents, point_tangent
@@ -71,11 +72,15 @@ def hyperparameter_response(solution: Solution) -> HyperparameterResponse:
     Source: implicit function theorem; docs §4.3.
     """
     check_isolated(solution)
-    point = solution.problem.at(solution.weight)
+    return response_at(solution.problem.at(solution.weight))
+
+
+def response_at(point: ReducedPoint) -> HyperparameterResponse:
+    """`hyperparameter_response` at the weight of a point, an isolated optimum or near one."""
     units = torch.diag(torch.ones_like(point.hyperparameters))
     weight = solve_isolated(point, -gradient_tangent(point, units))
     change = point_tangent(point, weight, units)
-    statistics = solution.problem.statistics.moved(point.means, point.within)
+    statistics = point.reference.moved(point.means, point.within)
     values = metric_tensors(statistics, point.weight)
     metrics = outcome_tangents(point, statistics, values, weight, change)
     rows = {m: tangents.tolist() for m, tangents in metrics.items()}

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.cli.sweep import parse_axis
@@ -13,17 +12,6 @@ from perturb_nc.study.sweep_store import open_sweep
 
 ROOT = Path(pnc.__file__).parent.parent
 AXES = ("--lambda-w", "1e-2:1:3", "--lambda-h", "0.1,0.2", "--beta", "1")
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    return random_problem(seed=1, counts=(3, 9, 6), dim=7).reduced.statistics
-
-
-@pytest.fixture
-def layer(statistics, tmp_path):
-    pnc.save_layers({"": statistics}, tmp_path / "layer.safetensors")
-    return tmp_path / "layer.safetensors"
 
 
 def test_the_sweep_command_is_sweep_and_plot_draws_it(statistics, layer, run, tmp_path):

@@ -6,23 +6,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.study.sweep_store import open_sweep
 
 ROOT = Path(pnc.__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    return random_problem(seed=1, counts=(3, 9, 6), dim=7).reduced.statistics
-
-
-@pytest.fixture
-def layer(statistics, tmp_path):
-    pnc.save_layers({"": statistics}, tmp_path / "layer.safetensors")
-    return tmp_path / "layer.safetensors"
 
 
 def start(layer, store, workers=2):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_runs import clusters
 
-from perturb_nc.measure.dataset import Dataset, batches
+from perturb_nc.measure.dataset import batches
 from perturb_nc.measure.epoch_file import read_epochs
 from perturb_nc.measure.extraction import collect_statistics
 from perturb_nc.measure.monitor import CollapseMonitor
@@ -14,14 +15,6 @@ from perturb_nc.networks.architectures import MLP
 from perturb_nc.networks.training import TrainingConfig, train
 
 CONFIG = TrainingConfig(epochs=3, batch_size=16)
-
-
-def clusters(n=60):
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(n) % 3
-    centres = torch.randn(3, 6, generator=generator)
-    noise = torch.randn(n, 6, generator=generator)
-    return Dataset("clusters", centres[labels] + 0.3 * noise, labels, 3)
 
 
 def fresh():

@@ -3,23 +3,10 @@ import math
 
 import pytest
 import torch
+from populations import collapsed, sample
 
 import perturb_nc as pnc
 from perturb_nc.metrics.ranks import feature_ranks
-from perturb_nc.theory.collapse import simplex_etf
-
-
-def sample(counts=(8, 12, 5, 9), d=7, seed=0):
-    torch.manual_seed(seed)
-    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    x = torch.randn(len(labels), d).double() @ torch.randn(d, d).double()
-    return x + 2 * torch.randn(len(counts), d).double()[labels], labels
-
-
-def collapsed(scale=0.0, k=6, d=11):
-    within = scale * torch.cov(torch.randn(d, 50, dtype=torch.float64))
-    variance = within.trace().repeat(k)
-    return pnc.ClassStatistics(torch.full((k,), 5), simplex_etf(k, d), within, variance)
 
 
 def test_ranks_against_singular_values_of_the_samples():

@@ -1,24 +1,7 @@
-import io
-
-import pytest
-import torch
-from rich.console import Console
+from shown import printed
 
 import perturb_nc as pnc
 from perturb_nc.show import path_tables
-
-
-def printed(table, width=80):
-    console = Console(file=io.StringIO(), width=width, markup=False)
-    console.print(table)
-    return console.file.getvalue().splitlines()
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    labels = torch.arange(60) % 3
-    noise = torch.arange(300.0).square().sin().view(60, 5)
-    return pnc.ClassStatistics.from_features(torch.eye(3, 5)[labels] + 0.2 * noise, labels)
 
 
 def test_a_table_of_a_path_has_its_ends(statistics):

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
-from matplotlib.figure import Figure
+from shown import axes, features
 
 import perturb_nc as pnc
 from perturb_nc.metrics.within import within_spectrum
@@ -11,17 +10,6 @@ from perturb_nc.theory import cross_entropy_spectrum
 
 SETTING = {"lambda_w": 0.02, "lambda_h": 0.01, "beta": 0.3}
 SIZES = {"num_classes": 3, "dim": 6, "samples_per_class": 5}
-
-
-def features(scale):
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.arange(60) % 3
-    noise = torch.randn(60, 6, generator=generator, dtype=torch.float64)
-    return pnc.ClassStatistics.from_features(scale * noise + torch.eye(3, 6)[labels], labels)
-
-
-def axes(count=1):
-    return Figure().subplots(1, count, squeeze=False)[0]
 
 
 @pytest.mark.parametrize("law", [pnc.near_collapse_spectrum, cross_entropy_spectrum])

@@ -1,21 +1,9 @@
 import pytest
-import torch
-from matplotlib.figure import Figure
+from shown import axes, features
 
 import perturb_nc as pnc
 
 SETTING = {"lambda_w": 0.02, "lambda_h": 0.01, "beta": 0.3}
-
-
-def features(scale):
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.arange(60) % 3
-    noise = torch.randn(60, 6, generator=generator, dtype=torch.float64)
-    return pnc.ClassStatistics.from_features(scale * noise + torch.eye(3, 6)[labels], labels)
-
-
-def axes(count=1):
-    return Figure().subplots(1, count, squeeze=False)[0]
 
 
 def test_vicinities_over_the_parameter_that_varies():

@@ -4,7 +4,6 @@ Slow. `SCREENS=folder` keeps the screenshots, to be looked at.
 """
 
 import os
-import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparisons import MODELS, bench, comparison
-from playwright.sync_api import sync_playwright
 from problems import random_problem
 
 import perturb_nc as pnc
 from perturb_nc.show.report.page import write_report
 from perturb_nc.study.comparison import with_bench
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs the browser `chromium`"),
-]
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
+pytestmark = pytest.mark.slow
 CHECKS = (Path(__file__).parent.parent / "page_checks.js").read_text(encoding="utf8")
 WIDTHS, SCHEMES = (1400, 768, 390), ("light", "dark")
 DEEP = tuple(f"model.encoder.layers.{i}.feed_forward.output" for i in range(60))
@@ -53,14 +43,6 @@ REPORTS = {
     "sixty": lambda: [comparison("sixty", DEEP)],
     "27": many,
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from own_networks import FITTING, LAMBDA_W, path_of
 from problems import random_problem
 
 from perturb_nc.metrics.covariance import span_spectrum
-from perturb_nc.study import theories
 from perturb_nc.study.bench import IN_SPAN, OUT_OF_SPAN, bench_table, standings, theories_of_depth
 from perturb_nc.study.compare import compare_layers
 from perturb_nc.study.comparison import TOP, errors
@@ -14,19 +13,7 @@ from perturb_nc.study.rivals import RIVALS
 from perturb_nc.study.straight_line import straightness_of_means
 from perturb_nc.study.theories import THEORIES
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_members():
-    """Three values of λ_W, that of the networks between them: the search is not what is tested."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_STARTS", (-2.0,)), ("_STEPS", (1.0,)), ("_LIMITS", (-3.0, -1.0))):
-            patch.setattr(theories, name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def start():
-    return random_problem(seed=1, dim=6, num_classes=3).reduced.statistics
+pytestmark = pytest.mark.usefixtures("few_members")
 
 
 @pytest.fixture(scope="module")

@@ -2,34 +2,22 @@
 
 import multiprocessing
 import random
-import shutil
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from problems import near_collapse, random_problem
-from sweeps import CONVERGED, GRID, NEAR, SMALL
+from sweeps import CONVERGED, GRID, NEAR
 
 import perturb_nc as pnc
 from perturb_nc.study import models
 from perturb_nc.study import sweep as sweep_module
 from perturb_nc.study.sweep_plan import DERIVED, FLOW_METRICS, METRICS, STATUSES
 from perturb_nc.study.sweep_store import open_sweep
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    return random_problem(seed=1, counts=(3, 9, 6), dim=7).reduced.statistics
-
-
-@pytest.fixture(scope="module")
-def grid(statistics):
-    return pnc.sweep(statistics, **GRID)
 
 
 def minimum(statistics, bias=False, **setting):
@@ -225,18 +213,6 @@ def test_fewer_dimensions_than_classes(bias):
     assert float(cell["objective"]) == pytest.approx(single.objective, rel=1e-10)
     found = torch.linalg.svdvals(single.weight)
     np.testing.assert_allclose(cell["singular_values"], found, rtol=0, atol=1e-8)
-
-
-@pytest.fixture(scope="module")
-def kept(statistics, tmp_path_factory):
-    path = tmp_path_factory.mktemp("kept") / "sweep.zarr"
-    pnc.sweep(statistics, **SMALL, store=path)
-    return path
-
-
-@pytest.fixture
-def store(kept, tmp_path):
-    return Path(shutil.copytree(kept, tmp_path / "sweep.zarr"))
 
 
 def test_a_time_limit_ends_a_sweep_that_a_store_goes_on_with(statistics, grid, tmp_path):

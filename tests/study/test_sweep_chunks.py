@@ -1,37 +1,11 @@
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 import xarray as xr
-from problems import random_problem
-from sweeps import GRID, SMALL
+from sweeps import SMALL
 
 import perturb_nc as pnc
 from perturb_nc.study.sweep_plan import METRICS
 from perturb_nc.study.sweep_store import open_sweep
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    return random_problem(seed=1, counts=(3, 9, 6), dim=7).reduced.statistics
-
-
-@pytest.fixture(scope="module")
-def grid(statistics):
-    return pnc.sweep(statistics, **GRID)
-
-
-@pytest.fixture(scope="module")
-def kept(statistics, tmp_path_factory):
-    path = tmp_path_factory.mktemp("kept") / "sweep.zarr"
-    pnc.sweep(statistics, **SMALL, store=path)
-    return path
-
-
-@pytest.fixture
-def store(kept, tmp_path):
-    return Path(shutil.copytree(kept, tmp_path / "sweep.zarr"))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])

@@ -2,21 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from problems import random_problem
 from sweeps import CONVERGED, GRID
 
 import perturb_nc as pnc
 from perturb_nc.study.sweep_plan import METRICS
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    return random_problem(seed=1, counts=(3, 9, 6), dim=7).reduced.statistics
-
-
-@pytest.fixture(scope="module")
-def grid(statistics):
-    return pnc.sweep(statistics, **GRID)
 
 
 def test_zipped_settings_are_cells_of_the_grid(statistics, grid):

@@ -10,22 +10,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from problems import near_collapse, random_problem
+from problems import near_collapse
 from sweeps import GRID, NEAR
 
 import perturb_nc as pnc
 from perturb_nc.study import models
 from perturb_nc.study.sweep_store import SweepStore, open_sweep
-
-
-@pytest.fixture(scope="module")
-def statistics():
-    return random_problem(seed=1, counts=(3, 9, 6), dim=7).reduced.statistics
-
-
-@pytest.fixture(scope="module")
-def grid(statistics):
-    return pnc.sweep(statistics, **GRID)
 
 
 def test_a_store_is_the_dataset_and_is_not_computed_again(statistics, grid, tmp_path, monkeypatch):

@@ -1,31 +1,25 @@
 """Theories of depth: exact on networks of their own making, and blind to what is hidden."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from own_networks import FITTING, LAMBDA_W, NAMES, chain_of, path_of
 from problems import random_problem
 
-from perturb_nc.study import theories
 from perturb_nc.study.rivals import Stage
 from perturb_nc.study.theories import THEORIES
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_members():
-    """Three values of λ_W, that of the networks between them: the search is not what is tested."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_STARTS", (-2.0,)), ("_STEPS", (1.0,)), ("_LIMITS", (-3.0, -1.0))):
-            patch.setattr(theories, name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def start():
-    return random_problem(seed=1, dim=6, num_classes=3).reduced.statistics
+pytestmark = pytest.mark.usefixtures("few_members")
 
 
 @pytest.mark.parametrize(
-    ("theory", "made", "exact"), [("central_path", path_of, 1e-3), ("chain", chain_of, 2e-3)]
+    ("theory", "made", "exact"),
+    [
+        ("central_path", path_of, 1e-3),
+        ("chain", chain_of, 2e-3),
+        ("chain_placed", partial(chain_of, betas=(2.0, 5.0, 3.0)), 2e-3),
+    ],
 )
 def test_a_theory_is_exact_on_a_network_of_its_own_making(start, theory, made, exact):
     stage = Stage(made(start), "nc1_span")
@@ -38,8 +32,9 @@ def test_a_theory_is_exact_on_a_network_of_its_own_making(start, theory, made, e
     # Layers of another λ_W, 5 % off, are not met.
     bent = Stage(made(start, 1.05 * LAMBDA_W), "nc1_span")
     assert max(found.errors(bent, "nc1")["c"], found.errors(bent, "nc1_span")["c"]) > exact
-    if theory == "chain":
-        assert found.parameters["beta"] == pytest.approx(1.0, rel=1e-2)
+    if theory != "central_path":
+        wanted = 1.0 if theory == "chain" else 30 / 31
+        assert found.parameters["beta"] == pytest.approx(wanted, rel=1e-2)
         assert found.parameters["spectral_ratio"] > 0
 
 

@@ -1,23 +1,10 @@
 import cvxpy as cp
 import numpy as np
 import pytest
-from problems import random_problem
+from problems import CERTIFIED, OPEN, SMALL, random_problem
 
 import perturb_nc as pnc
 from perturb_nc.theory.lifted import lifted_optimum
-
-SMALL = {"num_classes": 3, "dim": 5}
-CERTIFIED = {  # stationary points with r <= 1
-    "balanced": {"lambda_w": 1.2},
-    "imbalanced": {"lambda_w": 0.9, "counts": (2, 5, 9)},
-    "bias": {"lambda_w": 1.2, "bias": True},
-    "imbalanced, bias": {"lambda_w": 1.2, "bias": True, "counts": (2, 5, 9)},
-    "unconstrained": {"beta": 0.0},
-    "unconstrained, bias": {"beta": 0.0, "bias": True},
-    "unconstrained, imbalanced": {"beta": 0.0, "counts": (2, 5, 9)},
-    "unused dimensions": {"lambda_w": 0.4, "dim": 20, "counts": (2, 2, 2)},
-}
-OPEN = {"weak": {"lambda_w": 0.1}, "weak, bias": {"lambda_w": 0.1, "bias": True}}
 
 
 @pytest.mark.parametrize("case", CERTIFIED.values(), ids=CERTIFIED)

@@ -27,7 +27,7 @@ def sections(comparison: xr.Dataset) -> list[Section]:
     found = record(bench)
     about = (
         "Every layer but the first of its width is left out in its turn and predicted by each "
-        "theory; path and chain are fitted to the other layers, placed by "
+        "theory; path and chains are fitted to the other layers, placed by "
         f"{symbol(found['metric'])}. Errors are those of {found['judged']} of {found['layers']} "
         "layers, the ones that all predict. ★ marks what the network follows."
     )

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from perturb_nc.joint_statistics import JointStatistics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.clock import Progress
@@ -33,20 +35,18 @@ class Chain(Summarised):
         """L."""
         return len(self.coefficients)
 
-    def statistics(self, i: int) -> ClassStatistics:
-        """Class statistics of layer i + 1: means a M_0 + b M_L, Σ_W = T Σ_W0 Tᵀ.
-
-        With T = aI + bβ(WᵀW + (λ_H + β)I)⁻¹, which every deviation is taken by.
-        """
+    @cached_property
+    def ends(self) -> JointStatistics:
+        """H_0 and H_L, with C = Σ_W0 Gᵀ: every deviation goes by G = β(WᵀW + (λ_H + β)I)⁻¹."""
         problem, w = self.solution.problem, self.solution.weight
-        regularization, reference = problem.regularization, problem.statistics
-        a, b = self.coefficients[i]
-        eye = torch.eye(reference.dim, dtype=w.dtype, device=w.device)
-        p = w.mT @ w + (regularization.lambda_h + regularization.beta) * eye
-        t = a * eye + b * regularization.beta * torch.linalg.inv(p)
-        within = t @ reference.within @ t.mT
-        means = a * reference.means + b * self.solution.statistics.means
-        return reference.moved(means, 0.5 * (within + within.mT))
+        anchor, reference = problem.beta, problem.statistics
+        p = w.mT @ w + (problem.lambda_h + anchor) * torch.diag(w.new_ones(reference.dim))
+        cross = anchor * torch.linalg.solve(p, reference.within).mT
+        return JointStatistics(reference, self.solution.statistics, cross)
+
+    def statistics(self, i: int) -> ClassStatistics:
+        """Class statistics of layer i + 1, which is a mixture of the ends."""
+        return self.ends.mixed(*self.coefficients[i])
 
     def features(self, reference_features: ArrayLike, labels: ArrayLike, i: int) -> torch.Tensor:
         """Features of layer i + 1 of given samples, (N, d); errors as `Solution.features`."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,29 @@ from perturb_nc.theory.flow.state import FlowState
 from perturb_nc.theory.flow.walk import Control, Event, FlowCost, OnStep, Trajectory, Walk
 from perturb_nc.theory.status import Status
 from perturb_nc.validation import at_least, positive
+
+
+@dataclass(frozen=True, eq=False)
+class Leg:
+    """A stretch of the flow: what every method integrates.
+
+    Attributes:
+        space: where it is solved; it may grow.
+        state: at time `start`.
+        times: increasing and >= start, of the states asked for.
+        rtol, atol: tolerances of means and deviations, as `step_error` measures them.
+        events, on_step, clock: what ends it early, and who is told.
+    """
+
+    space: FlowSpace
+    state: FlowState
+    start: float
+    times: Sequence[float]
+    rtol: float
+    atol: float
+    events: Sequence[Event] = ()
+    on_step: OnStep | None = None
+    clock: Clock = field(default_factory=Clock)
 
 
 @dataclass(frozen=True)
@@ -44,23 +67,12 @@ class Exponential:
         at_least(self.max_steps, 1, "max_steps")
 
     @torch.inference_mode()  # many small operations, of which autograd's books are a quarter
-    def integrate(
-        self,
-        space: FlowSpace,
-        state: FlowState,
-        start: float,
-        times: Sequence[float],
-        *,
-        rtol: float,
-        atol: float,
-        events: Sequence[Event] = (),
-        on_step: OnStep | None = None,
-        clock: Clock | None = None,
-    ) -> Trajectory:
-        """States at increasing times >= start, of a state at `start`; the space may grow."""
-        control = Control(self.step, self.order, self.max_steps, rtol, atol)
-        walk = Walk(control, space, state, start, times[-1], events, on_step, clock or Clock())
-        return walk.through(times)
+    def integrate(self, leg: Leg) -> Trajectory:
+        """States at the times of a leg."""
+        control = Control(self.step, self.order, self.max_steps, leg.rtol, leg.atol)
+        watch = leg.events, leg.on_step, leg.clock
+        walk = Walk(control, leg.space, leg.state, leg.start, leg.times[-1], *watch)
+        return walk.through(leg.times)
 
 
 @dataclass(frozen=True)
@@ -69,24 +81,11 @@ class Scipy:
 
     name: Literal["DOP853", "Radau"]
 
-    def integrate(
-        self,
-        space: FlowSpace,
-        state: FlowState,
-        start: float,
-        times: Sequence[float],
-        *,
-        rtol: float,
-        atol: float,
-        events: Sequence[Event] = (),
-        on_step: OnStep | None = None,
-        clock: Clock | None = None,
-    ) -> Trajectory:
+    def integrate(self, leg: Leg) -> Trajectory:
         """As `Exponential.integrate`; without batches, events, on_step and a clock."""
-        model = space.model
-        timed = clock is not None and (clock.limit < math.inf or clock.progress is not None)
-        watched = on_step is not None or timed
-        if events or watched or model.lambda_w.numel() > 1:
+        space, state, model = leg.space, leg.state, leg.space.model
+        timed = leg.clock.limit < math.inf or leg.clock.progress is not None
+        if leg.events or leg.on_step is not None or timed or model.lambda_w.numel() > 1:
             raise ValueError(
                 f"method {self.name!r} takes no batch, until, on_step, time_limit or progress; "
                 "use 'exponential'"
@@ -111,14 +110,14 @@ class Scipy:
 
         first = pack(state.means, state.propagator)
         # scipy weighs every entry by itself, and many are 0 at first.
-        atol = max(atol, 1e-3 * rtol * float(abs(first).max()))
+        atol = max(leg.atol, 1e-3 * leg.rtol * float(abs(first).max()))
         result = scipy.integrate.solve_ivp(
             rate,
-            (start, max(times[-1], start)),
+            (leg.start, max(leg.times[-1], leg.start)),
             first,
             self.name,
-            times,
-            rtol=rtol,
+            leg.times,
+            rtol=leg.rtol,
             atol=atol,
         )
         status = Status.FINISHED if result.status == 0 else Status.STEP_TOO_SMALL

@@ -19,7 +19,7 @@ from perturb_nc.statistics import ClassStatistics
 from perturb_nc.storage import read_tensors, write_tensors
 from perturb_nc.summary import Tabular
 from perturb_nc.theory.clock import Clock, Progress
-from perturb_nc.theory.flow.integrators import Exponential, Method, Scipy
+from perturb_nc.theory.flow.integrators import Exponential, Leg, Method, Scipy
 from perturb_nc.theory.flow.space import FlowSetting, FlowSpace, transported
 from perturb_nc.theory.flow.state import FlowState, Rows
 from perturb_nc.theory.flow.walk import Event, FlowCost, Trajectory
@@ -173,17 +173,9 @@ class FlowPath(Tabular):
         until: Mapping[str, float],
         clock: Clock,
     ) -> "FlowPath":
-        space = self._space()
-        run = self.method.integrate(
-            space,
-            state,
-            start,
-            times,
-            rtol=self.rtol,
-            atol=self.atol,
-            events=events(until),
-            clock=clock,
-        )
+        watch: dict[str, Any] = {"events": events(until), "clock": clock}
+        leg = Leg(self._space(), state, start, times, self.rtol, self.atol, **watch)
+        run = self.method.integrate(leg)
         return flow_paths(run, self.rtol, self.atol, self.method)[0]
 
     def save(self, path: str | Path) -> None:

@@ -11,12 +11,14 @@ from perturb_nc.statistics import ClassStatistics, check_full
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.collapse import simplex_etf
 from perturb_nc.theory.regularization import HYPERPARAMETERS
+from perturb_nc.theory.vicinity.classes import nearly_balanced
 from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
 from perturb_nc.theory.vicinity.frame import NearestFrame, nearest_frame
 from perturb_nc.theory.vicinity.jet import Jet
 from perturb_nc.validation import ArrayLike, as_tensor, check_pairs
 
 _CHUNK = 1 << 14  # settings at once: what fits into a core's cache
+_UNEQUAL = 0.6  # the largest |Kπ - 1| that is expanded in
 METRICS = ("nc1_trace", "nc1", "nc2_etf")
 
 
@@ -51,19 +53,19 @@ def small_vicinity_batch(
     distance from collapse (one more than those statistics have), which saves an inverse a setting.
 
     Args:
-        statistics: class statistics of H0; classes nearly balanced.
+        statistics: class statistics of H0; classes nearly balanced (within 60 % of N/K).
         lambda_w, lambda_h, beta: numbers or arrays that broadcast, all > 0.
         bias: whether the last layer has a bias.
 
     Raises:
         ValueError: settings that are not > 0 or do not broadcast; statistics without a nearest
-            frame, as in `small_vicinity`.
+            frame, as in `small_vicinity`, or of unequal classes.
 
     Source: docs §4.7.
     """
     check_full(statistics)
     check_pairs(statistics.num_classes, "a frame", 4, statistics.means.device)
-    frame = nearest_frame(statistics, bias)
+    frame = balanced_frame(statistics, bias)
     values = settings_of(lambda_w, lambda_h, beta, statistics.means.device)
     table = _Table(frame)
     vanished = values[0] * values[1] >= 1  # the optimum is zero
@@ -80,6 +82,16 @@ def small_vicinity_batch(
         derivatives[name] = {p: slopes[j].reshape(shape) for j, p in enumerate(HYPERPARAMETERS)}
     distance = torch.cat([part[-1].value for part in parts]).reshape(shape)
     return SmallVicinityBatch(metrics, derivatives, distance)
+
+
+def balanced_frame(statistics: ClassStatistics, bias: bool) -> NearestFrame:
+    """`nearest_frame` of nearly balanced classes; ValueError for others."""
+    if not nearly_balanced(statistics, _UNEQUAL):
+        raise ValueError(
+            f"statistics must have nearly balanced classes, got {statistics.counts.tolist()} "
+            "samples; take small_vicinity, which goes class by class, or minimize_batch"
+        )
+    return nearest_frame(statistics, bias)
 
 
 class _Table:

@@ -85,17 +85,22 @@ class NearestFrame:
 
 def nearest_frame(statistics: ClassStatistics, bias: bool) -> NearestFrame:
     """The frame nearest to the class means; ValueError where they do not determine one."""
-    k, d = statistics.num_classes, statistics.dim
-    rank = k - 1 if bias else k
+    k, means = statistics.num_classes, statistics.means
+    contrasts = simplex_etf(k, k - 1) if bias else torch.diag(means.new_ones(k))
+    contrasts = contrasts.to(means.device)
+    rows, stretch = polar(contrasts.mT @ means, statistics, bias)
+    return NearestFrame(statistics, contrasts, rows, stretch, bias)
+
+
+def polar(own: Rows, statistics: ClassStatistics, bias: bool) -> tuple[Rows, Square]:
+    """Rᵀ and B with BRᵀ = the means in some directions; ValueError where they determine none."""
+    k, d, rank = statistics.num_classes, statistics.dim, len(own)
     if d < rank:
         raise ValueError(
             f"statistics must have dim >= {rank} for a frame of {k} classes, got {d}; with fewer "
             "dimensions the optimum is no frame: use minimize"
         )
-    means = statistics.means
-    contrasts = simplex_etf(k, k - 1) if bias else torch.diag(means.new_ones(k))
-    contrasts = contrasts.to(means.device)
-    u, sizes, vh = torch.linalg.svd(contrasts.mT @ means, full_matrices=False)
+    u, sizes, vh = torch.linalg.svd(own, full_matrices=False)
     if sizes[-1] <= _INDEPENDENT * sizes[0]:
         raise ValueError(
             "statistics must have class means that are linearly independent"
@@ -104,4 +109,4 @@ def nearest_frame(statistics: ClassStatistics, bias: bool) -> NearestFrame:
             f"{'' if bias else ', or bias=True if the means are centred'}"
         )
     stretch = (u * sizes) @ u.mT
-    return NearestFrame(statistics, contrasts, u @ vh, 0.5 * (stretch + stretch.mT), bias)
+    return u @ vh, 0.5 * (stretch + stretch.mT)

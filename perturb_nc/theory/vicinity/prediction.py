@@ -1,8 +1,10 @@
 """The optimum of (1) for features near collapse, without solving anything."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -12,10 +14,11 @@ from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
 from perturb_nc.statistics import ClassStatistics
 from perturb_nc.summary import Summarised
 from perturb_nc.theory.certificate import Certificate, certify_point
-from perturb_nc.theory.hyperparameter_response import HyperparameterResponse
+from perturb_nc.theory.hyperparameter_response import HyperparameterResponse, response_at
 from perturb_nc.theory.problem import NearCollapseProblem
 from perturb_nc.theory.reduced import ReducedPoint
 from perturb_nc.theory.status import Status
+from perturb_nc.theory.vicinity.classes import UnequalClasses, nearly_balanced, unequal_classes
 from perturb_nc.theory.vicinity.coefficients import Coefficients, coefficients
 from perturb_nc.theory.vicinity.derivatives import derivatives
 from perturb_nc.theory.vicinity.frame import NearestFrame, nearest_frame
@@ -36,11 +39,15 @@ class SmallVicinity(Summarised):
         bias: b, (K,), or None in the model without bias.
         statistics: class statistics of H, of the same kind as measured ones.
         frame: the frame nearest to the reference class means as rows, (K, d): orthonormal, with
-            a bias a simplex of Gram matrix I - 11ᵀ/K. The collapsed optimum is √ρ times it.
-        size: √ρ.
-        distance: |H0 - √ρ frame| / |√ρ frame| (centred, with a bias), classes weighted equally.
+            a bias a simplex of Gram matrix I - 11ᵀ/K. The collapsed optimum is √ρ times it. Of
+            classes that are not nearly balanced rows are longer the larger the class.
+        size: √ρ; for unequal classes the root mean square over samples of that optimum, times
+            √(K/(K-1)) with a bias.
+        distance: |H0 - √ρ frame| / |√ρ frame| (centred, with a bias), classes weighted equally
+            where they are nearly balanced.
         gamma_in, gamma_out: what is left of deviations within classes in the span of the frame
-            and off it, β/(β + √(λ_H/λ_W)) and β/(β + λ_H).
+            and off it, β/(β + √(λ_H/λ_W)) and β/(β + λ_H); in the span the mean over directions,
+            where classes are not nearly balanced.
         remainder: estimate (no bound) of the relative errors of weight, means and within: how far
             the next order is from this one.
         certificate: of the weight. Its gap bounds what the true optimum can gain in f, at any
@@ -61,8 +68,8 @@ class SmallVicinity(Summarised):
     remainder: dict[str, float]
     certificate: Certificate
     status: Status
-    _nearest: NearestFrame
-    _scalars: Coefficients
+    _nearest: NearestFrame | UnequalClasses
+    _scalars: Coefficients | None
 
     @property
     def is_small(self) -> bool:
@@ -93,9 +100,14 @@ class SmallVicinity(Summarised):
     def derivatives(self) -> HyperparameterResponse:
         """Derivatives in λ_W, λ_H and β, those of the closed form of first order at any `order`.
 
+        Of classes that are not nearly balanced those of the optimum (`hyperparameter_response`), as
+        if the weight were its.
+
         From those of the optimum (`hyperparameter_response`) they differ by the first order in the
         distance: λ_W and λ_H move √ρ, and so what the expansion is in. In β it is the second.
         """
+        if isinstance(self._nearest, UnequalClasses):
+            return response_at(self.problem.at(self.weight))
         return derivatives(self._nearest, self._scalars, self.problem)
 
     def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
@@ -112,7 +124,7 @@ class SmallVicinity(Summarised):
         x = as_features(reference_features, name="reference_features", dim=d)
         y = as_labels(labels, len(x), num_classes=k).to(self.weight.device)
         x = x.to(self.weight)
-        if self.order > 1:
+        if self.order > 1 or isinstance(self._nearest, UnequalClasses):
             return self.problem.at(self.weight).features(x, y)
         deviations = x - self.problem.statistics.means[y]
         inside = (deviations @ self.frame.mT) @ self.frame
@@ -141,7 +153,8 @@ def small_vicinity(
     the Hessian ∇²g₀ at collapse, three scalars; means and Σ_W are then exact for that weight.
 
     Args:
-        statistics: class statistics of H0; classes nearly balanced.
+        statistics: class statistics of H0. Classes within a quarter of N/K samples are nearly
+            balanced, and π - 1/K is expanded in; others are taken class by class.
         lambda_w, lambda_h, beta: all > 0, with c0 = √(λ_W λ_H) < 1.
         bias: whether the last layer has a bias; collapse is then onto a simplex.
         order: of the expansion, 1 or more; away from collapse more is not better.
@@ -150,7 +163,8 @@ def small_vicinity(
         SmallVicinity, whose status says where the features are too far from collapse for it.
 
     Raises:
-        ValueError: arguments out of range; c0 >= 1, where the optimum is zero; d < K (K-1 with a
+        ValueError: arguments out of range; c0 >= 1, where the optimum is zero; classes so small
+            that it has nothing in their direction (λ_Wλ_H >= Kπ_k without bias); d < K (K-1 with a
             bias) or class means that are not independent, which have no nearest frame; an order
             that diverges.
 
@@ -183,44 +197,98 @@ def small_vicinity(
         raise ValueError(
             f"lambda_w * lambda_h must be < 1, got {square:g}; from 1 on the optimum is zero"
         )
+    if not nearly_balanced(statistics):
+        return _class_by_class(problem, order)
     frame = nearest_frame(statistics, bias)
     w, h, b = statistics.means.new_tensor([problem.lambda_w, problem.lambda_h, problem.beta])
     scalars = coefficients(w, h, b, statistics.num_classes)
     weight = frame.contrasts @ frame.mixed(*(part.value for part in scalars.weight))
-    here = problem.at(weight)
-    for _ in range(order - 1):
-        here = problem.at(_refined(here, frame, scalars))
-        if not (here.means.isfinite().all() and here.within.isfinite().all()):
-            raise ValueError(
-                f"order must be lower here, got {order}: the features are too far from collapse, "
-                "and the expansion diverges; use minimize"
-            )
-    following = problem.at(_refined(here, frame, scalars))
+    refine = partial(_refined, frame=frame, scalars=scalars)
+    here, following = _expanded(problem, weight, order, refine)
     means, within = here.means, here.within
     if order == 1:
         own = frame.of_classes(frame.mixed(*(part.value for part in scalars.means)))
         means = own + here.drift
         within = frame.filtered(*(part.value for part in scalars.attenuations))
     moved = {"weight": here.weight, "means": means - here.drift, "within": within}
-    remainder = _remainder(moved, following)
+    return _predicted(
+        problem,
+        order,
+        here,
+        statistics.moved(means, within),
+        _remainder(moved, following),
+        frame=frame.contrasts @ frame.rows,
+        size=scalars.size.value.item(),
+        distance=_distance(frame, scalars.size.value.item()),
+        gamma_in=scalars.gamma_in.value.item(),
+        _nearest=frame,
+        _scalars=scalars,
+    )
+
+
+def _class_by_class(problem: NearCollapseProblem, order: int) -> SmallVicinity:
+    """Every order, the first too, a step from the collapsed optimum of classes of these sizes."""
+    nearest = unequal_classes(problem)
+    first = nearest.refined(problem.at(nearest.weight))
+    here, following = _expanded(problem, first, order, nearest.refined)
+    own = {"weight": here.weight, "means": here.own_means, "within": here.within}
+    directions = len(nearest.lengths)
+    size = nearest.lengths.norm().item() * math.sqrt(problem.statistics.num_classes / directions)
+    return _predicted(
+        problem,
+        order,
+        here,
+        problem.statistics.moved(here.means, here.within),
+        _remainder(own, following),
+        frame=nearest.means / size,
+        size=size,
+        distance=nearest.distance,
+        gamma_in=nearest.attenuations.mean().item(),
+        _nearest=nearest,
+        _scalars=None,
+    )
+
+
+def _predicted(
+    problem: NearCollapseProblem,
+    order: int,
+    here: ReducedPoint,
+    statistics: ClassStatistics,
+    remainder: dict[str, float],
+    **found: Any,
+) -> SmallVicinity:
+    """The result at a weight, with its certificate."""
     certificate = certify_point(here)
     return SmallVicinity(
         problem=problem,
         order=order,
         weight=here.weight,
-        bias=here.bias if bias else None,
-        statistics=statistics.moved(means, within),
-        frame=frame.contrasts @ frame.rows,
-        size=scalars.size.value.item(),
-        distance=_distance(frame, scalars.size.value.item()),
-        gamma_in=scalars.gamma_in.value.item(),
-        gamma_out=scalars.gamma_out.value.item(),
+        bias=here.bias if problem.bias else None,
+        statistics=statistics,
+        gamma_out=problem.beta / (problem.beta + problem.lambda_h),
         remainder=remainder,
         certificate=certificate,
         status=status_of(remainder, certificate),
-        _nearest=frame,
-        _scalars=scalars,
+        **found,
     )
+
+
+def _expanded(
+    problem: NearCollapseProblem,
+    weight: Rows,
+    order: int,
+    refine: Callable[[ReducedPoint], Rows],
+) -> tuple[ReducedPoint, ReducedPoint]:
+    """The points of this order and the next, from the weight of the first."""
+    here = problem.at(weight)
+    for _ in range(order - 1):
+        here = problem.at(refine(here))
+        if not (here.means.isfinite().all() and here.within.isfinite().all()):
+            raise ValueError(
+                f"order must be lower here, got {order}: the features are too far from collapse, "
+                "and the expansion diverges; use minimize"
+            )
+    return here, problem.at(refine(here))
 
 
 def _refined(point: ReducedPoint, frame: NearestFrame, scalars: Coefficients) -> Rows:

@@ -16,22 +16,12 @@ from perturb_nc.study.explorer import Explorer
 
 pytest.importorskip("dash", reason="needs the extra `explore`")
 from explored import START, network, request, shown, texts
+from shown import ARGUMENTS, CHROMIUM
 
 from perturb_nc.show.explore import figures
 from perturb_nc.show.explore.page import build_app, predicted
 from perturb_nc.show.explore.page import shown as shown_of
 from perturb_nc.show.explore.scales import SCALES
-
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +195,7 @@ def page(tmp_path):
     try:
         address = served.stdout.readline().split()[0]
         with api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
             tab = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
             tab.complaints, tab.asked = [], []
             tab.on(

@@ -3,30 +3,15 @@
 import csv
 import io
 import re
-import shutil
 from xml.etree import ElementTree
 
 import pytest
 from comparisons import comparison
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from perturb_nc.show.report.page import write_report
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser `chromium`")
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
 SPECTRUM = "#network-1-spectrum"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from own_networks import chain_objective, minimised_chain
 from problems import random_problem
 
 import perturb_nc as pnc
@@ -20,17 +21,7 @@ def dense_gradients(problem, found, decay, bend=1.0):
     for tensor in unknowns:
         tensor.requires_grad_()
     weight, *layers = unknowns
-    n, total = len(x), 0.0
-    for before, layer, beta in zip([x, *layers], layers, BETAS, strict=False):
-        total = total + beta / (2 * n) * (layer - before).square().sum()
-    for layer in layers[:-1]:
-        total = total + decay / (2 * n) * layer.square().sum()
-    last = layers[-1]
-    error = last @ weight.mT - problem.onehot.mT
-    total = total + error.square().sum() / (2 * n)
-    total = total + PARAMETERS["lambda_h"] / (2 * n) * last.square().sum()
-    k = problem.num_classes
-    total = total + PARAMETERS["lambda_w"] / (2 * k) * weight.square().sum()
+    total = chain_objective(problem, BETAS, decay, weight, layers)
     return [g.abs().max().item() for g in torch.autograd.grad(total, unknowns)]
 
 
@@ -41,6 +32,21 @@ def test_every_gradient_of_the_whole_chain_vanishes(decay):
     assert max(dense_gradients(problem, found, decay)) < 1e-10
     assert max(dense_gradients(problem, found, decay, bend=1.01)) > 1e-5
     assert max(dense_gradients(problem, found, 1.01 * LAYER_DECAY)) > 1e-5
+
+
+@pytest.mark.parametrize("decay", [0.0, LAYER_DECAY])
+def test_the_sum_over_all_layers_is_least_there(decay):
+    problem = random_problem(seed=1, dim=4, num_classes=3)
+    found = chain(problem.reduced.statistics, **PARAMETERS, betas=BETAS, layer_decay=decay)
+    least, weight, layers = minimised_chain(problem, BETAS, decay)
+    x, y = problem.reference.mT, problem.labels
+    own = [found.features(x, y, i) for i in range(len(found))]
+    reached = chain_objective(problem, BETAS, decay, found.solution.weight, own).item()
+    assert reached == pytest.approx(least, rel=1e-10)
+    for ours, theirs in zip((found.solution.weight, *own), (weight, *layers), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    bent = chain_objective(problem, BETAS, decay, 1.01 * found.solution.weight, own).item()
+    assert bent > reached + 1e-7
 
 
 @pytest.mark.parametrize("decay", [0.0, LAYER_DECAY])

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import time
 
@@ -80,6 +81,17 @@ def test_bad_settings_are_refused_by_name():
             batch(statistics, bias, beta=[1.0, value])
     with pytest.raises(ValueError, match=r"settings must broadcast .* 'beta': \(4,\)"):
         batch(statistics, bias, beta=np.ones(4))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unequal_classes_are_refused_by_name():
+    statistics, setting, bias = near_collapse(0.05)
+    counts = torch.tensor([10, 10, 10, 30])
+    uneven = dataclasses.replace(statistics, counts=counts)
+    with pytest.raises(ValueError, match=r"nearly balanced classes, got \[10, 10, 10, 30\]"):
+        batch(uneven, bias)
+    with pytest.raises(ValueError, match="take small_vicinity, which goes class by class"):
+        pnc.sweep(uneven, method="vicinity", **setting)
 
 
 @pytest.mark.slow
