@@ -39,8 +39,9 @@ def central_path_flow(
     alone holds, and ÑC1 can rise without bound. With β > 0 the flow ends at a stationary point of
     (1).
 
-    Errors of ÑC1, NC1 and means were within ten times rtol for times up to 1e6 and λ_W >= 1e-8,
-    in a number of steps that grows with log t, as long as the K·m entries of W in its subspace are
+    Errors of ÑC1, NC1 and means were within ten times rtol for times up to 1e6 and λ_W >= 1e-8 (of
+    NC1 within twenty at the worst), in a number of steps that grows with log t (and with λ_H t
+    where λ_W is tiny and deviations die), as long as the K·m entries of W in its subspace are
     at most 1500; beyond, long times are slower and less exact. Where steps are long, Σ_W ⪰ 0 and
     the decrease of e^{2λ_H t} tr Σ_W still hold exactly, the rest of Theorem 3.1 to the tolerance.
     Deviations in the span of the means are followed down to a thousandth of all, so that NC1 is

@@ -148,13 +148,14 @@ def step_error(
     rtol: float,
     atol: float,
     *,
-    in_span: bool = False,
+    noise: Float64[Tensor, "..."] | None = None,
 ) -> float:
     """A difference of class means and of ψ over the tolerances, the largest of the batch.
 
     In root mean squares, relative to the means after the step and to the deviations before it; with
-    `in_span` the deviations within the span of the means count on their own too, against at least a
-    thousandth of all. What lies outside V moves exactly.
+    `noise` the deviations within the span of the means count on their own too, against at least a
+    thousandth of all: to a thirtieth of the tolerances, as errors add up while they decay, beyond
+    what rounding makes of them, this share of all deviations. What lies outside V moves exactly.
     """
     nothing, start = torch.zeros_like(state.outer), model.start
 
@@ -166,9 +167,10 @@ def step_error(
     spread = rms(state.propagator, state.outer) + 1e-8 * state.outer[..., 0, 0] * start[1]
     size = (model.square(means) + spread.square()).sqrt()
     parts = [(model.square(gap[0]).sqrt(), size), (rms(gap[1]), spread)]
-    if in_span:
+    if noise is not None:
         span = torch.linalg.qr(means.mT).Q.mT
-        parts.append((rms(span @ gap[1]), rms(span @ state.propagator) + 1e-3 * spread))
+        beyond = (rms(span @ gap[1]) - noise * spread).clamp_min(0)
+        parts.append((30 * beyond, rms(span @ state.propagator) + 1e-3 * spread))
     floor = NOTHING * start.sum(0)
     ratios = [change / (atol + rtol * (whole + floor)) for change, whole in parts]
     changes = torch.stack([change for change, _ in parts])
