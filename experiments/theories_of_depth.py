@@ -86,7 +86,11 @@ PARTS = {
     "chain_placed": Config(
         theories=("chain_placed",),
         metrics=("nc1_span",),
-        files=("depth_calibration/digits-res*.safetensors",),
+        files=(
+            "depth_calibration/digits-res-[bc]*.safetensors",
+            "depth_calibration/digits-res-wd0.001*.safetensors",
+            "depth_calibration/digits-res-wd0.005-*.safetensors",
+        ),
         losses=(),
     ),
     "chain_decay": Config(

@@ -16,6 +16,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 CHROMIUM = shutil.which("chromium")
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 REMOTE = r'<(?:script|img|iframe|link rel="stylesheet")[^>]*(?:src|href)="(?:https?:)?//'
 WIDE = ("mathematics", "api/theory", "api/deep", "gallery", "index", "notebooks/own_network")
 OVERPRINTED = """() => [...document.querySelectorAll("span.eqno")].filter((number) => {
@@ -68,8 +69,9 @@ def test_no_page_asks_the_network(site):
 @pytest.mark.parametrize("width", [390, 768, 1300])
 def test_formulas_are_legible_at_every_width(site, width):
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(180_000)  # mathematics of a whole page, on a busy machine
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         for name in WIDE:

@@ -190,6 +190,9 @@ SIZES = {"num_classes": 40, "dim": 60, "lambda_w": 0.1, "lambda_h": 0.1}
         lambda: pnc.sweep(WIDE, **{name: [value] for name, value in SETTING.items()}),
         lambda: pnc.central_path_flow(WIDE, lambda_w=0.1, lambda_h=0.1, times=[0.0, 1.0]),
         lambda: pnc.small_vicinity_batch(WIDE, **SETTING),
+        lambda: pnc.CrossEntropyProblem(
+            torch.eye(80, dtype=torch.float64), torch.arange(80) % 40, **SETTING
+        ),
         lambda: pnc.exact_collapse(**SIZES),
         lambda: pnc.exact_collapse(**SIZES, bias=True),
     ],

@@ -36,7 +36,7 @@ def rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def table_text(cells: Iterable[Mapping[str, Any]], names: list[str], *, header: bool) -> str:
     """Lines of the table; "" for what a row has not."""
-    lines = [names] if header else []
+    lines: list[list[Any]] = [names] if header else []
     lines += [[row.get(name) for name in names] for row in cells]
     return "".join(map(_line, lines))
 

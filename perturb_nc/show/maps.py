@@ -24,7 +24,7 @@ MAPPED = tuple(name for name in DERIVED if name != "objective")
 _FINISHED = [STATUSES.index(name) for name in ("converged", "near_collapse")]
 _MOST = 4  # maps side by side
 _SENSITIVITY = r"$\log_{10}\,|\partial_{\log\lambda_H}| \,/\, |\partial_{\log\lambda_W}|$"
-_RATIO = {"label": _SENSITIVITY, "extend": "both"}
+_RATIO: dict[str, Any] = {"label": _SENSITIVITY, "extend": "both"}
 _CERTIFIED, _FREE_ZERO, _ZERO = "white", "#ffb703", "#3a3a3a"
 _EDGE = [withStroke(linewidth=3.2, foreground="black")]  # seen on any colour
 

@@ -41,12 +41,11 @@ class LayerPrediction(Summarised):
 
     def as_dict(self) -> dict[str, object]:
         """Plain values: metrics, what the method says of itself, certificate and status."""
-        found, said = self.solution, {"method": "exact"}
-        own = ("objective", "gradient_norm")
-        if isinstance(found, SmallVicinity):
-            own, said = ("distance", "remainder", "is_small"), {"method": "vicinity"}
+        found = self.solution
+        near = isinstance(found, SmallVicinity)
+        own = ["distance", "remainder", "is_small"] if near else ["objective", "gradient_norm"]
         return {
-            **said,
+            "method": "vicinity" if near else "exact",
             "measured": self.measured.as_dict(),
             "predicted": self.predicted.as_dict(),
             **{name: getattr(found, name) for name in own},

@@ -39,13 +39,16 @@ def sampling_intervals(
 
     The metrics are debiased (`pnc.metrics`); leaving out every sample once tells their standard
     errors and what is left of the sampling bias (the stratified jackknife), from inner products
-    with the class means alone. Nothing is drawn at random. The interval is symmetric in the
-    logarithm; for nc1_trace = T/B and within_share it holds the θ with |T - θB| <= z s(θ), s the
-    error of the difference (Fieller 1954), and has no upper end where B may be 0. Plain metrics
-    may lie outside: their sampling bias may exceed the error.
+    with the class means alone. Nothing is drawn at random. For nc1_trace = T/B and within_share the
+    interval holds the θ with |T - θB| <= t s(θ), s the error of the difference (Fieller 1954), and
+    has no upper end where B may be 0. For nc1, nc1_span and cdnv, whose standard error depends on
+    them and is uncertain itself, it is that of `perturb_nc.study.error_bars`: from 0 where noise
+    hides Σ_W in the span, infinite where a distance may be 0. For NC2 it is symmetric in the
+    logarithm. Plain metrics may lie outside: their sampling bias may exceed the error.
 
-    NaN where it cannot be had, with the reason in `attrs["reasons"]`: too few samples for their
-    spread, classes of less than 4 samples, fewer dimensions than K - 1 for NC1, very many classes.
+    NaN where it cannot be had, with the reason in `attrs["reasons"]`: class means, or a direction
+    or a pair of them, nearer than their noise, classes of less than 4 samples, fewer dimensions
+    than K - 1 for NC1, very many classes.
 
     Args:
         features: layer → (N, d), as many samples in each.

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import singledispatch
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -88,7 +89,9 @@ def minimize(
         initial_weight = problem.checked_weight(initial_weight, "initial_weight")
     with torch.inference_mode():  # a quarter of the time of small problems is autograd's books
         found = _minimized(problem, *_start(problem, initial_weight), tol, max_steps, clock)
-    own = {n: v.clone() for n, v in vars(found).items() if isinstance(v, torch.Tensor)}
+    own: dict[str, Any] = {
+        n: v.clone() for n, v in vars(found).items() if isinstance(v, torch.Tensor)
+    }
     return replace(found, **own)  # ordinary tensors
 
 

@@ -187,6 +187,7 @@ def test_coverage(dim, n, level, shape, balanced):
             assert held[name] >= 0.91, (name, held, there)  # .93, of which 500 draws tell ±.02
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

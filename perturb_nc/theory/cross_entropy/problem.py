@@ -18,6 +18,7 @@ from perturb_nc.theory.newton import solve_hessian
 from perturb_nc.theory.regularization import Regularization
 from perturb_nc.validation import (
     ArrayLike,
+    affordable,
     as_features,
     as_labels,
     as_matrix,
@@ -84,6 +85,10 @@ class CrossEntropyProblem(Summarised):
                 raise ValueError(f"class_weights must have one weight a class, {k}, got {given}")
             for i, weight in enumerate(self.class_weights):
                 positive(weight, f"class_weights[{i}]")
+        k = int(self.labels.max()) + 1
+        outputs = 16 * len(x) * k  # and as much for their derivatives
+        work = f"cross-entropy on {len(x)} samples of num_classes = {k}"
+        affordable(outputs, work, "leave out or merge classes", x.device)
         self.samples  # noqa: B018 - refuses empty classes; later changes of the array change nothing
 
     @cached_property
