@@ -26,7 +26,8 @@ COLORS = {
 def draw(benches: list) -> Figure:
     """One row a theory, one point a network, a bar at the median; left is better."""
     error = bench_table(benches)["error"]
-    theories = error["model"].values.tolist()
+    # Without those that have been run on none of these networks.
+    theories = [m for m in error["model"].values.tolist() if error.sel(model=m).notnull().any()]
     kinds = np.array([kind_of(str(n)) for n in error["network"].values])
     figure = Figure(figsize=(14, 5.5), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
@@ -53,7 +54,7 @@ def draw(benches: list) -> Figure:
     figure.legend(
         handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9,
         title="points: median over the layers left out of one network; bars: over networks; "
-        "none where a theory says nothing",
+        "none where a theory says nothing or was not run",
         title_fontsize=9,
     )  # fmt: skip
     return figure
