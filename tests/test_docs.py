@@ -172,7 +172,8 @@ def test_every_figure_is_in_the_gallery_with_its_command():
         assert (ROOT / folder / f"{experiment}.py").is_file()
         assert folder == "benchmarks" or f"-m experiments.{experiment}\n" in makefile
         script = (ROOT / "paper_figs" / f"{figure}.py").read_text(encoding="utf8")
-        assert re.search(rf'/ "{experiment}(\.json)?"', script), (experiment, figure)
+        source = rf'/ "{experiment}(\.json)?"|from experiments\.{experiment} import FOLDER'
+        assert re.search(source, script), (experiment, figure)
 
 
 def test_every_experiment_is_listed_with_its_question():

@@ -57,6 +57,7 @@ def share_of(stage: Stage, joint: JointStatistics, name: str) -> float:
     metric, wanted = getattr(metric_functions, stage.metric), stage.value(name)
 
     def excess(share: float) -> float:
+        """By how much the metric there is above what is wanted, in the log."""
         return math.log(metric(on_line(joint, share)).item() / wanted)
 
     ends = excess(0.0), excess(1.0)

@@ -12,6 +12,6 @@ def statistics():
 
 
 @pytest.fixture
-def layer(statistics, tmp_path):
+def small_layer(statistics, tmp_path):
     pnc.save_layers({"": statistics}, tmp_path / "layer.safetensors")
     return tmp_path / "layer.safetensors"

@@ -86,7 +86,9 @@ def test_memory_that_is_not_there_is_one_line(error, run, monkeypatch):
 def test_pairs_of_too_many_classes_are_refused(statistics, monkeypatch):
     free = type("Memory", (), {"available": 200})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
-    with pytest.raises(MemoryError, match=r"metrics of 3 classes needs .*; leave out classes"):
+    with pytest.raises(
+        MemoryError, match=r"metrics of num_classes = 3 needs .*; leave out or merge classes"
+    ):
         pnc.collapse_metrics(statistics)
 
 

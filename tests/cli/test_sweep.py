@@ -14,9 +14,9 @@ ROOT = Path(pnc.__file__).parent.parent
 AXES = ("--lambda-w", "1e-2:1:3", "--lambda-h", "0.1,0.2", "--beta", "1")
 
 
-def test_the_sweep_command_is_sweep_and_plot_draws_it(statistics, layer, run, tmp_path):
+def test_the_sweep_command_is_sweep_and_plot_draws_it(statistics, small_layer, run, tmp_path):
     store = tmp_path / "sweep.zarr"
-    code, out, err = run("sweep", layer, *AXES, "-o", store, "--flow-times", "0.5,1")
+    code, out, err = run("sweep", small_layer, *AXES, "-o", store, "--flow-times", "0.5,1")
     expected = pnc.sweep(
         statistics,
         lambda_w=[0.01, 0.1, 1.0],
@@ -30,7 +30,7 @@ def test_the_sweep_command_is_sweep_and_plot_draws_it(statistics, layer, run, tm
     assert "6/6" in err
     xr.testing.assert_allclose(open_sweep(store), expected, rtol=1e-8)
     again = json.loads(
-        run("sweep", layer, *AXES, "-o", store, "--flow-times", "0.5,1", "--json")[1]
+        run("sweep", small_layer, *AXES, "-o", store, "--flow-times", "0.5,1", "--json")[1]
     )
     assert again == {"file": str(store), "status": {"converged": 6}, "is_global": proved}
     drawn = run("plot", store, "-o", tmp_path / "map.pdf", "--json")[1]
@@ -40,19 +40,19 @@ def test_the_sweep_command_is_sweep_and_plot_draws_it(statistics, layer, run, tm
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
-def test_the_sweep_command_in_closed_form(layer, run, tmp_path):
+def test_the_sweep_command_in_closed_form(small_layer, run, tmp_path):
     store = tmp_path / "sweep.zarr"
-    code, out, _ = run("sweep", layer, *AXES, "-o", store, "--method", "vicinity")
+    code, out, _ = run("sweep", small_layer, *AXES, "-o", store, "--method", "vicinity")
     assert code == 0
     assert out.endswith(" not_small; in closed form\n")
     assert open_sweep(store)["nc1"].notnull().all()
     assert run("plot", store, "-o", tmp_path / "map.png", "--metric", "nc2_etf")[0] == 0
-    code, _, err = run("sweep", layer, *AXES, "-o", store)
+    code, _, err = run("sweep", small_layer, *AXES, "-o", store)
     assert (code, "holds a sweep with other method" in err) == (2, True)
 
 
-def test_a_stopped_sweep_goes_on(layer, run, tmp_path, monkeypatch):
-    arguments = ("sweep", layer, *AXES, "-o", tmp_path / "sweep.zarr", "--chunk", 2)
+def test_a_stopped_sweep_goes_on(small_layer, run, tmp_path, monkeypatch):
+    arguments = ("sweep", small_layer, *AXES, "-o", tmp_path / "sweep.zarr", "--chunk", 2)
     solve, calls = models.minimize_batch, []
 
     def until_stopped(*arguments, **settings):
@@ -99,12 +99,12 @@ def test_axes(text, expected):
     ],
 )
 def test_errors_are_one_line_and_exit_code_two(
-    arguments, message, layer, statistics, run, tmp_path
+    arguments, message, small_layer, statistics, run, tmp_path
 ):
     two = tmp_path / "two.safetensors"
     pnc.save_layers({"a": statistics, "b": statistics}, two)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    files = {"LAYER": layer, "TWO": two, "S": tmp_path / "s.zarr"}
+    files = {"LAYER": small_layer, "TWO": two, "S": tmp_path / "s.zarr"}
     code, out, err = run(*(files.get(a, a) for a in arguments))
     assert (code, out) == (2, "")
     assert err.startswith("perturb-nc: ")

@@ -13,10 +13,10 @@ from perturb_nc.study.sweep_store import open_sweep
 ROOT = Path(pnc.__file__).parent.parent
 
 
-def start(layer, store, workers=2):
+def start(small_layer, store, workers=2):
     """The command with work for minutes, once its workers run."""
     axes = [w for o in ("--lambda-w", "--lambda-h", "--beta") for w in (o, "1e-4:1:24")]
-    words = ["sweep", layer, *axes, "-o", store, "--workers", workers, "--chunk", 24]
+    words = ["sweep", small_layer, *axes, "-o", store, "--workers", workers, "--chunk", 24]
     command = [sys.executable, "-m", "perturb_nc", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # Without what pytest itself may have been told to ignore, as by nohup.
@@ -30,8 +30,8 @@ def start(layer, store, workers=2):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "SIGKILL"])
-def test_no_worker_outlives_the_command(layer, tmp_path, how):
-    process, workers = start(layer, tmp_path / "s.zarr")
+def test_no_worker_outlives_the_command(small_layer, tmp_path, how):
+    process, workers = start(small_layer, tmp_path / "s.zarr")
     assert len(workers) >= 2
     process.send_signal(signal.Signals[how])
     _, err = process.communicate(timeout=60)
@@ -46,8 +46,8 @@ def test_no_worker_outlives_the_command(layer, tmp_path, how):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_one_line(layer, tmp_path):
-    process, workers = start(layer, tmp_path / "s.zarr")
+def test_a_killed_worker_is_one_line(small_layer, tmp_path):
+    process, workers = start(small_layer, tmp_path / "s.zarr")
     victims = [w for w in workers if "spawn_main" in " ".join(w.cmdline())]
     victims[0].kill()
     _, err = process.communicate(timeout=60)

