@@ -91,9 +91,9 @@ class SampleChain:
         """First and last layer with what binds them."""
         labels = self.problem.labels
         layers = self.problem.features, self.problem.features + self._way
-        both = [ClassStatistics.from_features(x, labels) for x in layers]
-        a, b = (x - s.means[labels] for x, s in zip(layers, both, strict=True))
-        return JointStatistics(*both, a.mT @ b / len(labels))
+        first, last = (ClassStatistics.from_features(x, labels) for x in layers)
+        a, b = (x - s.means[labels] for x, s in zip(layers, (first, last), strict=True))
+        return JointStatistics(first, last, a.mT @ b / len(labels))
 
     def statistics(self, i: int) -> ClassStatistics:
         """Class statistics of layer i + 1."""

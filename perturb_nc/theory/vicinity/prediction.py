@@ -100,13 +100,12 @@ class SmallVicinity(Summarised):
     def derivatives(self) -> HyperparameterResponse:
         """Derivatives in λ_W, λ_H and β, those of the closed form of first order at any `order`.
 
-        Of classes that are not nearly balanced those of the optimum (`hyperparameter_response`), as
-        if the weight were its.
-
         From those of the optimum (`hyperparameter_response`) they differ by the first order in the
         distance: λ_W and λ_H move √ρ, and so what the expansion is in. In β it is the second.
+        Where classes are not nearly balanced they are those of the optimum, as if the weight were
+        its.
         """
-        if isinstance(self._nearest, UnequalClasses):
+        if isinstance(self._nearest, UnequalClasses) or self._scalars is None:
             return response_at(self.problem.at(self.weight))
         return derivatives(self._nearest, self._scalars, self.problem)
 
