@@ -67,6 +67,7 @@ def test_depth_is_calibrate_depth(network, run, tmp_path):
     assert nc2 == record["measured"]["a"]["nc2_etf"]  # Σ_W alone shrinks: the means stay
 
 
+@pytest.mark.slow  # it fits a path that goes far
 def test_depth_fits_starts_and_marks_what_is_not_on_the_path(network, run, tmp_path):
     options = ("--lambda-h", 0.05, "-o", tmp_path, "--json")
     record = json.loads(run("depth", network, "--fit", "c", *options)[1])["network"]

@@ -38,7 +38,12 @@ def test_a_theory_is_exact_on_a_network_of_its_own_making(start, theory, made, e
         assert found.parameters["spectral_ratio"] > 0
 
 
-@pytest.mark.parametrize("name", THEORIES)
+DEAR = "chain_decay"  # which searches in two parameters
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == DEAR else n for n in THEORIES]
+)
 def test_no_theory_sees_more_of_a_hidden_layer_than_it_says(start, name):
     """Another layer in its place changes nothing, once what a theory is told is the same."""
     layers = path_of(start)
