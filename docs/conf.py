@@ -70,7 +70,7 @@ nitpick_ignore_regex = [
         "py:class",
         r"perturb_nc\..*\.(CrossEntropyPoint|Regularization|Accumulation|Covariance|Model)",
     ),
-    ("py:class", r"perturb_nc\..*\.(Coefficients|NearSamples|NearScalars)"),
+    ("py:class", r"perturb_nc\..*\.(Coefficients|NearSamples|NearScalars|UnequalClasses)"),
 ]
 
 _NAMES = re.compile(r"(?<=\w), (?=[\w, ]*: )")  # of several arguments that share one line

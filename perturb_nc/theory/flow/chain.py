@@ -37,7 +37,10 @@ class Chain(Summarised):
 
     @cached_property
     def ends(self) -> JointStatistics:
-        """H_0 and H_L, with C = Σ_W0 Gᵀ: every deviation goes by G = β(WᵀW + (λ_H + β)I)⁻¹."""
+        """H_0 and H_L, with C = Σ_W0 Gᵀ.
+
+        Every deviation goes by G = β(WᵀW + (λ_H + β)I)⁻¹.
+        """
         problem, w = self.solution.problem, self.solution.weight
         anchor, reference = problem.beta, problem.statistics
         p = w.mT @ w + (problem.lambda_h + anchor) * torch.diag(w.new_ones(reference.dim))
