@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 from torch.autograd.functional import jvp
 
@@ -32,7 +32,7 @@ from perturb_nc.theory.hyperparameter_response import HyperparameterResponse
 from perturb_nc.theory.regularization import HYPERPARAMETERS
 from perturb_nc.theory.vicinity.frame import nearest_frame
 from perturb_nc.theory.vicinity.prediction import SmallVicinity, relative_error, status_of
-from perturb_nc.validation import ArrayLike, as_features, as_labels, at_least, positive
+from perturb_nc.validation import at_least, positive
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,20 +88,8 @@ class CrossEntropyVicinity(SmallVicinity):
             objective=dict(zip(HYPERPARAMETERS, costs, strict=True)),
         )
 
-    def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
-        """Predicted features of samples: class mean + Γ_k(h0 - μ0); optimal for W from order 2 on.
-
-        Args:
-            reference_features: (N, d), those of the problem or others.
-            labels: (N,) in 0..K-1.
-
-        Raises:
-            ValueError: wrong shapes, NaN or infinity, labels out of range.
-        """
-        k, d = self.weight.shape
-        x = as_features(reference_features, name="reference_features", dim=d)
-        y = as_labels(labels, len(x), num_classes=k).to(self.weight.device)
-        x, s, frame = x.to(self.weight), self._scalars, self.frame
+    def _features(self, x: Float64[Tensor, "n d"], y: Int64[Tensor, "n"]) -> Float64[Tensor, "n d"]:
+        (k, _), s, frame = self.weight.shape, self._scalars, self.frame
         if self.order > 1:
             return optimal_features(self.problem, self._point, x, y)
         deviations = x - self.problem.statistics.means[y]

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from perturb_nc.metrics.table import CollapseMetrics, collapse_metrics
@@ -110,7 +110,10 @@ class SmallVicinity(Summarised):
         return derivatives(self._nearest, self._scalars, self.problem)
 
     def features(self, reference_features: ArrayLike, labels: ArrayLike) -> Float64[Tensor, "N d"]:
-        """Predicted features of given samples: class mean + Γ(h0 - μ0), P⁻¹ for Γ from order 2 on.
+        """Predicted features of given samples: class mean + Γ(h0 - μ0).
+
+        From order 2 on those that are optimal for the weight. With cross-entropy Γ differs from
+        class to class.
 
         Args:
             reference_features: (N, d), those of the statistics or others.
@@ -122,7 +125,9 @@ class SmallVicinity(Summarised):
         k, d = self.weight.shape
         x = as_features(reference_features, name="reference_features", dim=d)
         y = as_labels(labels, len(x), num_classes=k).to(self.weight.device)
-        x = x.to(self.weight)
+        return self._features(x.to(self.weight), y)
+
+    def _features(self, x: Float64[Tensor, "n d"], y: Int64[Tensor, "n"]) -> Float64[Tensor, "n d"]:
         if self.order > 1 or isinstance(self._nearest, UnequalClasses):
             return self.problem.at(self.weight).features(x, y)
         deviations = x - self.problem.statistics.means[y]
